@@ -1,0 +1,12 @@
+//! Tables of flows.
+
+mod slab;
+
+pub use slab::Slab;
+
+use crate::rng::Key;
+use crate::tuple::Tuple;
+use std::collections::HashMap;
+
+/// Finds a flow's slot by the tuple of the packets that the guest sends.
+pub type Index = HashMap<Tuple, u32, Key>;

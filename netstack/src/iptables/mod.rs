@@ -1,0 +1,53 @@
+//! The tables through which every packet goes.
+
+use crate::edge::LinkId;
+use crate::tuple::Tuple;
+use crate::verdict::Verdict;
+
+/// A place in a packet's way at which rules are asked, in the order of Linux's netfilter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Received, before routing.
+    PreRouting,
+    /// For ourselves, after routing.
+    Input,
+    /// For somebody else, after routing.
+    Forward,
+    /// Made by ourselves.
+    Output,
+    /// About to leave.
+    PostRouting,
+}
+
+/// An interface of the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Iface {
+    /// A guest link.
+    Link(LinkId),
+    /// The uplink `host0`, behind which the host's sockets are.
+    Host0,
+}
+
+/// What a hook is told of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct HookPacket {
+    /// Who talks to whom.
+    pub tuple: Tuple,
+    /// Where it came from; `None` if we made it.
+    pub input: Option<Iface>,
+    /// Where it leaves; `None` if not yet known, or for us.
+    pub output: Option<Iface>,
+    /// Length of the IP packet in bytes.
+    pub len: u32,
+}
+
+/// The rules in force.
+#[derive(Debug, Default)]
+pub struct Tables {}
+
+impl Tables {
+    /// The verdict of a hook. There are no rules yet, and every policy is ACCEPT.
+    pub fn check(&self, _hook: Hook, _packet: &HookPacket) -> Verdict {
+        Verdict::Accept
+    }
+}

@@ -1,0 +1,102 @@
+//! A received IP packet: parsed headers and an opaque payload.
+
+use crate::edge::{Gso, LinkId, Payload, PayloadStore, RxChecksum};
+use crate::tuple::{Endpoint, Tuple, proto};
+use crate::verdict::DropReason;
+use crate::wire::checksum::Sum;
+use crate::wire::{Mac, icmp, ip, tcp, udp};
+
+/// Transport header of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum L4 {
+    /// TCP, with the options of its header.
+    Tcp(tcp::Header, tcp::Options),
+    /// UDP.
+    Udp(udp::Header),
+    /// ICMP over IPv4.
+    Icmp(icmp::Header),
+    /// ICMP over IPv6.
+    Icmpv6(icmp::Header),
+    /// A protocol that the stack does not know.
+    Other,
+}
+
+/// A packet from the guest whose headers were found right.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// The link it came from.
+    pub link: LinkId,
+    /// The sender's MAC address.
+    pub src_mac: Mac,
+    /// IP header.
+    pub ip: ip::Header,
+    /// Transport header.
+    pub l4: L4,
+    /// The packet's bytes from the IP header on, as far as they were copied for parsing. At least all headers.
+    pub head: &'a [u8],
+    /// Everything behind the IP header.
+    pub datagram: Payload,
+    /// What follows the transport header (all of `datagram` for an unknown protocol).
+    pub payload: Payload,
+    /// Segmentation left undone.
+    pub gso: Option<Gso>,
+}
+
+impl<'a> Packet<'a> {
+    /// Parses the transport header of an IP packet that is no fragment. `head` starts with the IP header, `datagram`
+    /// is what follows it. Verifies the transport checksum unless the link vouches for it.
+    #[allow(clippy::too_many_arguments)]
+    pub fn parse(
+        link: LinkId,
+        src_mac: Mac,
+        ip: ip::Header,
+        head: &'a [u8],
+        datagram: Payload,
+        trust: RxChecksum,
+        gso: Option<Gso>,
+        store: &impl PayloadStore,
+    ) -> Result<Packet<'a>, DropReason> {
+        let l4_head = head.get(usize::from(ip.header_len)..).unwrap_or_default();
+        let l4_head = &l4_head[..l4_head.len().min(datagram.len())];
+        let (l4, l4_len, len, checked) = match (ip.protocol, ip.src.is_ipv4()) {
+            (proto::TCP, _) => {
+                let h = tcp::Header::parse(l4_head, datagram.len())?;
+                let options = tcp::Options::parse(&l4_head[tcp::HEADER_LEN..usize::from(h.header_len)]);
+                (L4::Tcp(h, options), usize::from(h.header_len), datagram.len(), true)
+            }
+            (proto::UDP, v4) => {
+                let h = udp::Header::parse(l4_head, datagram.len())?;
+                // RFC 8200 section 8.1: over IPv6 the checksum is not optional.
+                if h.checksum == 0 && !v4 {
+                    return Err(DropReason::BadL4Checksum);
+                }
+                (L4::Udp(h), udp::HEADER_LEN, usize::from(h.len), h.checksum != 0)
+            }
+            (proto::ICMP, true) => (L4::Icmp(icmp::Header::parse(l4_head)?), icmp::HEADER_LEN, datagram.len(), true),
+            (proto::ICMPV6, false) => (L4::Icmpv6(icmp::Header::parse(l4_head)?), icmp::HEADER_LEN, datagram.len(), true),
+            _ => (L4::Other, 0, datagram.len(), false),
+        };
+        if checked && trust == RxChecksum::Unverified {
+            let sum = match l4 {
+                L4::Icmp(_) => Sum::default(),
+                _ => Sum::default().pseudo(ip.src, ip.dst, ip.protocol, len as u32),
+            };
+            if sum.word(store.checksum(datagram.slice(0, len))).finish() != 0 {
+                return Err(DropReason::BadL4Checksum);
+            }
+        }
+        let payload = datagram.slice(l4_len, len - l4_len);
+        Ok(Packet { link, src_mac, ip, l4, head, datagram, payload, gso })
+    }
+
+    /// Who talks to whom. The ports of an echo are its identifier (on the requester's side) and 0; those of an unknown protocol 0.
+    pub fn tuple(&self) -> Tuple {
+        let (sport, dport) = match self.l4 {
+            L4::Tcp(h, _) => (h.src_port, h.dst_port),
+            L4::Udp(h) => (h.src_port, h.dst_port),
+            L4::Icmp(h) | L4::Icmpv6(h) => (h.ident(), 0),
+            L4::Other => (0, 0),
+        };
+        Tuple { src: Endpoint::new(self.ip.src, sport), dst: Endpoint::new(self.ip.dst, dport), proto: self.ip.protocol }
+    }
+}

@@ -1,0 +1,91 @@
+//! ICMP errors to the guest: RFC 792, RFC 1812 section 4.3.2, RFC 4443 section 2.4.
+
+use super::{Outgoing, Router};
+use crate::edge::{Edge, Payload, PayloadStore};
+use crate::iptables::Iface;
+use crate::packet::{L4, Packet};
+use crate::tuple::{Endpoint, Tuple, proto};
+use crate::verdict::DropReason;
+use crate::wire::icmp::{self, IcmpError};
+use crate::wire::{IcmpQuote, icmp::v4, icmp::v6};
+use core::net::IpAddr;
+
+/// Longest quote: RFC 1812 wants IPv4 errors within 576 bytes, RFC 4443 IPv6 ones within 1280.
+const QUOTE_V4: usize = 576 - 20 - 8;
+const QUOTE_V6: usize = 1280 - 40 - 8;
+
+impl Router {
+    /// Tells the sender of `cause` why it went no further, unless the rules for ICMP errors forbid it.
+    pub(crate) fn icmp_error<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, error: IcmpError) {
+        if !may_answer(cause) {
+            return;
+        }
+        let from = match (cause.ip.src, self.cfg.v4, self.cfg.v6) {
+            (IpAddr::V4(_), Some(c), _) => IpAddr::V4(c.gateway),
+            (IpAddr::V6(_), _, Some(c)) => IpAddr::V6(c.gateway),
+            _ => return,
+        };
+        // Where the packet was for one of our own addresses, that one answers (a closed port).
+        let from = if self.is_ours(cause.ip.dst) { cause.ip.dst } else { from };
+        let mut quoted = [0; QUOTE_V6];
+        let n = quote(cause, edge, &mut quoted);
+        self.send_icmp_error(edge, None, from, cause.ip.src, error.quote(cause.ip.src.is_ipv6()), &quoted[..n]);
+    }
+
+    /// Sends an error of `from` to the guest about a packet that starts with `quoted`, IP header first.
+    pub(crate) fn send_icmp_error<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        input: Option<Iface>,
+        from: IpAddr,
+        to: IpAddr,
+        what: IcmpQuote,
+        quoted: &[u8],
+    ) {
+        if !self.icmp_limit.take(self.now) {
+            self.drop(DropReason::IcmpRateLimited);
+            return;
+        }
+        let (protocol, max) = if to.is_ipv4() { (proto::ICMP, QUOTE_V4) } else { (proto::ICMPV6, QUOTE_V6) };
+        let n = quoted.len().min(max);
+        let mut message = [0; icmp::HEADER_LEN + QUOTE_V6];
+        icmp::Header { ty: what.ty, code: what.code, checksum: 0, rest: what.rest }.emit(&mut message);
+        message[icmp::HEADER_LEN..icmp::HEADER_LEN + n].copy_from_slice(&quoted[..n]);
+        let out = Outgoing {
+            input,
+            tuple: Tuple { src: Endpoint::new(from, 0), dst: Endpoint::new(to, 0), proto: protocol },
+            hop_limit: 64,
+            tos: 0,
+            dont_fragment: false,
+            l4: &message[..icmp::HEADER_LEN + n],
+            body: Payload::EMPTY,
+            keep_body: false,
+            gso: None,
+        };
+        if self.send(edge, &out).is_ok() {
+            self.stats.icmp_errors += 1;
+        }
+    }
+}
+
+/// Copies the start of a packet, as an ICMP error quotes it. Returns its length.
+fn quote(p: &Packet<'_>, store: &impl PayloadStore, out: &mut [u8]) -> usize {
+    let max = if p.ip.src.is_ipv4() { QUOTE_V4 } else { QUOTE_V6 };
+    let header = usize::from(p.ip.header_len).min(p.head.len());
+    out[..header].copy_from_slice(&p.head[..header]);
+    header + store.read(p.datagram, &mut out[header..max])
+}
+
+/// RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e): no error about an error, nor about what was sent to many or by nobody.
+fn may_answer(p: &Packet<'_>) -> bool {
+    let about_error = match p.l4 {
+        L4::Icmp(h) => !matches!(h.ty, v4::ECHO_REQUEST | v4::ECHO_REPLY),
+        L4::Icmpv6(h) => h.ty < v6::ECHO_REQUEST,
+        _ => false,
+    };
+    let many = match p.ip.dst {
+        IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
+        IpAddr::V6(a) => a.is_multicast(),
+    };
+    !about_error && !many && !p.ip.src.is_unspecified() && p.ip.fragment.is_none_or(|f| f.offset == 0)
+}

@@ -1,0 +1,37 @@
+//! Rate limits.
+
+use crate::time::Time;
+use core::time::Duration;
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RateLimit {
+    interval: Duration,
+    burst: u32,
+    tokens: u32,
+    last: Time,
+}
+
+impl RateLimit {
+    /// One token per `interval`, at most `burst` saved up.
+    pub(crate) const fn new(interval: Duration, burst: u32) -> Self {
+        RateLimit { interval, burst, tokens: burst, last: Time::ZERO }
+    }
+
+    /// For ICMP errors: 1,000 a second, bursts of 200.
+    pub(crate) const fn icmp() -> Self {
+        RateLimit::new(Duration::from_millis(1), 200)
+    }
+
+    /// Takes a token if there is one.
+    pub(crate) fn take(&mut self, now: Time) -> bool {
+        let gained = now.since(self.last).as_nanos() / self.interval.as_nanos();
+        if gained > 0 {
+            self.tokens = self.burst.min(self.tokens.saturating_add(u32::try_from(gained).unwrap_or(u32::MAX)));
+            self.last = now;
+        }
+        let some = self.tokens > 0;
+        self.tokens -= u32::from(some);
+        some
+    }
+}

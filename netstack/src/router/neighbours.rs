@@ -1,0 +1,43 @@
+//! Which MAC address a guest address has.
+
+use crate::wire::Mac;
+use core::net::IpAddr;
+
+/// Entries per link; beyond that the oldest goes.
+const MAX: usize = 64;
+
+/// The neighbours of a link, learned from the frames they send.
+#[derive(Debug, Default)]
+pub(crate) struct Neighbours {
+    entries: Vec<(IpAddr, Mac)>,
+    last: Option<Mac>,
+}
+
+impl Neighbours {
+    /// Starts from the guest's MAC address, if known beforehand.
+    pub(crate) fn new(guest: Option<Mac>) -> Self {
+        Neighbours { entries: Vec::new(), last: guest }
+    }
+
+    /// Notes that `addr` sent from `mac`.
+    pub(crate) fn learn(&mut self, addr: IpAddr, mac: Mac) {
+        if !mac.is_unicast() {
+            return;
+        }
+        self.last = Some(mac);
+        match self.entries.iter_mut().find(|(a, _)| *a == addr) {
+            Some(entry) => entry.1 = mac,
+            None => {
+                if self.entries.len() == MAX {
+                    self.entries.remove(0);
+                }
+                self.entries.push((addr, mac));
+            }
+        }
+    }
+
+    /// MAC address of `addr`: as learned, else the one seen last on the link, which with one guest is right.
+    pub(crate) fn lookup(&self, addr: IpAddr) -> Option<Mac> {
+        self.entries.iter().find(|(a, _)| *a == addr).map(|(_, m)| *m).or(self.last)
+    }
+}

@@ -1,0 +1,220 @@
+//! The stack: where calls from outside come in and are handed on.
+
+use crate::config::Config;
+use crate::edge::{Edge, LinkId, LinkInfo, Ready, RxFrame, SockId, Token, TokenKind};
+use crate::gateway::Gateway;
+use crate::iptables::{Hook, HookPacket, Iface};
+use crate::packet::{L4, Packet};
+use crate::rng::Rng;
+use crate::router::Router;
+use crate::stats::Stats;
+use crate::time::Time;
+use crate::translate::Translator;
+use crate::translate::fragments::Reassembly;
+use crate::tuple::{Endpoint, proto};
+use crate::verdict::DropReason;
+use crate::wire::icmp::IcmpError;
+use crate::wire::{EtherType, ethernet, ip};
+use core::net::IpAddr;
+
+/// A network stack. See the crate's documentation.
+#[derive(Debug)]
+pub struct Stack {
+    router: Router,
+    gateway: Gateway,
+    reassembly: Reassembly,
+    translator: Translator,
+}
+
+impl Stack {
+    /// A stack without links. `seed` must be secret and never used twice.
+    pub fn new(cfg: Config, seed: [u8; 16]) -> Self {
+        let mut rng = Rng::new(seed);
+        let translator = Translator::new(&cfg.limits, &mut rng);
+        let gateway = Gateway::new(&cfg);
+        let reassembly = Reassembly::new(&cfg.limits);
+        Stack { router: Router::new(cfg, rng), gateway, reassembly, translator }
+    }
+
+    /// Adds a guest link; links are numbered from 0 in the order of their adding.
+    pub fn add_link(&mut self, info: LinkInfo) -> LinkId {
+        self.router.add_link(info)
+    }
+
+    /// Tells the stack the addresses of the host's interfaces (loopback need not be among them). To be called at start
+    /// and whenever they change.
+    pub fn set_host_addresses(&mut self, addrs: Vec<IpAddr>) {
+        self.router.host_addrs = addrs;
+    }
+
+    /// Tells the stack the host's resolvers, at start by configuration and whenever they change.
+    pub fn set_resolvers(&mut self, resolvers: Vec<IpAddr>) {
+        self.router.cfg.resolvers = resolvers;
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.router.cfg
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> &Stats {
+        &self.router.stats
+    }
+
+    /// Live flows: TCP, UDP, ICMP.
+    pub fn flow_counts(&self) -> (usize, usize, usize) {
+        self.translator.counts()
+    }
+
+    /// Actions to take when a link came up: the gateway makes itself known and asks for the guest.
+    pub fn link_up<E: Edge>(&mut self, now: Time, link: LinkId, edge: &mut E) {
+        self.router.now = now;
+        self.gateway.link_up(&mut self.router, link, edge);
+    }
+
+    /// A frame from a guest.
+    pub fn receive<E: Edge>(&mut self, now: Time, frame: &RxFrame<'_>, edge: &mut E) {
+        self.router.now = now;
+        self.router.stats.rx_frames += 1;
+        self.router.stats.rx_bytes += frame.frame.len() as u64;
+        if let Err(why) = self.ethernet(frame, edge) {
+            self.router.drop(why);
+        }
+    }
+
+    /// Something happened at a host socket.
+    pub fn socket_ready<E: Edge>(&mut self, now: Time, token: Token, ready: Ready, edge: &mut E) {
+        self.router.now = now;
+        match token.kind() {
+            TokenKind::Dns => self.gateway.dns_ready(&mut self.router, token, ready, edge),
+            _ => self.translator.socket_ready(&mut self.router, token, ready, edge),
+        }
+    }
+
+    /// A connection was accepted at a published TCP port: `listen_port` is the host port, `publish` the index in
+    /// the configuration, `peer` the client, `local` the address it connected to. The stack owns the socket from now on.
+    pub fn accepted<E: Edge>(&mut self, now: Time, publish: usize, sock: SockId, peer: Endpoint, local: Endpoint, edge: &mut E) {
+        self.router.now = now;
+        self.translator.accepted(&mut self.router, publish, sock, peer, local, edge);
+    }
+
+    /// A published UDP port's socket was opened: its datagrams are announced for `Token::new(TokenKind::UdpListener, n, 0)`,
+    /// where `n` is the value returned.
+    pub fn udp_listening(&mut self, publish: usize, sock: SockId, local: Endpoint) -> Token {
+        self.translator.udp_listening(publish, sock, local)
+    }
+
+    /// Deadlines passed.
+    pub fn tick<E: Edge>(&mut self, now: Time, edge: &mut E) {
+        self.router.now = now;
+        while let Some((token, queued)) = self.router.timers.pop(now) {
+            match token.kind() {
+                TokenKind::Dns | TokenKind::Gateway => self.gateway.timer(&mut self.router, token, queued, edge),
+                TokenKind::Ip => self.reassembly.timer(&mut self.router, token, queued, edge),
+                _ => self.translator.timer(&mut self.router, token, queued, edge),
+            }
+        }
+    }
+
+    /// Ends a batch of calls: what was put off (acknowledgements, datagrams gathered for one call) is sent.
+    /// Returns whether work is left that must not wait for an event; then the caller looks for events without waiting and calls again.
+    pub fn flush<E: Edge>(&mut self, now: Time, edge: &mut E) -> bool {
+        self.router.now = now;
+        let more = self.translator.flush(&mut self.router, edge);
+        edge.flush();
+        more
+    }
+
+    /// When [`Stack::tick`] wants to be called at the latest; `None` if nothing waits.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.router.timers.next()
+    }
+
+    fn ethernet<E: Edge>(&mut self, frame: &RxFrame<'_>, edge: &mut E) -> Result<(), DropReason> {
+        let eth = ethernet::Header::parse(frame.head)?;
+        if eth.dst != self.router.cfg.gateway_mac && !eth.dst.is_multicast() {
+            return Err(DropReason::NotOurMac);
+        }
+        let head = &frame.head[ethernet::HEADER_LEN..];
+        let len = frame.frame.len() - ethernet::HEADER_LEN;
+        match eth.ethertype {
+            EtherType::Arp => return self.gateway.arp(&mut self.router, frame.link, head, edge),
+            EtherType::Ipv4 if self.router.cfg.v4.is_none() => return Err(DropReason::FamilyDisabled),
+            EtherType::Ipv6 if self.router.cfg.v6.is_none() => return Err(DropReason::FamilyDisabled),
+            EtherType::Ipv4 | EtherType::Ipv6 => {}
+            EtherType::Other(_) => return Err(DropReason::UnknownEthertype),
+        }
+        let ip = ip::Header::parse(eth.ethertype, head, len)?;
+        let datagram = frame.frame.slice(ethernet::HEADER_LEN + usize::from(ip.header_len), ip.payload_len() as usize);
+        if ip.fragment.is_some() {
+            self.router.check_source(&ip)?;
+            if let Some(whole) = self.reassembly.add(&mut self.router, frame.link, &ip, head, datagram, edge)? {
+                let packet = Packet::parse(
+                    frame.link,
+                    eth.src,
+                    whole.ip,
+                    &whole.head,
+                    whole.datagram,
+                    crate::edge::RxChecksum::Unverified,
+                    None,
+                    edge,
+                );
+                let done = packet.and_then(|p| self.ip(&p, edge));
+                edge.release(whole.datagram);
+                return done;
+            }
+            return Ok(());
+        }
+        let packet = Packet::parse(frame.link, eth.src, ip, head, datagram, frame.checksum, frame.gso, edge)?;
+        self.ip(&packet, edge)
+    }
+
+    fn ip<E: Edge>(&mut self, p: &Packet<'_>, edge: &mut E) -> Result<(), DropReason> {
+        self.router.check_source(&p.ip)?;
+        self.router.learn(p.link, p.ip.src, p.src_mac);
+        let mut hook = HookPacket { tuple: p.tuple(), input: Some(Iface::Link(p.link)), output: None, len: p.ip.total_len };
+        self.router.check(Hook::PreRouting, &hook)?;
+        if self.router.is_local(p.ip.dst) {
+            self.router.check(Hook::Input, &hook)?;
+            return self.local(p, edge);
+        }
+        if p.ip.hop_limit <= 1 {
+            self.router.icmp_error(edge, p, IcmpError::TimeExceeded);
+            return Err(DropReason::TtlExceeded);
+        }
+        hook.output = Some(Iface::Host0);
+        self.router.check(Hook::Forward, &hook)?;
+        let to = match self.router.host_destination(p.ip.dst, p.tuple().dst.port) {
+            Ok(to) => to,
+            Err(why) => {
+                if why == DropReason::ReachDenied {
+                    self.router.icmp_error(edge, p, IcmpError::Prohibited);
+                }
+                return Err(why);
+            }
+        };
+        self.router.check(Hook::PostRouting, &hook)?;
+        self.translator.to_host(&mut self.router, p, to, edge)
+    }
+
+    /// A packet for one of our own addresses.
+    fn local<E: Edge>(&mut self, p: &Packet<'_>, edge: &mut E) -> Result<(), DropReason> {
+        let tuple = p.tuple();
+        match p.l4 {
+            // TCP to our DNS address goes on to the resolver itself.
+            L4::Tcp(..) if tuple.dst.port == 53 && self.router.is_dns(p.ip.dst) => match self.router.cfg.resolvers.first() {
+                Some(&resolver) => self.translator.to_host(&mut self.router, p, resolver, edge),
+                None => self.translator.refuse_tcp(&mut self.router, p, edge),
+            },
+            // Answers of the guest to clients that appear under our address.
+            L4::Tcp(..) if self.translator.knows(&tuple) => self.translator.to_host(&mut self.router, p, p.ip.dst, edge),
+            L4::Udp(_) if self.translator.knows(&tuple) => self.translator.to_host(&mut self.router, p, p.ip.dst, edge),
+            L4::Tcp(..) => self.translator.refuse_tcp(&mut self.router, p, edge),
+            _ => {
+                debug_assert!(tuple.proto != proto::TCP);
+                self.gateway.input(&mut self.router, p, edge)
+            }
+        }
+    }
+}

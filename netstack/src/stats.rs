@@ -1,0 +1,97 @@
+//! Counters.
+
+use crate::verdict::DropReason;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of a stack since it was made. All only grow.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            drops: Drops,
+        }
+
+        impl Stats {
+            /// Name and value of every counter but the drops.
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Frames from the guest.
+    rx_frames,
+    /// Bytes in frames from the guest, Ethernet header included.
+    rx_bytes,
+    /// Frames to the guest.
+    tx_frames,
+    /// Bytes in frames to the guest, Ethernet header included.
+    tx_bytes,
+    /// TCP flows opened by the guest.
+    tcp_out,
+    /// TCP flows opened from outside through published ports.
+    tcp_in,
+    /// TCP flows that ended with a reset from either side, or by time-out.
+    tcp_reset,
+    /// TCP connects that the host could not make.
+    tcp_connect_failed,
+    /// Segments sent to the guest again after a time-out.
+    tcp_rto,
+    /// Segments sent to the guest again after duplicate acknowledgements.
+    tcp_fast_retransmit,
+    /// Zero-window probes sent to the guest.
+    tcp_window_probe,
+    /// Bytes from the guest that were held because the host socket took no more.
+    tcp_held_bytes,
+    /// Segments from the guest kept until the gap before them closes.
+    tcp_out_of_order,
+    /// UDP flows.
+    udp_flows,
+    /// UDP datagrams to the host.
+    udp_to_host,
+    /// UDP datagrams to the guest.
+    udp_to_guest,
+    /// ICMP echo flows.
+    icmp_flows,
+    /// ICMP errors sent to the guest.
+    icmp_errors,
+    /// DNS queries forwarded.
+    dns_queries,
+    /// DNS answers returned.
+    dns_answers,
+    /// DHCP leases given or renewed.
+    dhcp_acks,
+    /// Datagrams put together from fragments.
+    reassembled,
+}
+
+impl Stats {
+    /// Counts a drop.
+    pub fn drop(&mut self, why: DropReason) {
+        self.drops.0[why as usize] += 1;
+    }
+
+    /// How many packets were dropped for this reason.
+    pub fn dropped(&self, why: DropReason) -> u64 {
+        self.drops.0[why as usize]
+    }
+
+    /// All reasons and their counts.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.iter().map(|&r| (r, self.dropped(r)))
+    }
+}
+
+/// A counter per reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Drops([u64; 64]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Drops([0; 64])
+    }
+}
+
+const _: () = assert!(DropReason::ALL.len() <= 64);

@@ -1,0 +1,115 @@
+//! Translation between the guest's packets and host sockets.
+
+pub(crate) mod fragments;
+pub(crate) mod icmp;
+pub(crate) mod tcp;
+pub(crate) mod udp;
+
+use crate::config::Limits;
+use crate::edge::{Edge, Ready, SockId, Token, TokenKind};
+use crate::packet::{L4, Packet};
+use crate::rng::Rng;
+use crate::router::Router;
+use crate::time::Time;
+use crate::tuple::{Endpoint, Tuple, proto};
+use crate::verdict::DropReason;
+use crate::wire::icmp::IcmpError;
+use core::net::IpAddr;
+
+/// All flows.
+#[derive(Debug)]
+pub(crate) struct Translator {
+    tcp: tcp::Tcp,
+    udp: udp::Udp,
+    icmp: icmp::Icmp,
+}
+
+impl Translator {
+    pub(crate) fn new(limits: &Limits, rng: &mut Rng) -> Self {
+        Translator { tcp: tcp::Tcp::new(limits, rng), udp: udp::Udp::new(limits, rng), icmp: icmp::Icmp::new(limits, rng) }
+    }
+
+    /// Numbers of TCP, UDP and ICMP flows.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        (self.tcp.len(), self.udp.len(), self.icmp.len())
+    }
+
+    /// Whether a flow has this tuple of packets from the guest.
+    pub(crate) fn knows(&self, tuple: &Tuple) -> bool {
+        match tuple.proto {
+            proto::TCP => self.tcp.knows(tuple),
+            proto::UDP => self.udp.knows(tuple),
+            _ => false,
+        }
+    }
+
+    /// A packet from the guest that leaves through `host0` to the host-side address `to`.
+    pub(crate) fn to_host<E: Edge>(
+        &mut self,
+        r: &mut Router,
+        p: &Packet<'_>,
+        to: IpAddr,
+        edge: &mut E,
+    ) -> Result<(), DropReason> {
+        match p.l4 {
+            L4::Tcp(..) => self.tcp.to_host(r, p, to, edge),
+            L4::Udp(_) => self.udp.to_host(r, p, to, edge),
+            L4::Icmp(_) | L4::Icmpv6(_) => self.icmp.to_host(r, p, to, edge),
+            L4::Other => {
+                r.icmp_error(edge, p, IcmpError::ProtocolUnreachable);
+                Err(DropReason::UnknownProtocol)
+            }
+        }
+    }
+
+    /// Answers a TCP segment that nobody takes with RST (RFC 9293 section 3.10.7.1).
+    pub(crate) fn refuse_tcp<E: Edge>(&mut self, r: &mut Router, p: &Packet<'_>, edge: &mut E) -> Result<(), DropReason> {
+        self.tcp.refuse(r, p, edge);
+        Err(DropReason::NoService)
+    }
+
+    /// An event at a flow's socket.
+    pub(crate) fn socket_ready<E: Edge>(&mut self, r: &mut Router, token: Token, ready: Ready, edge: &mut E) {
+        match token.kind() {
+            TokenKind::Tcp => self.tcp.socket_ready(r, token, ready, edge),
+            TokenKind::Udp | TokenKind::UdpListener => self.udp.socket_ready(r, token, ready, edge),
+            TokenKind::Icmp => self.icmp.socket_ready(r, token, ready, edge),
+            _ => {}
+        }
+    }
+
+    /// A connection to a published port.
+    pub(crate) fn accepted<E: Edge>(
+        &mut self,
+        r: &mut Router,
+        publish: usize,
+        sock: SockId,
+        peer: Endpoint,
+        local: Endpoint,
+        edge: &mut E,
+    ) {
+        self.tcp.accepted(r, publish, sock, peer, local, edge);
+    }
+
+    /// A published UDP port's socket.
+    pub(crate) fn udp_listening(&mut self, publish: usize, sock: SockId, local: Endpoint) -> Token {
+        self.udp.listening(publish, sock, local)
+    }
+
+    /// A flow's deadline.
+    pub(crate) fn timer<E: Edge>(&mut self, r: &mut Router, token: Token, queued: Time, edge: &mut E) {
+        match token.kind() {
+            TokenKind::Tcp => self.tcp.timer(r, token, queued, edge),
+            TokenKind::Udp => self.udp.timer(r, token, queued, edge),
+            TokenKind::Icmp => self.icmp.timer(r, token, queued, edge),
+            _ => {}
+        }
+    }
+
+    /// The end of a batch. Returns whether work is left.
+    pub(crate) fn flush<E: Edge>(&mut self, r: &mut Router, edge: &mut E) -> bool {
+        let tcp = self.tcp.flush(r, edge);
+        let udp = self.udp.flush(r, edge);
+        tcp || udp
+    }
+}
