@@ -1,1 +1,5 @@
 //! The owner of descriptors, clock, entropy and threads: links, host sockets, the worker, the sandbox.
+
+pub mod edge;
+pub mod link;
+pub mod sys;

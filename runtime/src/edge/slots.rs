@@ -1,0 +1,205 @@
+//! Buffers of payload.
+
+use crate::sys::mmap::Mapping;
+use hibernet_netstack::edge::Payload;
+use std::io;
+
+/// Bytes in a slot: the largest IP packet, and room for the link's headers before it.
+pub const SLOT_SIZE: usize = 64 * 1024 + 4 * 1024;
+
+/// A fixed number of buffers of [`SLOT_SIZE`] bytes.
+///
+/// A free slot is taken by one owner; [`Slots::hold`] adds an owner (a frame that waits in a link's batch while its
+/// sender keeps the handle), [`Slots::give`] takes one away, and the slot is free when none is left. The slot given
+/// back last is taken first, so that few pages stay warm and the rest are never touched.
+#[derive(Debug)]
+pub struct Slots {
+    memory: Mapping,
+    /// Free slots; the warmest is last.
+    free: Vec<u32>,
+    /// Number of owners of each slot.
+    owners: Vec<u16>,
+}
+
+impl Slots {
+    /// `count` slots, at least one. Memory is taken only when a slot's bytes are written.
+    pub fn new(count: u32) -> io::Result<Slots> {
+        let count = count.max(1);
+        let len = (count as usize).checked_mul(SLOT_SIZE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let memory = Mapping::anonymous(len)?;
+        Ok(Slots { memory, free: (0..count).rev().collect(), owners: vec![0; count as usize] })
+    }
+
+    /// A free slot, its content undefined; `None` if there is none.
+    pub fn take(&mut self) -> Option<u32> {
+        let slot = self.free.pop()?;
+        self.owners[slot as usize] = 1;
+        Some(slot)
+    }
+
+    /// Adds an owner to a slot in use. Ignored for [`Payload::NO_SLOT`].
+    pub fn hold(&mut self, slot: u32) {
+        if let Some(n) = self.owners.get_mut(slot as usize) {
+            debug_assert!(*n > 0, "hold of the free slot {slot}");
+            *n += u16::from(*n > 0);
+        }
+    }
+
+    /// Gives a slot back. Ignored for [`Payload::NO_SLOT`]; giving a free slot is a mistake and ignored.
+    pub fn give(&mut self, slot: u32) {
+        let Some(n) = self.owners.get_mut(slot as usize) else { return };
+        debug_assert!(*n > 0, "slot {slot} was given back twice");
+        match *n {
+            0 => {}
+            1 => {
+                *n = 0;
+                self.free.push(slot);
+            }
+            _ => *n -= 1,
+        }
+    }
+
+    /// The bytes of a payload, as far as they lie in its slot.
+    pub fn bytes(&self, p: Payload) -> &[u8] {
+        if p.slot as usize >= self.owners.len() {
+            return &[];
+        }
+        let start = p.slot as usize * SLOT_SIZE;
+        let slot = &self.memory.bytes()[start..start + SLOT_SIZE];
+        let slot = &slot[(p.offset as usize).min(SLOT_SIZE)..];
+        &slot[..p.len().min(slot.len())]
+    }
+
+    /// All bytes of a slot; none for a slot that does not exist.
+    pub fn slot_mut(&mut self, slot: u32) -> &mut [u8] {
+        if slot as usize >= self.owners.len() {
+            return &mut [];
+        }
+        let start = slot as usize * SLOT_SIZE;
+        &mut self.memory.bytes_mut()[start..start + SLOT_SIZE]
+    }
+
+    /// The memory of all slots: slot `n` starts at `n * SLOT_SIZE`. For calls that fill several slots at once.
+    pub fn memory_mut(&mut self) -> &mut [u8] {
+        self.memory.bytes_mut()
+    }
+
+    /// Number of slots.
+    pub fn capacity(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Number of slots that have an owner.
+    pub fn in_use(&self) -> usize {
+        self.owners.len() - self.free.len()
+    }
+
+    /// Gives the memory of free slots back to the kernel, all but that of the `keep` warmest. For idle times after a burst.
+    pub fn trim(&mut self, keep: usize) {
+        let cold = self.free.len().saturating_sub(keep);
+        for &slot in &self.free[..cold] {
+            let start = slot as usize * SLOT_SIZE;
+            self.memory.discard(start..start + SLOT_SIZE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn payload(slot: u32, offset: u32, len: u32) -> Payload {
+        Payload { slot, offset, len }
+    }
+
+    #[test]
+    fn every_slot_once_and_then_none() {
+        let mut s = Slots::new(5).unwrap();
+        let taken: HashSet<u32> = std::iter::from_fn(|| s.take()).collect();
+        assert_eq!(taken, (0..5).collect());
+        assert_eq!((s.capacity(), s.in_use()), (5, 5));
+        s.give(3);
+        s.give(1);
+        assert_eq!((s.take(), s.take(), s.take()), (Some(1), Some(3), None));
+    }
+
+    #[test]
+    fn held_slots_are_free_after_the_last_owner() {
+        let mut s = Slots::new(2).unwrap();
+        let a = s.take().unwrap();
+        s.hold(a);
+        s.give(a);
+        assert_eq!(s.in_use(), 1);
+        s.give(a);
+        assert_eq!(s.in_use(), 0);
+    }
+
+    #[test]
+    fn bytes_are_clamped_to_the_slot() {
+        let mut s = Slots::new(2).unwrap();
+        let a = s.take().unwrap();
+        s.slot_mut(a).fill(9);
+        assert_eq!(s.bytes(payload(a, 10, 20)), &[9; 20]);
+        let end = SLOT_SIZE as u32;
+        assert_eq!(s.bytes(payload(a, end - 4, 100)).len(), 4);
+        assert_eq!(s.bytes(payload(a, end + 1, u32::MAX)).len(), 0);
+        assert_eq!(s.bytes(payload(a, u32::MAX, u32::MAX)).len(), 0);
+        assert_eq!(s.bytes(payload(77, 0, 4)).len(), 0);
+        assert_eq!(s.bytes(Payload::EMPTY).len(), 0);
+        assert!(s.slot_mut(Payload::NO_SLOT).is_empty());
+    }
+
+    #[test]
+    fn a_slot_does_not_reach_into_its_neighbour() {
+        let mut s = Slots::new(3).unwrap();
+        let (a, b) = (s.take().unwrap(), s.take().unwrap());
+        s.slot_mut(a).fill(1);
+        s.slot_mut(b).fill(2);
+        assert!(s.bytes(payload(a, 0, u32::MAX)).iter().all(|&x| x == 1));
+        assert!(s.bytes(payload(b, 0, u32::MAX)).iter().all(|&x| x == 2));
+    }
+
+    #[test]
+    #[cfg_attr(debug_assertions, should_panic(expected = "given back twice"))]
+    fn a_double_give_does_not_make_two_owners() {
+        let mut s = Slots::new(2).unwrap();
+        let a = s.take().unwrap();
+        s.give(a);
+        s.give(a);
+        assert_ne!(s.take(), s.take());
+        assert_eq!(s.take(), None);
+    }
+
+    #[test]
+    fn trimmed_slots_are_zero_and_usable() {
+        let mut s = Slots::new(4).unwrap();
+        let all: Vec<u32> = std::iter::from_fn(|| s.take()).collect();
+        all.iter().for_each(|&a| s.slot_mut(a).fill(5));
+        all.iter().for_each(|&a| s.give(a));
+        s.trim(1);
+        let warm = s.take().unwrap();
+        assert!(s.slot_mut(warm).iter().all(|&x| x == 5));
+        let cold = s.take().unwrap();
+        assert!(s.slot_mut(cold).iter().all(|&x| x == 0));
+    }
+
+    /// Resident bytes of this process, from the kernel.
+    fn resident() -> usize {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * crate::sys::mmap::page_size()
+    }
+
+    #[test]
+    fn small_datagrams_touch_few_pages() {
+        let mut s = Slots::new(4096).unwrap();
+        let before = resident();
+        for _ in 0..10 {
+            let batch: Vec<u32> = (0..64).map(|_| s.take().unwrap()).collect();
+            batch.iter().for_each(|&a| s.slot_mut(a)[..1500].fill(1));
+            batch.iter().for_each(|&a| s.give(a));
+        }
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 2 << 20, "64 datagrams of 1500 bytes cost {grown} bytes");
+    }
+}

@@ -1,0 +1,159 @@
+//! Links to guests: everything that carries Ethernet frames.
+
+use crate::edge::Slots;
+use hibernet_netstack::edge::{Gso, LinkInfo, Payload, RxChecksum, TxError, TxFrame};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// Most frames that one call receives or that a link gathers for one call.
+pub const BATCH: usize = 64;
+
+/// A frame that was received. Whoever takes it out of the batch owns the slot and gives it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The slot that holds it; the same as `frame.slot`.
+    pub slot: u32,
+    /// The frame, from its Ethernet header on.
+    pub frame: Payload,
+    /// What is known of its transport checksum.
+    pub checksum: RxChecksum,
+    /// Segmentation left undone.
+    pub gso: Option<Gso>,
+}
+
+/// Frames received by one call: at most [`BATCH`]. It allocates once.
+#[derive(Debug)]
+pub struct RxBatch(Vec<Received>);
+
+impl Default for RxBatch {
+    fn default() -> Self {
+        RxBatch(Vec::with_capacity(BATCH))
+    }
+}
+
+impl RxBatch {
+    /// How many more frames fit.
+    pub fn room(&self) -> usize {
+        BATCH - self.0.len()
+    }
+
+    /// Adds a frame; hands it back if there is no room.
+    pub fn push(&mut self, r: Received) -> Result<(), Received> {
+        if self.room() == 0 {
+            return Err(r);
+        }
+        self.0.push(r);
+        Ok(())
+    }
+
+    /// Takes all frames out, in the order in which they came.
+    pub fn drain(&mut self) -> impl Iterator<Item = Received> + '_ {
+        self.0.drain(..)
+    }
+
+    /// The frames, in the order in which they came.
+    pub fn frames(&self) -> &[Received] {
+        &self.0
+    }
+
+    /// Number of frames.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Why a link cannot receive.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The other end or the interface is gone for good: nothing will ever come or go again.
+    #[error("the link is gone")]
+    Closed,
+    /// The system refused, possibly for this time only. Counted; the caller goes on when the descriptor is readable again.
+    #[error("the link failed to receive: {0}")]
+    Io(#[from] io::Error),
+}
+
+macro_rules! link_stats {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of a link since it was made. All only grow.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct LinkStats { $($(#[$doc])* pub $name: u64,)* }
+
+        impl LinkStats {
+            /// Name and value of every counter.
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+link_stats! {
+    /// Frames handed to the stack.
+    rx_frames,
+    /// Bytes in them, from the Ethernet header on.
+    rx_bytes,
+    /// Frames dropped because their virtio-net header contradicts itself or them.
+    rx_bad_header,
+    /// Frames dropped because they are shorter than an Ethernet header.
+    rx_too_short,
+    /// Frames dropped because they are longer than a slot.
+    rx_too_long,
+    /// Frames dropped because no slot was free.
+    rx_no_slot,
+    /// Frames that the kernel dropped because we did not read in time, where it says so.
+    rx_overrun,
+    /// Times the interface went down without going away.
+    rx_down,
+    /// Other failures to receive.
+    rx_errors,
+    /// Frames sent.
+    tx_frames,
+    /// Bytes in them, from the Ethernet header on.
+    tx_bytes,
+    /// Frames dropped because the queue was full.
+    tx_full,
+    /// Frames dropped because the interface was down or gone.
+    tx_down,
+    /// Frames dropped because they are longer than the link carries.
+    tx_too_big,
+    /// Frames dropped because the system refused them for another reason.
+    tx_errors,
+}
+
+/// A link to a guest. All calls are non-blocking.
+///
+/// Payload lives in the worker's [`Slots`]. A link whose frames stand in memory shared with the guest copies them
+/// into slots, or has its memory served under slot numbers of its own behind the same handles: the stack never looks behind
+/// a [`Payload`], and the head of a frame is copied to private memory before it is parsed.
+pub trait Link: Send {
+    /// What it can do. Does not change while the link lives.
+    fn info(&self) -> LinkInfo;
+
+    /// Readable while frames wait, or while [`Link::recv_batch`] has an error to report. Level-triggered.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Adds frames to `out`, as many as one system call gives and as there is room for. None: it would block.
+    /// A frame that cannot be used is dropped and counted, so the batch may be empty although more wait; then the descriptor stays readable.
+    fn recv_batch(&mut self, slots: &mut Slots, out: &mut RxBatch) -> Result<(), LinkError>;
+
+    /// Sends a frame, or keeps it until [`Link::flush`]. Order is kept. The link takes the body's slot over and gives it back
+    /// when the frame is gone, also on errors; with `keep_body` it holds the slot for itself as long as it needs it.
+    /// What the kernel refuses later is counted as dropped.
+    fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError>;
+
+    /// Sends what was gathered.
+    fn flush(&mut self, slots: &mut Slots);
+
+    /// Ends the link: nothing is received or sent any more, and the descriptor may be removed from the event loop. Slots of
+    /// gathered frames are given back.
+    fn stop(&mut self, slots: &mut Slots);
+
+    /// Counters.
+    fn stats(&self) -> LinkStats;
+}
