@@ -1,0 +1,138 @@
+#!/bin/bash
+# Runs all tests of the project, or the stages named: see ./test.sh --help
+set -u
+cd "$(dirname "$0")" || exit 1
+
+STAGES="tools format lint purity licences unit docs host fuzz"
+if [ "${1:-}" = --help ]; then
+  cat <<U
+usage: ./test.sh [STAGE...]
+
+Stages, in this order; all of them if none is named:
+  tools     installs the programs that the host suites use, if we are root (Debian packages); else lists what is missing
+  format    cargo fmt --check
+  lint      cargo clippy, warnings are errors
+  purity    netstack and snapshot can reach no clock, descriptor, thread or entropy, and the lints that say so fire
+  licences  licences and sources of all dependencies (cargo-deny if installed), and known vulnerabilities
+  unit      unit, integration and simulation tests
+  docs      documentation builds without warnings, its examples run
+  host      real programs in network namespaces, through the release build of hibernet
+  fuzz      the fuzz targets build, and run over their seeds and for a few seconds on
+
+Environment:
+  HIBERNET_REQUIRE_ALL=1  whatever is skipped counts as failed
+  HIBERNET_FUZZ_SECONDS   how long each fuzz target runs (10)
+U
+  exit 0
+fi
+[ $# -gt 0 ] && STAGES=$*
+
+SKIPPED=$PWD/target/skipped.txt
+mkdir -p target
+: >"$SKIPPED"
+export HIBERNET_SKIP_LOG=$SKIPPED
+skip() { echo "SKIPPED: $*" | tee -a "$SKIPPED"; }
+
+# program:package
+TOOLS="curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base dhclient:isc-dhcp-client ethtool:ethtool git:git ip:iproute2
+iperf3:iperf3 nc:netcat-openbsd nginx:nginx-light nsenter:util-linux ping:iputils-ping python3:python3
+redis-benchmark:redis-tools redis-server:redis-server setpriv:util-linux socat:socat ssh:openssh-client
+sshd:openssh-server tcpdump:tcpdump traceroute:traceroute unshare:util-linux g++:g++"
+export PATH=$PATH:/usr/sbin:/sbin
+
+missing_packages() {
+  local t
+  for t in $TOOLS; do command -v "${t%%:*}" >/dev/null || echo "${t#*:}"; done | sort -u
+}
+
+stage_tools() {
+  local missing
+  missing=$(missing_packages)
+  [ -z "$missing" ] && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    # Daemons that come with the packages must not start.
+    local policy=/usr/sbin/policy-rc.d made=
+    [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy && made=1; }
+    apt-get update -q >/dev/null
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >target/apt.log 2>&1 || tail -n 5 target/apt.log
+    [ -n "$made" ] && rm -f $policy
+    missing=$(missing_packages)
+  fi
+  # shellcheck disable=SC2086
+  [ -z "$missing" ] || skip "tests that need" $missing "(not installed; to install: apt-get install" $missing")"
+}
+
+stage_format() { cargo fmt --all --check; }
+
+stage_lint() { cargo clippy --locked --workspace --all-targets -- -D warnings; }
+
+stage_purity() { cargo test --locked -q -p hibernet-tests --test purity; }
+
+stage_licences() {
+  local database=https://github.com/rustsec/advisory-db
+  if command -v cargo-deny >/dev/null; then
+    cargo deny --all-features check bans licenses sources || return 1
+    if timeout 20 git ls-remote -q "$database" HEAD >/dev/null 2>&1; then
+      cargo deny check advisories
+      return
+    fi
+    echo "not checked: known vulnerabilities ($database cannot be reached)"
+  else
+    python3 tests/checks/licences.py || return 1
+    echo "not checked: known vulnerabilities (cargo-deny is not installed)"
+  fi
+}
+
+have_nextest() { cargo nextest --version >/dev/null 2>&1; }
+
+stage_unit() {
+  if have_nextest; then
+    cargo nextest run --locked --workspace -E 'not binary(/^host_/)'
+  else
+    local t others=
+    for t in tests/tests/[!h]*.rs tests/tests/h[!o]*.rs; do [ -e "$t" ] && others+=" --test $(basename "$t" .rs)"; done
+    # shellcheck disable=SC2086
+    cargo test --locked --workspace --exclude hibernet-tests --lib --bins --tests &&
+      cargo test --locked -p hibernet-tests --lib $others
+  fi
+}
+
+stage_docs() {
+  RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps -q && cargo test --locked --workspace --doc -q
+}
+
+stage_host() {
+  cargo build --locked --release -p hibernet || return 1
+  local t suites=
+  export HIBERNET_BIN=$PWD/target/release/hibernet
+  if have_nextest; then
+    cargo nextest run --locked -p hibernet-tests -E 'binary(/^host_/)'
+  else
+    for t in tests/tests/host_*.rs; do suites+=" --test $(basename "$t" .rs)"; done
+    # shellcheck disable=SC2086
+    cargo test --locked -p hibernet-tests $suites -- --test-threads=1
+  fi
+}
+
+stage_fuzz() { fuzz/run.sh --all "${HIBERNET_FUZZ_SECONDS:-10}"; }
+
+FAILED=
+for stage in $STAGES; do
+  declare -F "stage_$stage" >/dev/null || { echo "no such stage: $stage (try --help)" >&2; exit 2; }
+  echo "== $stage"
+  begin=$SECONDS
+  "stage_$stage" || FAILED+=" $stage"
+  echo "-- $stage: $((SECONDS - begin)) s"
+done
+
+echo
+if [ -s "$SKIPPED" ]; then
+  sort -u "$SKIPPED"
+  [ "${HIBERNET_REQUIRE_ALL:-0}" = 1 ] && FAILED+=" (tests were skipped that must run here)"
+fi
+if [ -n "$FAILED" ]; then
+  echo "FAILED:$FAILED"
+  exit 1
+fi
+echo "all passed: $STAGES"
