@@ -1,37 +1,101 @@
 //! The services on the stack's own addresses: ARP, neighbour discovery, echo, DHCP, DNS.
 
+mod arp;
+mod echo;
+mod ndp;
+mod neighbour;
+
 use crate::config::Config;
-use crate::edge::{Edge, LinkId, Ready, Token};
-use crate::packet::Packet;
-use crate::router::Router;
+use crate::edge::{Edge, LinkId, Payload, Ready, Token, TokenKind};
+use crate::packet::{L4, Packet};
+use crate::router::{Outgoing, Router};
 use crate::time::Time;
+use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
+use crate::wire::icmp::{self, IcmpError};
+use core::net::IpAddr;
+
+/// Hop limit of what we send, but for neighbour discovery.
+const HOP_LIMIT: u8 = 64;
 
 /// State of the services.
 #[derive(Debug)]
-pub(crate) struct Gateway {}
+pub(crate) struct Gateway {
+    adverts: ndp::Adverts,
+}
 
 impl Gateway {
     pub(crate) fn new(_cfg: &Config) -> Self {
-        Gateway {}
+        Gateway { adverts: ndp::Adverts::default() }
     }
 
-    /// A link came up.
-    pub(crate) fn link_up<E: Edge>(&mut self, _r: &mut Router, _link: LinkId, _edge: &mut E) {}
+    /// A link came up: makes us known to the guest, and asks who it is.
+    pub(crate) fn link_up<E: Edge>(&mut self, r: &mut Router, link: LinkId, edge: &mut E) {
+        neighbour::announce(r, link, edge);
+        self.adverts.link_up(r, link, edge);
+        let guests = [r.cfg.v4.map(|c| IpAddr::V4(c.guest)), r.cfg.v6.map(|c| IpAddr::V6(c.guest))];
+        for guest in guests.into_iter().flatten() {
+            if r.links[usize::from(link.0)].neighbours.lookup(guest).is_none() {
+                r.ask_neighbour(edge, link, guest);
+            }
+        }
+    }
 
     /// An ARP packet.
-    pub(crate) fn arp<E: Edge>(&mut self, _r: &mut Router, _link: LinkId, _b: &[u8], _edge: &mut E) -> Result<(), DropReason> {
-        Err(DropReason::NoService)
+    pub(crate) fn arp<E: Edge>(&mut self, r: &mut Router, link: LinkId, b: &[u8], edge: &mut E) -> Result<(), DropReason> {
+        arp::input(r, link, b, edge)
     }
 
     /// A packet other than TCP for one of our addresses, a broadcast or a multicast.
-    pub(crate) fn input<E: Edge>(&mut self, _r: &mut Router, _p: &Packet<'_>, _edge: &mut E) -> Result<(), DropReason> {
-        Err(DropReason::NoService)
+    pub(crate) fn input<E: Edge>(&mut self, r: &mut Router, p: &Packet<'_>, edge: &mut E) -> Result<(), DropReason> {
+        match p.l4 {
+            L4::Icmp(h) => echo::input(r, p, &h, edge),
+            L4::Icmpv6(h) if (icmp::v6::ROUTER_SOLICIT..=icmp::v6::NEIGHBOR_ADVERT).contains(&h.ty) => {
+                ndp::input(&mut self.adverts, r, p, &h, edge)
+            }
+            L4::Icmpv6(h) => echo::input(r, p, &h, edge),
+            L4::Udp(_) => no_service(r, p, IcmpError::PortUnreachable, DropReason::NoService, edge),
+            _ => no_service(r, p, IcmpError::ProtocolUnreachable, DropReason::UnknownProtocol, edge),
+        }
     }
 
     /// An event at the socket of a DNS query.
     pub(crate) fn dns_ready<E: Edge>(&mut self, _r: &mut Router, _token: Token, _ready: Ready, _edge: &mut E) {}
 
     /// A deadline.
-    pub(crate) fn timer<E: Edge>(&mut self, _r: &mut Router, _token: Token, _queued: Time, _edge: &mut E) {}
+    pub(crate) fn timer<E: Edge>(&mut self, r: &mut Router, token: Token, queued: Time, edge: &mut E) {
+        if token.kind() == TokenKind::Gateway {
+            self.adverts.timer(r, token, queued, edge);
+        }
+    }
+}
+
+/// Nobody listens. Said to who sent to one address of ours, not to who sent to many.
+fn no_service<E: Edge>(
+    r: &mut Router,
+    p: &Packet<'_>,
+    error: IcmpError,
+    why: DropReason,
+    edge: &mut E,
+) -> Result<(), DropReason> {
+    if !r.is_ours(p.ip.dst) {
+        return Err(DropReason::NoService);
+    }
+    r.icmp_error(edge, p, error);
+    Err(why)
+}
+
+/// An ICMPv6 message of our own making.
+fn icmpv6<'a>(from: core::net::Ipv6Addr, to: core::net::Ipv6Addr, hop_limit: u8, l4: &'a [u8]) -> Outgoing<'a> {
+    Outgoing {
+        input: None,
+        tuple: Tuple { src: Endpoint::new(from.into(), 0), dst: Endpoint::new(to.into(), 0), proto: proto::ICMPV6 },
+        hop_limit,
+        tos: 0,
+        dont_fragment: true,
+        l4,
+        body: Payload::EMPTY,
+        keep_body: false,
+        gso: None,
+    }
 }

@@ -23,6 +23,11 @@ impl RateLimit {
         RateLimit::new(Duration::from_millis(1), 200)
     }
 
+    /// For questions after a neighbour: one a second, bursts of 3 (RETRANS_TIMER and MAX_MULTICAST_SOLICIT of RFC 4861).
+    pub(crate) const fn neighbour() -> Self {
+        RateLimit::new(Duration::from_secs(1), 3)
+    }
+
     /// Takes a token if there is one.
     pub(crate) fn take(&mut self, now: Time) -> bool {
         let gained = now.since(self.last).as_nanos() / self.interval.as_nanos();

@@ -45,6 +45,8 @@ pub struct Router {
 pub(crate) struct Link {
     pub(crate) info: LinkInfo,
     pub(crate) neighbours: Neighbours,
+    /// Limits how often we ask for a guest's MAC address that is not known.
+    pub(crate) ask_limit: RateLimit,
 }
 
 impl Router {
@@ -120,7 +122,7 @@ impl Router {
 
 impl Router {
     pub(crate) fn add_link(&mut self, info: LinkInfo) -> LinkId {
-        self.links.push(Link { info, neighbours: Neighbours::new(info.guest_mac) });
+        self.links.push(Link { info, neighbours: Neighbours::new(info.guest_mac), ask_limit: RateLimit::neighbour() });
         LinkId((self.links.len() - 1) as u8)
     }
 

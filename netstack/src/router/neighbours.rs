@@ -36,6 +36,11 @@ impl Neighbours {
         }
     }
 
+    /// Whether `addr` was seen on the link.
+    pub(crate) fn knows(&self, addr: IpAddr) -> bool {
+        self.entries.iter().any(|(a, _)| *a == addr)
+    }
+
     /// MAC address of `addr`: as learned, else the one seen last on the link, which with one guest is right.
     pub(crate) fn lookup(&self, addr: IpAddr) -> Option<Mac> {
         self.entries.iter().find(|(a, _)| *a == addr).map(|(_, m)| *m).or(self.last)

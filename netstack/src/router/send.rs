@@ -42,20 +42,38 @@ const fn checksum_at(protocol: u8) -> Option<usize> {
 impl Router {
     /// Sends a packet to the guest. A drop is counted here; the body's handle is gone in either case unless `keep_body`.
     pub(crate) fn send<E: Edge>(&mut self, edge: &mut E, out: &Outgoing<'_>) -> Result<(), DropReason> {
-        let sent = self.try_send(edge, out);
+        let sent = self.try_send(edge, None, out);
         if let Err(why) = sent {
             self.drop(why);
         }
         sent
     }
 
-    fn try_send<E: Edge>(&mut self, edge: &mut E, out: &Outgoing<'_>) -> Result<(), DropReason> {
-        let prepared = self.prepare(out);
+    /// As [`Router::send`], to a given station (or group of stations) of a link: one that has no address yet, or many.
+    pub(crate) fn send_on<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        link: LinkId,
+        mac: Mac,
+        out: &Outgoing<'_>,
+    ) -> Result<(), DropReason> {
+        let sent = self.try_send(edge, Some((link, mac)), out);
+        if let Err(why) = sent {
+            self.drop(why);
+        }
+        sent
+    }
+
+    fn try_send<E: Edge>(&mut self, edge: &mut E, to: Option<(LinkId, Mac)>, out: &Outgoing<'_>) -> Result<(), DropReason> {
+        let prepared = self.prepare(to, out);
         let (link, mac) = match prepared {
             Ok(p) => p,
             Err(why) => {
                 if !out.keep_body {
                     edge.release(out.body);
+                }
+                if let (DropReason::Unresolved, Some(link)) = (why, self.route(out.tuple.dst.addr)) {
+                    self.ask_neighbour(edge, link, out.tuple.dst.addr);
                 }
                 return Err(why);
             }
@@ -67,9 +85,9 @@ impl Router {
         self.send_whole(edge, link, mac, out)
     }
 
-    /// Route, hooks and neighbour of a packet.
-    fn prepare(&mut self, out: &Outgoing<'_>) -> Result<(LinkId, Mac), DropReason> {
-        let link = self.route(out.tuple.dst.addr).ok_or(DropReason::NoRoute)?;
+    /// Route, hooks and neighbour of a packet; `to` if the caller knows route and neighbour.
+    fn prepare(&mut self, to: Option<(LinkId, Mac)>, out: &Outgoing<'_>) -> Result<(LinkId, Mac), DropReason> {
+        let link = to.map(|(link, _)| link).or_else(|| self.route(out.tuple.dst.addr)).ok_or(DropReason::NoRoute)?;
         let len = (self.ip_header_len(out) + out.l4.len() + out.body.len()) as u32;
         let mut hook = HookPacket { tuple: out.tuple, input: out.input, output: None, len };
         let verdict = |v| match v {
@@ -88,8 +106,13 @@ impl Router {
             }
         }
         verdict(self.tables.check(Hook::PostRouting, &hook))?;
-        let mac = self.links[usize::from(link.0)].neighbours.lookup(out.tuple.dst.addr).ok_or(DropReason::Unresolved)?;
-        Ok((link, mac))
+        match to {
+            Some(to) => Ok(to),
+            None => {
+                let mac = self.links[usize::from(link.0)].neighbours.lookup(out.tuple.dst.addr);
+                Ok((link, mac.ok_or(DropReason::Unresolved)?))
+            }
+        }
     }
 
     fn ip_header_len(&self, out: &Outgoing<'_>) -> usize {

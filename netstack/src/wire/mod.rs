@@ -5,6 +5,7 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod dns;
 pub mod ethernet;
 pub mod icmp;
 pub mod ip;
@@ -13,9 +14,11 @@ pub mod ipv6;
 pub mod ndp;
 pub mod tcp;
 pub mod udp;
+mod writer;
 
 pub use ethernet::{EtherType, Mac};
 pub use icmp::IcmpQuote;
+pub use writer::Writer;
 
 use crate::verdict::DropReason;
 

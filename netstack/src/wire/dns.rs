@@ -1,0 +1,165 @@
+//! DNS names and message headers, RFC 1035.
+
+use super::{WireError, Writer, be16};
+
+/// Length of a message header.
+pub const HEADER_LEN: usize = 12;
+/// Longest name on the wire, its root label included.
+pub const MAX_NAME: usize = 255;
+/// Longest label.
+const MAX_LABEL: usize = 63;
+
+/// Appends a name given as text ("example.org", with or without the last dot) in wire form, uncompressed.
+///
+/// Nothing is written, and `false` returned, if it is no name that the DNS can carry, or does not fit.
+pub fn put_name(name: &str, w: &mut Writer<'_>) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let valid = |l: &str| (1..=MAX_LABEL).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_graphic());
+    // One length byte for each label and the root add up to the text's length and 2.
+    if name.len() + 2 > MAX_NAME || !name.split('.').all(valid) || w.room() < name.len() + 2 {
+        return false;
+    }
+    for label in name.split('.') {
+        w.put(&[label.len() as u8]);
+        w.put(label.as_bytes());
+    }
+    w.put(&[0])
+}
+
+/// Length of the uncompressed name at the start of `b`.
+fn name_len(b: &[u8]) -> Result<usize, WireError> {
+    let mut at = 0;
+    loop {
+        let len = usize::from(*b.get(at).ok_or(WireError::Truncated)?);
+        at += 1 + len;
+        if len > MAX_LABEL || at > MAX_NAME {
+            return Err(WireError::Malformed);
+        }
+        if len == 0 {
+            return Ok(at);
+        }
+    }
+}
+
+/// The header of a message, and the place of its question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Identifier that the requester chose.
+    pub id: u16,
+    /// The second word: QR, opcode and flags, response code.
+    pub flags: u16,
+    /// Number of questions: 0 or 1.
+    pub questions: u16,
+    /// Bytes of header and question together.
+    pub question_end: u16,
+}
+
+impl Message {
+    /// QR: the message is a response.
+    pub const RESPONSE: u16 = 0x8000;
+    /// Opcode.
+    pub const OPCODE: u16 = 0x7800;
+    /// RD: recursion desired.
+    pub const RECURSION_DESIRED: u16 = 0x0100;
+    /// RA: recursion available.
+    pub const RECURSION_AVAILABLE: u16 = 0x0080;
+    /// Response code.
+    pub const RCODE: u16 = 0x000f;
+    /// Response code "format error".
+    pub const FORMERR: u16 = 1;
+    /// Response code "server failure".
+    pub const SERVFAIL: u16 = 2;
+
+    /// Reads the start of a message. More than one question is refused (RFC 9619), as is a compressed name in it.
+    pub fn parse(b: &[u8]) -> Result<Message, WireError> {
+        if b.len() < HEADER_LEN {
+            return Err(WireError::Truncated);
+        }
+        let questions = be16(b, 4);
+        let question_end = match questions {
+            0 => HEADER_LEN,
+            1 => {
+                let end = HEADER_LEN + name_len(&b[HEADER_LEN..])? + 4;
+                if end > b.len() {
+                    return Err(WireError::Truncated);
+                }
+                end
+            }
+            _ => return Err(WireError::Malformed),
+        };
+        Ok(Message { id: be16(b, 0), flags: be16(b, 2), questions, question_end: question_end as u16 })
+    }
+
+    /// Whether it is a response.
+    pub const fn is_response(&self) -> bool {
+        self.flags & Self::RESPONSE != 0
+    }
+
+    /// Response code.
+    pub const fn rcode(&self) -> u16 {
+        self.flags & Self::RCODE
+    }
+}
+
+/// Whether the message `b`, a request whose start is `m`, carries EDNS (RFC 6891) as its first record behind the question,
+/// where requesters put it.
+pub fn has_edns(b: &[u8], m: &Message) -> bool {
+    let no_others = b.get(6..10) == Some(&[0; 4]);
+    no_others && b.get(usize::from(m.question_end)..).is_some_and(|rest| rest.starts_with(&[0, 0, 41]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> Option<Vec<u8>> {
+        let mut b = [0; 300];
+        let mut w = Writer::new(&mut b);
+        put_name(text, &mut w).then(|| w.written().to_vec())
+    }
+
+    #[test]
+    fn names_are_labels_with_lengths() {
+        assert_eq!(name("example.org").unwrap(), b"\x07example\x03org\0");
+        assert_eq!(name("example.org."), name("example.org"));
+        for bad in ["", ".", "a..b", "sp ace", "\u{fc}ber.de", &"x".repeat(64), &"a.".repeat(128)] {
+            assert_eq!(name(bad), None, "{bad}");
+        }
+        assert_eq!(name(&"a.".repeat(127)).unwrap().len(), MAX_NAME);
+    }
+
+    #[test]
+    fn a_name_that_does_not_fit_leaves_nothing() {
+        let mut b = [0; 12];
+        let mut w = Writer::new(&mut b);
+        assert!(!put_name("example.org", &mut w) && w.is_empty());
+    }
+
+    #[test]
+    fn the_question_ends_behind_type_and_class() {
+        let mut b = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+        b.extend(b"\x01a\x00\x00\x01\x00\x01");
+        let m = Message::parse(&b).unwrap();
+        assert_eq!((m.id, m.question_end, m.is_response()), (0x1234, 19, false));
+        assert!(!has_edns(&b, &m));
+        b.extend([0, 0, 41, 4, 208]);
+        assert!(has_edns(&b, &m));
+        assert_eq!(Message::parse(&b[..18]), Err(WireError::Truncated));
+        b[5] = 2;
+        assert_eq!(Message::parse(&b), Err(WireError::Malformed));
+        b[5] = 1;
+        b[12] = 0xc0;
+        assert_eq!(Message::parse(&b), Err(WireError::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_stays_inside(b in proptest::collection::vec(any::<u8>(), 0..400)) {
+            if let Ok(m) = Message::parse(&b) {
+                prop_assert!(usize::from(m.question_end) <= b.len());
+                has_edns(&b, &m);
+            }
+        }
+    }
+}
