@@ -1,0 +1,40 @@
+//! Reading a stream socket without taking, and taking without reading.
+
+use super::check_len;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Most pieces of one `recvmsg` (`UIO_MAXIOV`).
+const IOV_MAX: usize = 1024;
+
+/// Throws up to `n` bytes of received data away; returns how many. Stops early at an urgent mark.
+pub fn discard(fd: BorrowedFd<'_>, n: usize) -> io::Result<usize> {
+    // SAFETY: with MSG_TRUNC, TCP drops the data instead of copying it (tcp(7)), so that the null pointer is never written to.
+    check_len(unsafe { libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), n, libc::MSG_TRUNC | libc::MSG_DONTWAIT) })
+}
+
+/// Peeks at the bytes that stand `skip` after the first unread one, on a socket without a peek offset of its own: what lies
+/// before them is copied to `scratch`, over and over. Returns how many bytes came into `out`, or `None` if there are not
+/// even `skip`. At most 1023 times the length of `scratch` can be skipped.
+pub fn peek_behind(fd: BorrowedFd<'_>, skip: usize, scratch: &mut [u8], out: &mut [u8]) -> io::Result<Option<usize>> {
+    let pieces = if skip == 0 { 0 } else { skip.div_ceil(scratch.len().max(1)) };
+    if pieces >= IOV_MAX {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    let mut iov = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; IOV_MAX];
+    let mut left = skip;
+    for v in &mut iov[..pieces] {
+        let len = left.min(scratch.len());
+        *v = libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: len };
+        left -= len;
+    }
+    iov[pieces] = libc::iovec { iov_base: out.as_mut_ptr().cast(), iov_len: out.len() };
+    // SAFETY: `msghdr` is plain data for which all zeroes are valid.
+    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    msg.msg_iov = iov.as_mut_ptr();
+    msg.msg_iovlen = (pieces + 1) as _;
+    // SAFETY: every piece lies in `scratch` or `out`, both writable and alive during the call; that pieces overlap is of no
+    // matter to the kernel, which writes one after the other.
+    let n = check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })?;
+    Ok(n.checked_sub(skip))
+}
