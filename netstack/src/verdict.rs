@@ -92,8 +92,10 @@ drop_reasons! {
     IcmpRateLimited = "icmp_rate_limited",
     /// Malformed DHCP message.
     BadDhcp = "bad_dhcp",
-    /// Malformed DNS message, or too many queries at once.
+    /// Malformed DNS message, or one that answers no query.
     BadDns = "bad_dns",
+    /// The DNS query is in flight already.
+    DnsDuplicate = "dns_duplicate",
     /// Too many DNS queries wait for an answer.
     DnsLimit = "dns_limit",
     /// A rule said so.

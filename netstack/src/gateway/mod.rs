@@ -1,6 +1,7 @@
 //! The services on the stack's own addresses: ARP, neighbour discovery, echo, DHCP, DNS.
 
 mod arp;
+mod dns;
 mod echo;
 mod ndp;
 mod neighbour;
@@ -13,6 +14,7 @@ use crate::time::Time;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::icmp::{self, IcmpError};
+use crate::wire::udp;
 use core::net::IpAddr;
 
 /// Hop limit of what we send, but for neighbour discovery.
@@ -22,11 +24,12 @@ const HOP_LIMIT: u8 = 64;
 #[derive(Debug)]
 pub(crate) struct Gateway {
     adverts: ndp::Adverts,
+    dns: dns::Forwarder,
 }
 
 impl Gateway {
-    pub(crate) fn new(_cfg: &Config) -> Self {
-        Gateway { adverts: ndp::Adverts::default() }
+    pub(crate) fn new(cfg: &Config) -> Self {
+        Gateway { adverts: ndp::Adverts::default(), dns: dns::Forwarder::new(cfg.limits.dns_queries) }
     }
 
     /// A link came up: makes us known to the guest, and asks who it is.
@@ -54,18 +57,38 @@ impl Gateway {
                 ndp::input(&mut self.adverts, r, p, &h, edge)
             }
             L4::Icmpv6(h) => echo::input(r, p, &h, edge),
-            L4::Udp(_) => no_service(r, p, IcmpError::PortUnreachable, DropReason::NoService, edge),
+            L4::Udp(h) => self.udp(r, p, &h, edge),
             _ => no_service(r, p, IcmpError::ProtocolUnreachable, DropReason::UnknownProtocol, edge),
         }
     }
 
+    /// A UDP packet; a super-segment is as many datagrams.
+    fn udp<E: Edge>(&mut self, r: &mut Router, p: &Packet<'_>, h: &udp::Header, edge: &mut E) -> Result<(), DropReason> {
+        let step = p.gso.map_or(p.payload.len(), |g| usize::from(g.size)).max(1);
+        for at in (0..p.payload.len().max(1)).step_by(step) {
+            let payload = p.payload.slice(at, step);
+            let done = match h.dst_port {
+                dns::PORT if r.is_dns(p.ip.dst) => self.dns.input(r, p, payload, edge),
+                _ => return no_service(r, p, IcmpError::PortUnreachable, DropReason::NoService, edge),
+            };
+            if let Err(why) = done {
+                r.drop(why);
+            }
+        }
+        Ok(())
+    }
+
     /// An event at the socket of a DNS query.
-    pub(crate) fn dns_ready<E: Edge>(&mut self, _r: &mut Router, _token: Token, _ready: Ready, _edge: &mut E) {}
+    pub(crate) fn dns_ready<E: Edge>(&mut self, r: &mut Router, token: Token, ready: Ready, edge: &mut E) {
+        self.dns.ready(r, token, ready, edge);
+    }
 
     /// A deadline.
     pub(crate) fn timer<E: Edge>(&mut self, r: &mut Router, token: Token, queued: Time, edge: &mut E) {
-        if token.kind() == TokenKind::Gateway {
-            self.adverts.timer(r, token, queued, edge);
+        match token.kind() {
+            TokenKind::Gateway => self.adverts.timer(r, token, queued, edge),
+            TokenKind::Dns => self.dns.timer(r, token, queued, edge),
+            _ => {}
         }
     }
 }

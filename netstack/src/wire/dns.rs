@@ -108,6 +108,32 @@ pub fn has_edns(b: &[u8], m: &Message) -> bool {
     no_others && b.get(usize::from(m.question_end)..).is_some_and(|rest| rest.starts_with(&[0, 0, 41]))
 }
 
+/// Length of an EDNS record without options.
+pub const EDNS_LEN: usize = 11;
+
+/// Appends the response that refuses `query` with a response code. `m` is the query's start; `None` if it could not be read,
+/// then no question is repeated. Nothing is written, and `false` returned, if the query has no header, or is a response.
+pub fn put_error(query: &[u8], m: Option<&Message>, rcode: u16, w: &mut Writer<'_>) -> bool {
+    if query.len() < HEADER_LEN || be16(query, 2) & Message::RESPONSE != 0 {
+        return false;
+    }
+    let kept = be16(query, 2) & (Message::OPCODE | Message::RECURSION_DESIRED);
+    let question = m.and_then(|m| query.get(HEADER_LEN..m.question_end.into())).unwrap_or_default();
+    // RFC 6891 section 6.1.1: who asks with EDNS is answered with EDNS.
+    let edns = m.is_some_and(|m| has_edns(query, m));
+    w.put(&query[..2]);
+    w.put16(Message::RESPONSE | kept | Message::RECURSION_AVAILABLE | rcode);
+    w.put16(u16::from(!question.is_empty()));
+    w.zeros(4);
+    w.put16(u16::from(edns));
+    w.put(question);
+    if edns {
+        // Root name, type OPT, a payload of 1232 bytes, no extended code, version 0, no flags, no options.
+        w.put(&[0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);
+    }
+    !w.overflowed()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,12 +179,35 @@ mod tests {
         assert_eq!(Message::parse(&b), Err(WireError::Malformed));
     }
 
+    #[test]
+    fn an_error_repeats_the_question_and_answers_edns() {
+        let mut q = vec![0x12, 0x34, 1, 0x20, 0, 1, 0, 0, 0, 0, 0, 1];
+        q.extend(b"\x01a\x00\x00\x01\x00\x01\x00\x00\x29\x10\x00\x00\x00\x80\x00\x00\x00");
+        let m = Message::parse(&q).unwrap();
+        let mut b = [0; 64];
+        let mut w = Writer::new(&mut b);
+        assert!(put_error(&q, Some(&m), Message::SERVFAIL, &mut w));
+        assert_eq!(w.written(), b"\x12\x34\x81\x82\0\x01\0\0\0\0\0\x01\x01a\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0");
+        let mut w = Writer::new(&mut b);
+        assert!(put_error(&q, None, Message::FORMERR, &mut w));
+        assert_eq!(w.written(), b"\x12\x34\x81\x81\0\0\0\0\0\0\0\0");
+        q[2] |= 0x80;
+        assert!(!put_error(&q, Some(&m), Message::SERVFAIL, &mut Writer::new(&mut b)));
+    }
+
     proptest! {
         #[test]
         fn parsing_never_panics_and_stays_inside(b in proptest::collection::vec(any::<u8>(), 0..400)) {
             if let Ok(m) = Message::parse(&b) {
                 prop_assert!(usize::from(m.question_end) <= b.len());
-                has_edns(&b, &m);
+                let mut out = [0; HEADER_LEN + MAX_NAME + 4 + EDNS_LEN];
+                let mut w = Writer::new(&mut out);
+                if put_error(&b, Some(&m), Message::SERVFAIL, &mut w) {
+                    let told = Message::parse(w.written()).unwrap();
+                    prop_assert_eq!((told.id, told.rcode(), told.questions), (m.id, Message::SERVFAIL, m.questions));
+                } else {
+                    prop_assert!(m.is_response());
+                }
             }
         }
     }
