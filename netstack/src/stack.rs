@@ -43,7 +43,10 @@ impl Stack {
 
     /// Tells the stack the addresses of the host's interfaces (loopback need not be among them). To be called at start
     /// and whenever they change.
-    pub fn set_host_addresses(&mut self, addrs: Vec<IpAddr>) {
+    pub fn set_host_addresses(&mut self, mut addrs: Vec<IpAddr>) {
+        addrs.iter_mut().for_each(|a| *a = a.to_canonical());
+        addrs.sort_unstable();
+        addrs.dedup();
         self.router.host_addrs = addrs;
     }
 
@@ -185,8 +188,10 @@ impl Stack {
         }
         hook.output = Some(Iface::Host0);
         self.router.check(Hook::Forward, &hook)?;
-        let to = match self.router.host_destination(p.ip.dst, p.tuple().dst.port) {
+        let to = match self.router.host_destination(p.ip.dst, hook.tuple.dst.port) {
             Ok(to) => to,
+            // Answers to clients of published ports go wherever those are.
+            Err(_) if self.translator.knows(&hook.tuple) => p.ip.dst,
             Err(why) => {
                 if why == DropReason::ReachDenied {
                     self.router.icmp_error(edge, p, IcmpError::Prohibited);
@@ -210,6 +215,10 @@ impl Stack {
             // Answers of the guest to clients that appear under our address.
             L4::Tcp(..) if self.translator.knows(&tuple) => self.translator.to_host(&mut self.router, p, p.ip.dst, edge),
             L4::Udp(_) if self.translator.knows(&tuple) => self.translator.to_host(&mut self.router, p, p.ip.dst, edge),
+            // One of our own addresses may stand for the host's loopback, beside the services that it has.
+            L4::Tcp(..) | L4::Udp(_) if let Some(to) = self.loopback_behind(&tuple) => {
+                self.translator.to_host(&mut self.router, p, to, edge)
+            }
             L4::Tcp(..) => self.translator.refuse_tcp(&mut self.router, p, edge),
             _ => {
                 debug_assert!(tuple.proto != proto::TCP);

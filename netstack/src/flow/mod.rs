@@ -1,7 +1,9 @@
 //! Tables of flows.
 
+mod lru;
 mod slab;
 
+pub use lru::Lru;
 pub use slab::Slab;
 
 use crate::rng::Key;

@@ -35,6 +35,14 @@ impl<T> Slab<T> {
         self.free.is_empty() && self.slots.len() >= self.max as usize
     }
 
+    /// Slot and generation that the next value inserted will have; `None` if the slab is full.
+    pub fn next(&self) -> Option<(u32, u32)> {
+        match self.free.last() {
+            Some(&i) => Some((i, self.slots[i as usize].generation)),
+            None => (self.slots.len() < self.max as usize).then_some((self.slots.len() as u32, 0)),
+        }
+    }
+
     /// Puts a value into a free slot, made from its index and generation; `None` if the slab is full.
     pub fn insert(&mut self, make: impl FnOnce(u32, u32) -> T) -> Option<u32> {
         let index = match self.free.pop() {
@@ -99,7 +107,9 @@ mod tests {
             })
             .unwrap();
         assert!(s.is_full() && s.insert(|_, _| 'b').is_none());
+        assert_eq!(s.next(), None);
         assert_eq!(s.remove(i), Some('a'));
+        assert_eq!(s.next(), Some((i, generation + 1)));
         assert_eq!(s.insert(|_, _| 'c'), Some(i));
         assert!(s.get_live(i, generation).is_none());
         assert_eq!(s.get(i), Some(&'c'));

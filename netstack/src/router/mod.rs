@@ -31,7 +31,7 @@ pub struct Router {
     pub(crate) stats: Stats,
     pub(crate) timers: Timers,
     pub(crate) rng: Rng,
-    /// Addresses of the host's own interfaces, loopback excluded. Kept true by the caller.
+    /// Addresses of the host's own interfaces, loopback excluded, in ascending order. Kept true by the caller.
     pub(crate) host_addrs: Vec<IpAddr>,
     /// Stack time of the call in progress.
     pub(crate) now: Time,
@@ -105,11 +105,11 @@ impl Router {
         b.into()
     }
 
-    /// Asks the tables; a drop is counted.
+    /// Asks the tables. A drop is not counted here.
     pub(crate) fn check(&mut self, hook: Hook, packet: &HookPacket) -> Result<(), DropReason> {
         match self.tables.check(hook, packet) {
             Verdict::Accept => Ok(()),
-            Verdict::Drop(why) => Err(self.drop(why)),
+            Verdict::Drop(why) => Err(why),
         }
     }
 

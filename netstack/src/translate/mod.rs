@@ -1,6 +1,7 @@
 //! Translation between the guest's packets and host sockets.
 
 pub(crate) mod fragments;
+mod host_error;
 pub(crate) mod icmp;
 pub(crate) mod tcp;
 pub(crate) mod udp;

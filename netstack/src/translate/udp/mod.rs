@@ -1,0 +1,262 @@
+//! UDP flows.
+//!
+//! A flow is a pair of endpoints as the guest sees them. One that the guest opened has a connected host socket of
+//! its own; those of clients of a published port share that port's socket. Flows end by time: 30 s, or 180 s once
+//! both sides have sent more than once (RFC 4787 section 4.3 wants two minutes at least for the latter).
+
+mod errors;
+mod published;
+mod receive;
+
+use super::host_error::refuse;
+use crate::config::Limits;
+use crate::edge::{Close, Edge, GsoKind, SendOpts, SockError, SockId, Token, TokenKind};
+use crate::flow::{Index, Lru, Slab};
+use crate::packet::Packet;
+use crate::rng::{Key, Rng};
+use crate::router::Router;
+use crate::time::Time;
+use crate::timers::Deadline;
+use crate::tuple::{Endpoint, Tuple};
+use crate::verdict::DropReason;
+use core::net::IpAddr;
+use core::time::Duration;
+use published::Listener;
+use std::collections::{HashMap, VecDeque};
+
+/// How long a flow lives after its last datagram, until both sides have sent more than once.
+const IDLE: Duration = Duration::from_secs(30);
+/// And afterwards.
+const IDLE_STREAM: Duration = Duration::from_secs(180);
+/// Datagrams that one host call may cut a super-datagram into: Linux's UDP_MAX_SEGMENTS before 6.9.
+const MAX_SEGMENTS: usize = 64;
+
+/// All UDP flows.
+#[derive(Debug)]
+pub(crate) struct Udp {
+    flows: Slab<Flow>,
+    index: Index,
+    /// Flows whose other side has not answered, the guest's and clients': the first to go when room is needed.
+    unreplied: [Lru; 2],
+    listeners: Vec<Listener>,
+    /// Flows of published ports, by listener and client.
+    clients: HashMap<(u32, Endpoint), u32, Key>,
+    /// Flows of published ports, at most half of all, so that outsiders cannot use up the guest's.
+    max_clients: usize,
+    /// Sockets that had more to read than one turn takes.
+    backlog: VecDeque<Token>,
+}
+
+#[derive(Debug)]
+struct Flow {
+    token: Token,
+    /// Of the guest's datagrams.
+    tuple: Tuple,
+    /// The other side, as the host knows it.
+    remote: Endpoint,
+    sock: SockId,
+    client: Option<Client>,
+    /// Datagrams each way, as far as it matters: none, one, more.
+    from_guest: u8,
+    from_host: u8,
+    /// Of the guest's last datagram; for quoting it.
+    hop_limit: u8,
+    tos: u8,
+    deadline: Deadline,
+    /// In the backlog.
+    waits: bool,
+}
+
+/// Of a flow that a client of a published port opened.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    listener: u32,
+    /// The address of ours that the client used last; answers leave from there.
+    local: Option<IpAddr>,
+}
+
+/// Kinds of flows: opened by the guest, or by a client of a published port.
+const GUEST: usize = 0;
+const CLIENT: usize = 1;
+
+impl Flow {
+    fn kind(&self) -> usize {
+        if self.client.is_some() { CLIENT } else { GUEST }
+    }
+
+    fn replied(&self) -> bool {
+        match self.client {
+            None => self.from_host > 0,
+            Some(_) => self.from_guest > 0,
+        }
+    }
+}
+
+impl Udp {
+    pub(crate) fn new(limits: &Limits, rng: &mut Rng) -> Self {
+        Udp {
+            flows: Slab::new(limits.udp_flows),
+            index: Index::with_hasher(rng.key()),
+            unreplied: Default::default(),
+            listeners: Vec::new(),
+            clients: HashMap::with_hasher(rng.key()),
+            max_clients: (limits.udp_flows / 2).max(1) as usize,
+            backlog: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether datagrams of this tuple belong to a flow that a client of a published port opened.
+    pub(crate) fn knows(&self, tuple: &Tuple) -> bool {
+        self.index.get(tuple).and_then(|&slot| self.flows.get(slot)).is_some_and(|f| f.client.is_some())
+    }
+
+    /// A datagram of the guest's, for `to` on the host's side unless it belongs to a flow already.
+    pub(crate) fn to_host<E: Edge>(
+        &mut self,
+        r: &mut Router,
+        p: &Packet<'_>,
+        to: IpAddr,
+        edge: &mut E,
+    ) -> Result<(), DropReason> {
+        let tuple = p.tuple();
+        let slot = match self.index.get(&tuple) {
+            Some(&slot) => slot,
+            None => self.open(r, p, to, edge)?,
+        };
+        let Some(flow) = self.flows.get_mut(slot) else { return Err(DropReason::FlowLimit) };
+        flow.hop_limit = p.ip.hop_limit;
+        flow.tos = p.ip.tos;
+        let (token, sock) = (flow.token, flow.sock);
+        let opts = SendOpts {
+            hop_limit: p.ip.hop_limit.saturating_sub(1).max(1),
+            tos: p.ip.tos,
+            segment: None,
+            to: flow.client.map(|_| flow.remote),
+            from: flow.client.and_then(|c| c.local),
+            dont_fragment: p.ip.dont_fragment,
+        };
+        self.used(r, slot, true);
+        let mut sent = send(edge, sock, p, opts);
+        // A datagram socket first returns the errors of earlier datagrams. They go to the guest as what they are,
+        // and this datagram gets its turn.
+        if sent.is_err() && self.reports(r, token, sock, edge) > 0 {
+            sent = send(edge, sock, p, opts);
+        }
+        match sent {
+            Ok(n) => {
+                r.stats.udp_to_host += n;
+                Ok(())
+            }
+            Err(e) => Err(refuse(r, p, e, edge)),
+        }
+    }
+
+    fn open<E: Edge>(&mut self, r: &mut Router, p: &Packet<'_>, to: IpAddr, edge: &mut E) -> Result<u32, DropReason> {
+        let tuple = p.tuple();
+        if tuple.dst.port == 0 {
+            return Err(DropReason::Malformed);
+        }
+        let token = self.make_room(&[GUEST, CLIENT], edge)?;
+        let remote = Endpoint::new(to, tuple.dst.port);
+        let wish = (tuple.src.port != 0).then_some(tuple.src.port);
+        let sock = edge.udp_open(token, remote, wish).map_err(|e| refuse(r, p, e, edge))?;
+        self.insert(r, token, tuple, remote, sock, None)
+    }
+
+    /// Makes sure that a flow fits, at the cost of unreplied ones of these kinds, and returns the token that it will have.
+    fn make_room<E: Edge>(&mut self, kinds: &[usize], edge: &mut E) -> Result<Token, DropReason> {
+        if self.flows.is_full() {
+            let oldest = kinds.iter().find_map(|&k| self.unreplied[k].oldest()).ok_or(DropReason::FlowLimit)?;
+            self.close(oldest, edge);
+        }
+        let (index, generation) = self.flows.next().ok_or(DropReason::FlowLimit)?;
+        Ok(Token::new(TokenKind::Udp, index, generation))
+    }
+
+    /// Adds the flow whose token [`Udp::make_room`] returned.
+    fn insert(
+        &mut self,
+        r: &mut Router,
+        token: Token,
+        tuple: Tuple,
+        remote: Endpoint,
+        sock: SockId,
+        client: Option<Client>,
+    ) -> Result<u32, DropReason> {
+        let make = |_, _| Flow {
+            token,
+            tuple,
+            remote,
+            sock,
+            client,
+            from_guest: 0,
+            from_host: 0,
+            hop_limit: 64,
+            tos: 0,
+            deadline: Deadline::default(),
+            waits: false,
+        };
+        let slot = self.flows.insert(make).ok_or(DropReason::FlowLimit)?;
+        self.index.insert(tuple, slot);
+        if let Some(c) = client {
+            self.clients.insert((c.listener, remote), slot);
+        }
+        r.stats.udp_flows += 1;
+        Ok(slot)
+    }
+
+    /// A datagram passed: the flow lives on.
+    fn used(&mut self, r: &mut Router, slot: u32, from_guest: bool) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        let count = if from_guest { &mut flow.from_guest } else { &mut flow.from_host };
+        *count = count.saturating_add(1);
+        let idle = if flow.from_guest > 1 && flow.from_host > 1 { IDLE_STREAM } else { IDLE };
+        let due = r.now + idle;
+        let unreplied = &mut self.unreplied[flow.kind()];
+        match flow.replied() {
+            false => unreplied.touch(slot),
+            true => unreplied.remove(slot),
+        }
+        r.timers.set(&mut flow.deadline, flow.token, due);
+    }
+
+    fn close<E: Edge>(&mut self, slot: u32, edge: &mut E) {
+        let Some(flow) = self.flows.remove(slot) else { return };
+        self.index.remove(&flow.tuple);
+        self.unreplied[flow.kind()].remove(slot);
+        match flow.client {
+            Some(c) => {
+                self.clients.remove(&(c.listener, flow.remote));
+            }
+            None => edge.close(flow.sock, Close::Graceful),
+        }
+    }
+
+    /// A flow's time may be over.
+    pub(crate) fn timer<E: Edge>(&mut self, r: &mut Router, token: Token, queued: Time, edge: &mut E) {
+        let Some(flow) = self.flows.get_live(token.index(), token.generation()) else { return };
+        if r.timers.fired(&mut flow.deadline, token, queued, r.now) {
+            self.close(token.index(), edge);
+        }
+    }
+}
+
+/// Hands a packet's datagrams to the host; returns their number.
+fn send<E: Edge>(edge: &mut E, sock: SockId, p: &Packet<'_>, mut opts: SendOpts) -> Result<u64, SockError> {
+    let size = match p.gso {
+        Some(g) if g.kind == GsoKind::Udp && g.size > 0 && usize::from(g.size) < p.payload.len() => g.size,
+        _ => return edge.udp_send(sock, p.payload, &opts).map(|()| 1),
+    };
+    let (step, mut at) = (usize::from(size) * MAX_SEGMENTS, 0);
+    while at < p.payload.len() {
+        let part = p.payload.slice(at, step);
+        opts.segment = (part.len() > usize::from(size)).then_some(size);
+        edge.udp_send(sock, part, &opts)?;
+        at += step;
+    }
+    Ok(p.payload.len().div_ceil(usize::from(size)) as u64)
+}

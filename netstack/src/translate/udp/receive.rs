@@ -1,0 +1,157 @@
+//! Datagrams from host sockets to the guest.
+
+use super::Udp;
+use crate::edge::{Datagram, Edge, Payload, Ready, Token, TokenKind};
+use crate::iptables::Iface;
+use crate::router::{Outgoing, Router};
+use crate::tuple::Tuple;
+use crate::wire::{ipv4, ipv6, udp};
+
+/// Datagrams taken from a socket in one turn.
+const BATCH: usize = 32;
+/// Sockets served in one [`Udp::flush`].
+const TURNS: usize = 16;
+/// Errors of a socket taken as earlier datagrams' before the socket is left until its next event.
+const MAX_ERRORS: usize = 4;
+
+impl Udp {
+    /// An event at a flow's or a published port's socket.
+    pub(crate) fn socket_ready<E: Edge>(&mut self, r: &mut Router, token: Token, ready: Ready, edge: &mut E) {
+        if (ready.readable || ready.error) && !self.waits(token).is_none_or(|w| *w) && self.serve(r, token, edge) {
+            self.queue(token);
+        }
+    }
+
+    /// Goes on where a turn ended. Returns whether there is still more.
+    pub(crate) fn flush<E: Edge>(&mut self, r: &mut Router, edge: &mut E) -> bool {
+        for _ in 0..self.backlog.len().min(TURNS) {
+            let Some(token) = self.backlog.pop_front() else { break };
+            let Some(waits) = self.waits(token) else { continue };
+            *waits = false;
+            if self.serve(r, token, edge) {
+                self.queue(token);
+            }
+        }
+        !self.backlog.is_empty()
+    }
+
+    fn waits(&mut self, token: Token) -> Option<&mut bool> {
+        match token.kind() {
+            TokenKind::UdpListener => self.listeners.get_mut(token.index() as usize).map(|l| &mut l.waits),
+            _ => self.flows.get_live(token.index(), token.generation()).map(|f| &mut f.waits),
+        }
+    }
+
+    fn queue(&mut self, token: Token) {
+        if let Some(waits) = self.waits(token) {
+            *waits = true;
+            self.backlog.push_back(token);
+        }
+    }
+
+    /// One turn of a socket: its error reports and a batch of datagrams. Returns whether there may be more.
+    fn serve<E: Edge>(&mut self, r: &mut Router, token: Token, edge: &mut E) -> bool {
+        let sock = match token.kind() {
+            TokenKind::UdpListener => self.listeners.get(token.index() as usize).map(|l| l.sock),
+            _ => self.flows.get_live(token.index(), token.generation()).map(|f| f.sock),
+        };
+        let Some(sock) = sock else { return false };
+        self.reports(r, token, sock, edge);
+        let mut batch: [Option<Datagram>; BATCH] = [None; BATCH];
+        for _ in 0..MAX_ERRORS {
+            match edge.udp_recv(sock, &mut batch) {
+                Ok(n) => {
+                    for d in batch.into_iter().take(n).flatten() {
+                        self.to_guest(r, token, d, edge);
+                    }
+                    return n == BATCH;
+                }
+                // What an earlier datagram met with. The report says it better, if there is one.
+                Err(e) => {
+                    if self.reports(r, token, sock, edge) == 0 {
+                        self.plain_error(r, token, e, edge);
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn to_guest<E: Edge>(&mut self, r: &mut Router, token: Token, d: Datagram, edge: &mut E) {
+        let slot = match token.kind() {
+            TokenKind::UdpListener => self.client_flow(r, token.index(), &d, edge),
+            _ => Ok(token.index()),
+        };
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(why) => {
+                r.drop(why);
+                edge.release(d.payload);
+                return;
+            }
+        };
+        self.used(r, slot, false);
+        match self.flows.get(slot) {
+            Some(flow) => emit(r, flow.tuple.reversed(), d, edge),
+            None => edge.release(d.payload),
+        }
+    }
+}
+
+/// Sends a datagram, or several that the host merged, to the guest.
+fn emit<E: Edge>(r: &mut Router, tuple: Tuple, d: Datagram, edge: &mut E) {
+    let len = d.payload.len();
+    // One hop less, as a router does; no packet arrives with none left.
+    let hop_limit = d.hop_limit.map_or(64, |h| h.saturating_sub(1).max(1));
+    let size = match d.segment {
+        Some(size) if size > 0 && usize::from(size) < len => usize::from(size),
+        _ => {
+            if send(r, edge, tuple, hop_limit, d.payload, false, None) {
+                r.stats.udp_to_guest += 1;
+            }
+            return;
+        }
+    };
+    let headers = udp::HEADER_LEN + if tuple.dst.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+    let link = r.route(tuple.dst.addr).map(|l| r.links[usize::from(l.0)].info);
+    if link.is_some_and(|l| l.uso && headers + size <= usize::from(l.mtu)) && headers + len <= 65_535 {
+        if send(r, edge, tuple, hop_limit, d.payload, false, Some(size as u16)) {
+            r.stats.udp_to_guest += len.div_ceil(size) as u64;
+        }
+        return;
+    }
+    let mut at = 0;
+    while at < len {
+        if send(r, edge, tuple, hop_limit, d.payload.slice(at, size), true, None) {
+            r.stats.udp_to_guest += 1;
+        }
+        at += size;
+    }
+    edge.release(d.payload);
+}
+
+fn send<E: Edge>(
+    r: &mut Router,
+    edge: &mut E,
+    tuple: Tuple,
+    hop_limit: u8,
+    body: Payload,
+    keep_body: bool,
+    gso: Option<u16>,
+) -> bool {
+    let mut l4 = [0; udp::HEADER_LEN];
+    let len = (udp::HEADER_LEN + body.len()) as u16;
+    udp::Header { src_port: tuple.src.port, dst_port: tuple.dst.port, len, checksum: 0 }.emit(&mut l4);
+    let out = Outgoing {
+        input: Some(Iface::Host0),
+        tuple,
+        hop_limit,
+        tos: 0,
+        dont_fragment: false,
+        l4: &l4,
+        body,
+        keep_body,
+        gso,
+    };
+    r.send(edge, &out).is_ok()
+}
