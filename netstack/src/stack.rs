@@ -206,6 +206,8 @@ impl Stack {
     /// A packet for one of our own addresses.
     fn local<E: Edge>(&mut self, p: &Packet<'_>, edge: &mut E) -> Result<(), DropReason> {
         let tuple = p.tuple();
+        // One of our own addresses may stand for the host's loopback, beside the services that it has.
+        let loopback = self.router.mapped_loopback(p.ip.dst).filter(|_| !self.router.serves(&tuple));
         match p.l4 {
             // TCP to our DNS address goes on to the resolver itself.
             L4::Tcp(..) if tuple.dst.port == 53 && self.router.is_dns(p.ip.dst) => match self.router.cfg.resolvers.first() {
@@ -215,9 +217,8 @@ impl Stack {
             // Answers of the guest to clients that appear under our address.
             L4::Tcp(..) if self.translator.knows(&tuple) => self.translator.to_host(&mut self.router, p, p.ip.dst, edge),
             L4::Udp(_) if self.translator.knows(&tuple) => self.translator.to_host(&mut self.router, p, p.ip.dst, edge),
-            // One of our own addresses may stand for the host's loopback, beside the services that it has.
-            L4::Tcp(..) | L4::Udp(_) if let Some(to) = self.loopback_behind(&tuple) => {
-                self.translator.to_host(&mut self.router, p, to, edge)
+            L4::Tcp(..) | L4::Udp(_) if loopback.is_some() => {
+                self.translator.to_host(&mut self.router, p, loopback.unwrap_or(p.ip.dst), edge)
             }
             L4::Tcp(..) => self.translator.refuse_tcp(&mut self.router, p, edge),
             _ => {

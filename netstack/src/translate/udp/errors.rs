@@ -24,9 +24,7 @@ impl Udp {
         {
             n += 1;
             let slot = match token.kind() {
-                TokenKind::UdpListener => {
-                    report.destination.and_then(|to| self.clients.get(&(token.index(), to)).copied())
-                }
+                TokenKind::UdpListener => report.destination.and_then(|to| self.clients.get(&(token.index(), to)).copied()),
                 _ => match self.flows.get_live(token.index(), token.generation()).map(|f| f.client) {
                     // The socket is shared: the report may be about another client.
                     Some(Some(c)) => report.destination.and_then(|to| self.clients.get(&(c.listener, to)).copied()),

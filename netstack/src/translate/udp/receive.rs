@@ -62,7 +62,7 @@ impl Udp {
             match edge.udp_recv(sock, &mut batch) {
                 Ok(n) => {
                     for d in batch.into_iter().take(n).flatten() {
-                        self.to_guest(r, token, d, edge);
+                        self.deliver(r, token, d, edge);
                     }
                     return n == BATCH;
                 }
@@ -77,7 +77,7 @@ impl Udp {
         false
     }
 
-    fn to_guest<E: Edge>(&mut self, r: &mut Router, token: Token, d: Datagram, edge: &mut E) {
+    fn deliver<E: Edge>(&mut self, r: &mut Router, token: Token, d: Datagram, edge: &mut E) {
         let slot = match token.kind() {
             TokenKind::UdpListener => self.client_flow(r, token.index(), &d, edge),
             _ => Ok(token.index()),
@@ -142,16 +142,7 @@ fn send<E: Edge>(
     let mut l4 = [0; udp::HEADER_LEN];
     let len = (udp::HEADER_LEN + body.len()) as u16;
     udp::Header { src_port: tuple.src.port, dst_port: tuple.dst.port, len, checksum: 0 }.emit(&mut l4);
-    let out = Outgoing {
-        input: Some(Iface::Host0),
-        tuple,
-        hop_limit,
-        tos: 0,
-        dont_fragment: false,
-        l4: &l4,
-        body,
-        keep_body,
-        gso,
-    };
+    let out =
+        Outgoing { input: Some(Iface::Host0), tuple, hop_limit, tos: 0, dont_fragment: false, l4: &l4, body, keep_body, gso };
     r.send(edge, &out).is_ok()
 }
