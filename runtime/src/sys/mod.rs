@@ -7,13 +7,17 @@ pub mod addr;
 pub mod cmsg;
 pub mod datagram;
 pub mod errqueue;
+pub mod interface;
 pub mod mmap;
+pub mod mmsg;
 pub mod netlink;
+pub mod packet;
 pub mod random;
 pub mod rlimit;
 pub mod socket;
 pub mod stream;
 pub mod tcp;
+pub mod tun;
 
 use std::io;
 

@@ -1,0 +1,141 @@
+//! Packet sockets.
+
+use super::check;
+use super::interface::{self, Interfaces};
+use super::socket::{get_int, get_option, set_option, socket};
+use hibernet_netstack::wire::Mac;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Why a packet socket could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PacketError {
+    /// CAP_NET_RAW is missing in the network namespace.
+    #[error("no permission for a packet socket (CAP_NET_RAW is needed in the interface's network namespace)")]
+    Permission,
+    /// No interface can have that name.
+    #[error("{0:?} cannot be the name of an interface (1 to 15 characters, no '/', ':' or spaces)")]
+    BadName(String),
+    /// No interface of that name.
+    #[error("there is no interface {0}")]
+    NoInterface(String),
+    /// It carries no Ethernet frames.
+    #[error("{0} is no Ethernet interface")]
+    NotEthernet(String),
+    /// The process or the system has no descriptor left.
+    #[error("no file descriptor left for a packet socket (raise the limit on open files)")]
+    TooManyFiles,
+    /// The kernel has no packet sockets, or lacks an option that is needed.
+    #[error("the kernel lacks {0} (Linux 4.20 or newer with AF_PACKET is needed)")]
+    Unsupported(&'static str),
+    /// Anything else.
+    #[error("{step} failed: {source}")]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl PacketError {
+    fn io(step: &'static str) -> impl Fn(io::Error) -> PacketError {
+        move |source| match source.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => PacketError::TooManyFiles,
+            Some(libc::EPERM | libc::EACCES) => PacketError::Permission,
+            Some(libc::EAFNOSUPPORT) => PacketError::Unsupported("packet sockets"),
+            _ => PacketError::Io { step, source },
+        }
+    }
+}
+
+/// A packet socket bound to one interface.
+#[derive(Debug)]
+pub struct PacketSocket {
+    /// The socket. Close-on-exec; frames carry a 10-byte virtio-net header; our own frames do not come back.
+    pub fd: OwnedFd,
+    /// Name of the interface.
+    pub name: String,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// MAC address of the interface that the socket is bound to (not that of the guest behind it).
+    pub mac: Mac,
+    /// Bytes that may wait to be read, as the kernel counts them.
+    pub receive_buffer: u32,
+}
+
+/// Not in the `libc` crate: from `linux/if_packet.h`.
+const PACKET_VNET_HDR: libc::c_int = 15;
+const PACKET_QDISC_BYPASS: libc::c_int = 20;
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+const PACKET_STATISTICS: libc::c_int = 6;
+
+/// Bytes of frames that may wait: more than a hundred super-segments.
+const RECEIVE_BUFFER: libc::c_int = 16 << 20;
+
+/// Opens a packet socket on an interface of the current network namespace.
+pub fn open(name: &str) -> Result<PacketSocket, PacketError> {
+    if !interface::is_valid_name(name) {
+        return Err(PacketError::BadName(name.into()));
+    }
+    let interfaces = Interfaces::current().map_err(PacketError::io("opening a socket"))?;
+    let index = interfaces.index(name).map_err(|e| match e.raw_os_error() {
+        Some(libc::ENODEV) => PacketError::NoInterface(name.into()),
+        _ => PacketError::io("looking up the interface")(e),
+    })?;
+    let mtu = interfaces.mtu(name).map_err(PacketError::io("reading the MTU"))?;
+    let mac = interfaces.mac(name).map_err(PacketError::io("reading the MAC address"))?;
+    let mac = mac.ok_or_else(|| PacketError::NotEthernet(name.into()))?;
+    // With protocol 0 nothing is received until the socket is bound, so nothing comes without its virtio-net header.
+    let fd = socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map_err(PacketError::io("opening a packet socket"))?;
+    let option = |name, what| {
+        set_option(fd.as_fd(), libc::SOL_PACKET, name, 1).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOPROTOOPT | libc::EINVAL) => PacketError::Unsupported(what),
+            _ => PacketError::io(what)(e),
+        })
+    };
+    option(PACKET_VNET_HDR, "PACKET_VNET_HDR")?;
+    option(PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING")?;
+    option(PACKET_QDISC_BYPASS, "PACKET_QDISC_BYPASS")?;
+    // Beyond the system's limit only for the privileged; others get as much as the limit allows.
+    if set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
+        set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER)
+            .map_err(PacketError::io("setting the receive buffer"))?;
+    }
+    let receive_buffer =
+        get_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF).map_err(PacketError::io("reading the receive buffer"))?;
+    bind(fd.as_fd(), index).map_err(PacketError::io("binding the packet socket"))?;
+    Ok(PacketSocket { fd, name: name.into(), mtu, mac, receive_buffer: receive_buffer.max(0) as u32 })
+}
+
+fn bind(fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    // SAFETY: plain old data for which zero is a valid value.
+    let mut addr: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    addr.sll_family = libc::AF_PACKET as u16;
+    addr.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    addr.sll_ifindex = index as libc::c_int;
+    let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the address is alive during the call and `len` long.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const addr).cast(), len) }).map(drop)
+}
+
+/// Whether the interface that a packet socket is bound to still exists. The kernel sets the number to -1 when it goes.
+pub fn is_bound(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: plain old data for which zero is a valid value.
+    let mut addr: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes of the address, and the length.
+    let ok = unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut addr).cast(), &mut len) } == 0;
+    ok && addr.sll_ifindex > 0
+}
+
+/// Frames dropped because the receive buffer was full, since the last call.
+pub fn take_dropped(fd: BorrowedFd<'_>) -> u32 {
+    // The kernel's `struct tpacket_stats`: packets, drops. Reading clears both.
+    let mut stats = [0; 8];
+    match get_option(fd, libc::SOL_PACKET, PACKET_STATISTICS, &mut stats) {
+        Ok(8) => u32::from_ne_bytes([stats[4], stats[5], stats[6], stats[7]]),
+        _ => 0,
+    }
+}
