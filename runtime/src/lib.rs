@@ -2,4 +2,6 @@
 
 pub mod edge;
 pub mod link;
+pub mod sock;
 pub mod sys;
+pub mod worker;

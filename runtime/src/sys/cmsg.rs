@@ -96,7 +96,7 @@ impl Control {
             }
             // SAFETY: at least HEADER initialised bytes are there, and every bit pattern is a valid `cmsghdr`.
             let h = unsafe { rest.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
-            let len = h.cmsg_len as usize;
+            let len: usize = h.cmsg_len as _;
             if len < HEADER || len > rest.len() {
                 return None;
             }

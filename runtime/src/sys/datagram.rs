@@ -124,7 +124,7 @@ pub fn receive(
     for i in 0..got.min(n) {
         // SAFETY: headers and control buffers up to `n` were initialised above.
         let (m, control) = unsafe { (msgs[i].assume_init_ref(), controls[i].assume_init_mut()) };
-        control.set_len(m.msg_hdr.msg_controllen as usize);
+        control.set_len(m.msg_hdr.msg_controllen as _);
         names[i].set_len(m.msg_hdr.msg_namelen);
         each(
             i,

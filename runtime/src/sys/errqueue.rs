@@ -64,7 +64,7 @@ pub fn take(fd: BorrowedFd<'_>, out: &mut [u8]) -> io::Result<Option<QueuedError
             Err(e) => return Err(e),
         };
         name.set_len(m.msg_namelen);
-        control.set_len(m.msg_controllen as usize);
+        control.set_len(m.msg_controllen as _);
         if let Some(e) = parse(&control, name.get(), len) {
             return Ok(Some(e));
         }

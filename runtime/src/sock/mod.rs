@@ -1,0 +1,3 @@
+//! Host sockets.
+
+pub mod error;

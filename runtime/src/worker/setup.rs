@@ -1,0 +1,76 @@
+//! What a worker is made of.
+
+use crate::link::Link;
+use hibernet_netstack::Config;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+
+/// Everything that a [`Worker`](super::Worker) works with. It opens nothing itself but the sockets of flows, so that it can run
+/// without privileges and file system.
+pub struct WorkerSetup {
+    /// What the stack is told.
+    pub config: Config,
+    /// The guest's links; they become link 0, 1, and so on.
+    pub links: Vec<Box<dyn Link>>,
+    /// Listening TCP sockets of published ports: the index in `config.publish`, and the socket. Any mode; they are made non-blocking.
+    pub tcp_listeners: Vec<(usize, OwnedFd)>,
+    /// Bound UDP sockets of published ports: the index in `config.publish`, and the socket.
+    pub udp_listeners: Vec<(usize, OwnedFd)>,
+    /// A raw ICMP socket, for pings where ping sockets are switched off (`net.ipv4.ping_group_range`).
+    pub raw_icmp4: Option<OwnedFd>,
+    /// A raw ICMPv6 socket, as `raw_icmp4`.
+    pub raw_icmp6: Option<OwnedFd>,
+    /// A route socket from [`open_address_watch`](crate::sys::netlink::open_address_watch), in the network namespace of the host
+    /// sockets. `None`: the worker opens one itself, in [`Worker::new`](super::Worker::new).
+    pub address_watch: Option<OwnedFd>,
+    /// A stream (pipe or Unix socket) on which the host's resolvers come as [`resolver_update`] writes them, whenever they change.
+    pub resolver_updates: Option<OwnedFd>,
+    /// Whoever connects here gets one JSON document with all counters.
+    pub stats_socket: Option<UnixListener>,
+    /// The worker finishes when this becomes readable (an eventfd, or a pipe whose other end is closed).
+    pub stop: Option<OwnedFd>,
+    /// Where to log.
+    pub log: slog::Logger,
+}
+
+/// Why a worker cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// No memory map, epoll or timer descriptor, or no entropy.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// More links than a stack can number.
+    #[error("{0} links, but a stack has at most {max}", max = super::MAX_LINKS)]
+    TooManyLinks(usize),
+    /// A listener belongs to no published port.
+    #[error("a listener for published port {index}, but there are only {count}")]
+    NoSuchPublish {
+        /// Its index.
+        index: usize,
+        /// Number of entries in `config.publish`.
+        count: usize,
+    },
+}
+
+impl WorkerError {
+    pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> WorkerError {
+        move |source| WorkerError::System { what, source }
+    }
+}
+
+/// An update for [`WorkerSetup::resolver_updates`]: one address per line, ended by an empty line.
+pub fn resolver_update(resolvers: &[std::net::IpAddr]) -> String {
+    let mut text = String::new();
+    for r in resolvers {
+        text.push_str(&r.to_string());
+        text.push('\n');
+    }
+    text.push('\n');
+    text
+}
