@@ -1,0 +1,167 @@
+//! The edge of a stack under test.
+
+use crate::host::{FakeHost, PeekResult};
+use crate::link::{Captured, FakeLink};
+use crate::payload::{PayloadPool, SlotKind};
+use core::net::IpAddr;
+use hibernet_netstack::Time;
+use hibernet_netstack::edge::{
+    Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, LinkInfo, Payload, PayloadStore, Peek, SendOpts, SendSpace,
+    SockError, SockId, TcpStatus, Token, TxError, TxFrame,
+};
+use hibernet_netstack::tuple::Endpoint;
+
+/// Payload in memory, links that record, and a [`FakeHost`].
+#[derive(Debug, Default)]
+pub struct FakeEdge {
+    /// Payload slots.
+    pub pool: PayloadPool,
+    /// Guest links, in the order in which the stack has them.
+    pub links: Vec<FakeLink>,
+    /// The host's sockets.
+    pub host: FakeHost,
+    /// Calls of [`HostSockets::flush`].
+    pub flushes: u64,
+}
+
+impl FakeEdge {
+    /// Adds a link.
+    pub fn add_link(&mut self, info: LinkInfo) {
+        self.links.push(FakeLink::new(info));
+    }
+
+    /// Virtual time; told by the driver.
+    pub fn now(&self) -> Time {
+        self.host.now
+    }
+}
+
+impl PayloadStore for FakeEdge {
+    fn read(&self, p: Payload, out: &mut [u8]) -> usize {
+        let bytes = self.pool.bytes(p);
+        let n = bytes.len().min(out.len());
+        out[..n].copy_from_slice(&bytes[..n]);
+        n
+    }
+
+    fn checksum(&self, p: Payload) -> u16 {
+        self.pool.checksum(p)
+    }
+
+    fn stash(&mut self, bytes: &[u8]) -> Option<Payload> {
+        self.pool.stash(bytes)
+    }
+
+    fn release(&mut self, p: Payload) {
+        self.pool.release(p);
+    }
+}
+
+impl FrameSink for FakeEdge {
+    fn transmit(&mut self, link: LinkId, frame: TxFrame<'_>) -> Result<(), TxError> {
+        let mut bytes = frame.head.to_vec();
+        bytes.extend_from_slice(self.pool.bytes(frame.body));
+        if !frame.keep_body {
+            self.pool.release(frame.body);
+        }
+        let at = self.now();
+        self.links[usize::from(link.0)].take(Captured { at, bytes, checksum: frame.checksum, gso: frame.gso })
+    }
+}
+
+impl HostSockets for FakeEdge {
+    fn tcp_connect(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
+        self.host.tcp_connect(token, to)
+    }
+
+    fn tcp_adopt(&mut self, sock: SockId, token: Token) -> Result<(), SockError> {
+        self.host.tcp_adopt(sock, token)
+    }
+
+    fn tcp_send(&mut self, sock: SockId, data: Payload) -> Result<usize, SockError> {
+        let bytes = self.pool.bytes(data);
+        self.host.tcp_send(sock, bytes)
+    }
+
+    fn tcp_send_bytes(&mut self, sock: SockId, data: &[u8]) -> Result<usize, SockError> {
+        self.host.tcp_send(sock, data)
+    }
+
+    fn tcp_peek(&mut self, sock: SockId, offset: u32, max: u32) -> Result<Peek, SockError> {
+        Ok(match self.host.tcp_peek(sock, offset, max)? {
+            PeekResult::Data(bytes) => Peek::Data(self.pool.put(SlotKind::Socket, bytes)),
+            PeekResult::Empty => Peek::Empty,
+            PeekResult::Eof => Peek::Eof,
+        })
+    }
+
+    fn tcp_consume(&mut self, sock: SockId, n: u32) -> Result<(), SockError> {
+        self.host.tcp_consume(sock, n)
+    }
+
+    fn tcp_shutdown(&mut self, sock: SockId) -> Result<(), SockError> {
+        self.host.tcp_shutdown(sock)
+    }
+
+    fn tcp_space(&mut self, sock: SockId) -> SendSpace {
+        self.host.tcp_space(sock)
+    }
+
+    fn tcp_status(&mut self, sock: SockId) -> TcpStatus {
+        self.host.tcp_status(sock)
+    }
+
+    fn udp_open(&mut self, token: Token, to: Endpoint, source_port: Option<u16>) -> Result<SockId, SockError> {
+        self.host.udp_open(token, to, source_port)
+    }
+
+    fn udp_send(&mut self, sock: SockId, data: Payload, opts: &SendOpts) -> Result<(), SockError> {
+        let bytes = self.pool.bytes(data).to_vec();
+        self.host.udp_send(sock, bytes, *opts)
+    }
+
+    fn udp_recv(&mut self, sock: SockId, out: &mut [Option<Datagram>]) -> Result<usize, SockError> {
+        let mut n = 0;
+        while n < out.len() {
+            let Some(d) = self.host.udp_recv(sock)? else { break };
+            let payload = self.pool.put(SlotKind::Socket, d.data);
+            out[n] = Some(Datagram { payload, from: d.from, to: d.to, segment: d.segment, hop_limit: d.hop_limit });
+            n += 1;
+        }
+        Ok(n)
+    }
+
+    fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16) -> Result<SockId, SockError> {
+        self.host.ping_open(token, to, ident)
+    }
+
+    fn ping_send(&mut self, sock: SockId, seq: u16, data: Payload, opts: &SendOpts) -> Result<(), SockError> {
+        let bytes = self.pool.bytes(data).to_vec();
+        self.host.ping_send(sock, seq, bytes, *opts)
+    }
+
+    fn ping_recv(&mut self, sock: SockId) -> Result<Option<(u16, Datagram)>, SockError> {
+        Ok(self.host.ping_recv(sock)?.map(|(seq, d)| {
+            let payload = self.pool.put(SlotKind::Socket, d.data);
+            (seq, Datagram { payload, from: d.from, to: d.to, segment: None, hop_limit: d.hop_limit })
+        }))
+    }
+
+    fn take_error(&mut self, sock: SockId) -> Option<SockError> {
+        self.host.take_error(sock)
+    }
+
+    fn take_report(&mut self, sock: SockId) -> Option<ErrorReport> {
+        let r = self.host.take_report(sock)?;
+        let payload = self.pool.put(SlotKind::Socket, r.payload);
+        Some(ErrorReport { icmp: r.icmp, offender: r.offender, destination: r.destination, payload })
+    }
+
+    fn close(&mut self, sock: SockId, how: Close) {
+        self.host.close(sock, how);
+    }
+
+    fn flush(&mut self) {
+        self.flushes += 1;
+    }
+}
