@@ -308,7 +308,8 @@ pub struct ErrorReport {
     pub offender: Option<IpAddr>,
     /// Where the datagram had been sent to, if known.
     pub destination: Option<Endpoint>,
-    /// Start of the payload of the datagram that caused it.
+    /// Start of the payload of the datagram that caused it, as far as it was quoted. For ping sockets from the ICMP header
+    /// of the echo request on, as it was on the wire: type, code, checksum, identifier, sequence number, data.
     pub payload: Payload,
 }
 

@@ -111,6 +111,7 @@ impl Translator {
     pub(crate) fn flush<E: Edge>(&mut self, r: &mut Router, edge: &mut E) -> bool {
         let tcp = self.tcp.flush(r, edge);
         let udp = self.udp.flush(r, edge);
-        tcp || udp
+        let icmp = self.icmp.flush(r, edge);
+        tcp || udp || icmp
     }
 }
