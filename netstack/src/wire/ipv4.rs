@@ -72,7 +72,7 @@ impl Header {
 
     /// Writes a header of [`HEADER_LEN`] bytes, without options, with its checksum.
     pub fn emit(&self, b: &mut [u8]) {
-        let frag = u16::from(self.dont_fragment) << 14 | u16::from(self.more_fragments) << 13 | self.fragment_offset / 8;
+        let frag = u16::from(self.dont_fragment) << 14 | u16::from(self.more_fragments) << 13 | (self.fragment_offset / 8);
         b[0] = 0x45;
         b[1] = self.tos;
         b[2..4].copy_from_slice(&self.total_len.to_be_bytes());

@@ -142,7 +142,7 @@ impl Header {
         b[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
         b[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
         b[8..12].copy_from_slice(&self.ack.0.to_be_bytes());
-        b[12] = self.header_len / 4 << 4;
+        b[12] = (self.header_len / 4) << 4;
         b[13] = self.flags.0;
         b[14..16].copy_from_slice(&self.window.to_be_bytes());
         b[16..18].copy_from_slice(&self.checksum.to_be_bytes());

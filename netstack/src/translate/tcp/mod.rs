@@ -1,52 +1,453 @@
-//! TCP flows.
+//! TCP flows: guest segments on one side, host sockets on the other.
+//!
+//! There is no TCP implementation here but half of one: towards the guest we are a TCP endpoint; the other half is the
+//! host kernel's. What the host received stays in its socket until the guest acknowledged it, so the kernel is our
+//! retransmission queue. [`flow`] describes the states, `input` what a guest's segment does, `output` what is sent to
+//! the guest, `host` what events at the socket do, `timer` what the passing of time does.
+
+mod flow;
+mod hold;
+mod host;
+mod input;
+mod isn;
+mod output;
+mod rtt;
+mod timer;
 
 use crate::config::Limits;
-use crate::edge::{Edge, Ready, SockId, Token};
-use crate::packet::Packet;
+use crate::edge::{Close, Edge, Payload, Ready, SockError, SockId, Token, TokenKind};
+use crate::flow::{Index, Slab};
+use crate::iptables::Iface;
+use crate::packet::{L4, Packet};
 use crate::rng::Rng;
-use crate::router::Router;
+use crate::router::{Outgoing, Router};
 use crate::time::Time;
-use crate::tuple::{Endpoint, Tuple};
+use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
+use crate::wire::icmp::IcmpError;
+use crate::wire::tcp::{self, Flags, Seq};
+use crate::wire::{ipv4, ipv6};
 use core::net::IpAddr;
+use core::time::Duration;
+use flow::{Events, Flow};
+use isn::Isn;
+
+/// Scale of the windows that we offer: up to 8 MiB.
+const WINDOW_SCALE: u8 = 7;
+/// RFC 7323 section 2.3: a larger scale is taken as this.
+const MAX_WINDOW_SCALE: u8 = 14;
+/// Linux's TCP_MIN_MSS less options: smaller offers are taken as this.
+const MIN_MSS: u16 = 48;
+/// How long a connect may take (longer than the host's own limit).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// All TCP flows.
 #[derive(Debug)]
-pub(crate) struct Tcp {}
+pub(crate) struct Tcp {
+    flows: Slab<Flow>,
+    index: Index,
+    shared: Shared,
+    /// Flows being settled; kept for its memory.
+    settling: Vec<u32>,
+}
+
+/// What flows share.
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    isn: Isn,
+    /// Flows to be settled at the end of the batch.
+    unsettled: Vec<u32>,
+    /// Flows that are not established.
+    half_open: u32,
+    /// Bytes held for all flows.
+    held: u64,
+}
+
+/// What a flow needs from around it.
+struct Cx<'a, E> {
+    r: &'a mut Router,
+    edge: &'a mut E,
+    shared: &'a mut Shared,
+}
+
+/// What becomes of a flow after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It lives on.
+    Keep,
+    /// It is over, in good order.
+    Finished,
+    /// The guest reset it or is gone: the peer gets RST.
+    ResetHost,
+    /// The peer reset it or is gone: the guest gets RST.
+    ResetGuest,
+    /// Both get RST.
+    ResetBoth,
+    /// The connect failed; the guest is told why.
+    ConnectFailed(SockError),
+}
 
 impl Tcp {
-    pub(crate) fn new(_limits: &Limits, _rng: &mut Rng) -> Self {
-        Tcp {}
+    pub(crate) fn new(limits: &Limits, rng: &mut Rng) -> Self {
+        Tcp {
+            flows: Slab::new(limits.tcp_flows),
+            index: Index::with_hasher(rng.key()),
+            shared: Shared { limits: *limits, isn: Isn::new(rng), unsettled: Vec::new(), half_open: 0, held: 0 },
+            settling: Vec::new(),
+        }
     }
+
+    /// Number of flows.
     pub(crate) fn len(&self) -> usize {
-        0
+        self.flows.len()
     }
-    pub(crate) fn knows(&self, _tuple: &Tuple) -> bool {
-        false
+
+    /// Whether a flow has this tuple of packets from the guest.
+    pub(crate) fn knows(&self, tuple: &Tuple) -> bool {
+        self.index.contains_key(tuple)
     }
+
+    /// A segment from the guest; a new flow leads to the host-side address `to`.
     pub(crate) fn to_host<E: Edge>(
         &mut self,
-        _r: &mut Router,
-        _p: &Packet<'_>,
-        _to: IpAddr,
-        _edge: &mut E,
+        r: &mut Router,
+        p: &Packet<'_>,
+        to: IpAddr,
+        edge: &mut E,
     ) -> Result<(), DropReason> {
-        Err(DropReason::NoService)
+        let L4::Tcp(h, options) = &p.l4 else { return Err(DropReason::Malformed) };
+        let tuple = p.tuple();
+        let Some(&index) = self.index.get(&tuple) else {
+            if h.flags.0 & (Flags::SYN | Flags::ACK | Flags::RST | Flags::FIN).0 == Flags::SYN.0 {
+                return self.open(r, p, h, options, to, edge);
+            }
+            self.refuse(r, p, edge);
+            return Err(DropReason::TcpUnacceptable);
+        };
+        let Some(flow) = self.flows.get_mut(index) else { return Err(DropReason::TcpUnacceptable) };
+        let mut cx = Cx { r, edge, shared: &mut self.shared };
+        let done = flow.segment(&mut cx, p, h, options);
+        let (fate, why) = match done {
+            Ok(fate) => (fate, Ok(())),
+            Err(why) => (Fate::Keep, Err(why)),
+        };
+        cx.settle_later(flow);
+        self.end(index, fate, r, edge);
+        why
     }
-    pub(crate) fn refuse<E: Edge>(&mut self, _r: &mut Router, _p: &Packet<'_>, _edge: &mut E) {}
-    pub(crate) fn socket_ready<E: Edge>(&mut self, _r: &mut Router, _token: Token, _ready: Ready, _edge: &mut E) {}
+
+    /// Answers a segment that belongs to no flow with RST, unless it is one itself (RFC 9293 section 3.10.7.1).
+    pub(crate) fn refuse<E: Edge>(&mut self, r: &mut Router, p: &Packet<'_>, edge: &mut E) {
+        let L4::Tcp(h, _) = &p.l4 else { return };
+        if h.flags.has(Flags::RST) {
+            return;
+        }
+        let (seq, ack, flags) = if h.flags.has(Flags::ACK) {
+            (h.ack, Seq(0), Flags::RST)
+        } else {
+            let len = p.payload.len + u32::from(h.flags.has(Flags::SYN)) + u32::from(h.flags.has(Flags::FIN));
+            (Seq(0), h.seq + len, Flags::RST | Flags::ACK)
+        };
+        send_bare(r, edge, p.tuple().reversed(), seq, ack, flags);
+    }
+
+    /// The guest opens a connection.
+    fn open<E: Edge>(
+        &mut self,
+        r: &mut Router,
+        p: &Packet<'_>,
+        h: &tcp::Header,
+        options: &tcp::Options,
+        to: IpAddr,
+        edge: &mut E,
+    ) -> Result<(), DropReason> {
+        let tuple = p.tuple();
+        if self.shared.half_open >= self.shared.limits.tcp_half_open {
+            // Not refused: the guest sends its SYN again, and connects in progress end.
+            return Err(DropReason::FlowLimit);
+        }
+        if self.flows.is_full() {
+            self.refuse(r, p, edge);
+            return Err(DropReason::FlowLimit);
+        }
+        let iss = self.shared.isn.generate(&tuple, r.now);
+        let now = r.now;
+        let index = self.flows.insert(|i, g| Flow::new(Token::new(TokenKind::Tcp, i, g), tuple, SockId(0), iss, now));
+        let Some((index, flow)) = index.and_then(|i| Some((i, self.flows.get_mut(i)?))) else {
+            return Err(DropReason::FlowLimit);
+        };
+        match edge.tcp_connect(flow.token, Endpoint::new(to, tuple.dst.port)) {
+            Ok(sock) => flow.sock = sock,
+            Err(e) => {
+                flow.rcv_irs = h.seq;
+                report_connect_failure(r, edge, flow, e);
+                self.flows.remove(index);
+                r.stats.tcp_connect_failed += 1;
+                return Err(if e == SockError::NoResources { DropReason::HostResources } else { DropReason::HostRefused });
+            }
+        }
+        flow.rcv_irs = h.seq;
+        flow.rcv_nxt = h.seq + 1;
+        flow.rcv_acked = flow.rcv_nxt;
+        flow.rcv_edge = flow.rcv_nxt;
+        flow.snd_wnd = u32::from(h.window);
+        flow.snd_wl1 = h.seq;
+        flow.take_syn_options(r, options);
+        flow.alive_at = now + CONNECT_TIMEOUT;
+        flow.events.add(Events::HALF_OPEN);
+        self.shared.half_open += 1;
+        r.stats.tcp_out += 1;
+        let due = flow.due();
+        r.timers.set(&mut flow.deadline, flow.token, due);
+        self.index.insert(tuple, index);
+        Ok(())
+    }
+
+    /// A client connected to a published port: the guest gets a SYN from the client's address, or from the gateway's
+    /// where the client's means nothing to the guest.
     pub(crate) fn accepted<E: Edge>(
         &mut self,
-        _r: &mut Router,
-        _publish: usize,
-        _sock: SockId,
-        _peer: Endpoint,
-        _local: Endpoint,
-        _edge: &mut E,
+        r: &mut Router,
+        publish: usize,
+        sock: SockId,
+        peer: Endpoint,
+        local: Endpoint,
+        edge: &mut E,
     ) {
+        let Some(tuple) = self.inbound_tuple(r, publish, peer, local) else {
+            r.drop(DropReason::NoRoute);
+            edge.close(sock, Close::Reset);
+            return;
+        };
+        if let Some(&old) = self.index.get(&tuple) {
+            // The host's kernel gave the same four-tuple out again, so the old connection is dead.
+            self.end(old, Fate::ResetBoth, r, edge);
+        }
+        let iss = self.shared.isn.generate(&tuple, r.now);
+        let now = r.now;
+        let limit = self.shared.half_open >= self.shared.limits.tcp_half_open;
+        let index = if limit {
+            None
+        } else {
+            self.flows.insert(|i, g| Flow::new(Token::new(TokenKind::Tcp, i, g), tuple, sock, iss, now))
+        };
+        let Some((index, flow)) = index.and_then(|i| Some((i, self.flows.get_mut(i)?))) else {
+            r.drop(DropReason::FlowLimit);
+            edge.close(sock, Close::Reset);
+            return;
+        };
+        flow.events.add(Events::INBOUND);
+        flow.events.add(Events::CONNECTED);
+        flow.events.add(Events::HALF_OPEN);
+        self.shared.half_open += 1;
+        self.index.insert(tuple, index);
+        r.stats.tcp_in += 1;
+        let mut fate = Fate::Keep;
+        if edge.tcp_adopt(sock, flow.token).is_err() {
+            r.drop(DropReason::HostResources);
+            fate = Fate::ResetHost;
+        } else {
+            let mut cx = Cx { r, edge, shared: &mut self.shared };
+            flow.send_syn(&mut cx);
+            let due = flow.due();
+            r.timers.set(&mut flow.deadline, flow.token, due);
+        }
+        self.end(index, fate, r, edge);
     }
-    pub(crate) fn timer<E: Edge>(&mut self, _r: &mut Router, _token: Token, _queued: Time, _edge: &mut E) {}
-    pub(crate) fn flush<E: Edge>(&mut self, _r: &mut Router, _edge: &mut E) -> bool {
-        false
+
+    /// Tuple of the guest's packets for a connection accepted at a published port.
+    fn inbound_tuple(&self, r: &mut Router, publish: usize, peer: Endpoint, local: Endpoint) -> Option<Tuple> {
+        let publish = r.cfg.publish.get(publish)?;
+        let port = publish.guest_port.checked_add(local.port.checked_sub(publish.host_ports.0)?)?;
+        let (guest, gateway): (IpAddr, IpAddr) = match peer.addr {
+            IpAddr::V4(_) => r.cfg.v4.map(|c| (c.guest.into(), c.gateway.into()))?,
+            IpAddr::V6(_) => r.cfg.v6.map(|c| (c.guest.into(), c.gateway.into()))?,
+        };
+        let tuple = |dst| Tuple { src: Endpoint::new(guest, port), dst, proto: proto::TCP };
+        if !r.hides(peer.addr) {
+            return Some(tuple(peer));
+        }
+        // Several of the host's addresses become one, so the client's port may be taken.
+        let wish = tuple(Endpoint::new(gateway, peer.port));
+        if !self.index.contains_key(&wish) {
+            return Some(wish);
+        }
+        (0..1024).map(|_| tuple(Endpoint::new(gateway, 1024 + r.rng.below(64_512) as u16))).find(|t| !self.index.contains_key(t))
     }
+
+    /// Something happened at a flow's socket.
+    pub(crate) fn socket_ready<E: Edge>(&mut self, r: &mut Router, token: Token, ready: Ready, edge: &mut E) {
+        let Some(flow) = self.flows.get_live(token.index(), token.generation()) else { return };
+        let mut cx = Cx { r, edge, shared: &mut self.shared };
+        let fate = flow.host_ready(&mut cx, ready);
+        cx.settle_later(flow);
+        self.end(token.index(), fate, r, edge);
+    }
+
+    /// A deadline came up.
+    pub(crate) fn timer<E: Edge>(&mut self, r: &mut Router, token: Token, queued: Time, edge: &mut E) {
+        let Some(flow) = self.flows.get_live(token.index(), token.generation()) else { return };
+        let now = r.now;
+        if !r.timers.fired(&mut flow.deadline, token, queued, now) {
+            return;
+        }
+        let mut cx = Cx { r, edge, shared: &mut self.shared };
+        let fate = flow.expired(&mut cx);
+        cx.settle_later(flow);
+        self.end(token.index(), fate, r, edge);
+    }
+
+    /// The end of a batch: flows send what they have to. Returns whether some want to go on at once.
+    pub(crate) fn flush<E: Edge>(&mut self, r: &mut Router, edge: &mut E) -> bool {
+        let mut settling = core::mem::take(&mut self.settling);
+        core::mem::swap(&mut settling, &mut self.shared.unsettled);
+        for &index in &settling {
+            let Some(flow) = self.flows.get_mut(index) else { continue };
+            if !flow.events.clear(Events::UNSETTLED) {
+                continue;
+            }
+            let mut cx = Cx { r, edge, shared: &mut self.shared };
+            let fate = flow.settle(&mut cx);
+            if fate == Fate::Keep {
+                let due = flow.due();
+                r.timers.set(&mut flow.deadline, flow.token, due);
+            } else {
+                self.end(index, fate, r, edge);
+            }
+        }
+        settling.clear();
+        self.settling = settling;
+        !self.shared.unsettled.is_empty()
+    }
+
+    /// Carries out a flow's fate.
+    fn end<E: Edge>(&mut self, index: u32, fate: Fate, r: &mut Router, edge: &mut E) {
+        if fate == Fate::Keep {
+            return;
+        }
+        let Some(mut flow) = self.flows.remove(index) else { return };
+        self.index.remove(&flow.tuple);
+        if flow.events.clear(Events::HALF_OPEN) {
+            self.shared.half_open -= 1;
+        }
+        self.shared.held -= u64::from(flow.counted);
+        if matches!(fate, Fate::ResetGuest | Fate::ResetBoth) {
+            flow.send_reset(r, edge);
+        }
+        if let Fate::ConnectFailed(e) = fate {
+            report_connect_failure(r, edge, &flow, e);
+            r.stats.tcp_connect_failed += 1;
+        }
+        if fate != Fate::Finished {
+            r.stats.tcp_reset += 1;
+        } else if flow.unconsumed > 0 {
+            // A kernel that finds unread data at close sends RST.
+            let _ = edge.tcp_consume(flow.sock, flow.unconsumed);
+        }
+        edge.close(flow.sock, if fate == Fate::Finished { Close::Graceful } else { Close::Reset });
+    }
+}
+
+impl<E> Cx<'_, E> {
+    /// Puts a flow into the list of those to be settled at the end of the batch.
+    fn settle_later(&mut self, flow: &mut Flow) {
+        if !flow.events.has(Events::UNSETTLED) {
+            flow.events.add(Events::UNSETTLED);
+            self.shared.unsettled.push(flow.token.index());
+        }
+    }
+}
+
+/// Sends a segment without data or options.
+fn send_bare<E: Edge>(r: &mut Router, edge: &mut E, tuple: Tuple, seq: Seq, ack: Seq, flags: Flags) {
+    let mut l4 = [0; tcp::HEADER_LEN];
+    tcp::Header {
+        src_port: tuple.src.port,
+        dst_port: tuple.dst.port,
+        seq,
+        ack,
+        header_len: tcp::HEADER_LEN as u8,
+        flags,
+        window: 0,
+        checksum: 0,
+        urgent: 0,
+    }
+    .emit(&mut l4);
+    let out = Outgoing {
+        input: Some(Iface::Host0),
+        tuple,
+        hop_limit: 64,
+        tos: 0,
+        dont_fragment: true,
+        l4: &l4,
+        body: Payload::EMPTY,
+        keep_body: false,
+        gso: None,
+    };
+    // Nothing more can be done for a reset that the link does not take; the drop is counted.
+    let _ = r.send(edge, &out);
+}
+
+/// Tells the guest why its connect failed: RST where the peer refused, else the ICMP error that fits.
+fn report_connect_failure<E: Edge>(r: &mut Router, edge: &mut E, flow: &Flow, e: SockError) {
+    let error = match e {
+        SockError::NetUnreachable | SockError::NotAvailable => IcmpError::NetUnreachable,
+        SockError::HostUnreachable | SockError::TimedOut => IcmpError::HostUnreachable,
+        SockError::Prohibited => IcmpError::Prohibited,
+        _ => {
+            send_bare(r, edge, flow.tuple.reversed(), Seq(0), flow.rcv_irs + 1, Flags::RST | Flags::ACK);
+            return;
+        }
+    };
+    let (mut syn, v6) = ([0; ipv6::HEADER_LEN + tcp::HEADER_LEN], flow.tuple.src.addr.is_ipv6());
+    let (from, l4_at): (IpAddr, usize) = match (flow.tuple.src.addr, flow.tuple.dst.addr, r.cfg.v4, r.cfg.v6) {
+        (IpAddr::V4(src), IpAddr::V4(dst), Some(c), _) => {
+            let total_len = (ipv4::HEADER_LEN + tcp::HEADER_LEN) as u16;
+            ipv4::Header {
+                header_len: ipv4::HEADER_LEN as u8,
+                tos: 0,
+                total_len,
+                ident: 0,
+                dont_fragment: true,
+                more_fragments: false,
+                fragment_offset: 0,
+                ttl: 64,
+                protocol: proto::TCP,
+                src,
+                dst,
+            }
+            .emit(&mut syn);
+            (c.gateway.into(), ipv4::HEADER_LEN)
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst), _, Some(c)) => {
+            ipv6::Header {
+                header_len: ipv6::HEADER_LEN as u16,
+                traffic_class: 0,
+                flow_label: 0,
+                payload_len: tcp::HEADER_LEN as u16,
+                hop_limit: 64,
+                protocol: proto::TCP,
+                src,
+                dst,
+                fragment: None,
+            }
+            .emit(&mut syn);
+            (c.gateway.into(), ipv6::HEADER_LEN)
+        }
+        _ => return,
+    };
+    tcp::Header {
+        src_port: flow.tuple.src.port,
+        dst_port: flow.tuple.dst.port,
+        seq: flow.rcv_irs,
+        ack: Seq(0),
+        header_len: tcp::HEADER_LEN as u8,
+        flags: Flags::SYN,
+        window: 0,
+        checksum: 0,
+        urgent: 0,
+    }
+    .emit(&mut syn[l4_at..]);
+    r.send_icmp_error(edge, None, from, flow.tuple.src.addr, error.quote(v6), &syn[..l4_at + tcp::HEADER_LEN]);
 }

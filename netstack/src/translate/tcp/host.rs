@@ -1,0 +1,106 @@
+//! Events at a flow's host socket, and the way of the guest's bytes into it.
+
+use super::flow::{Events, Flow};
+use super::{Cx, Fate, Shared};
+use crate::edge::{Edge, Ready, SockError};
+use crate::time::Time;
+
+impl Flow {
+    /// Something happened at the host socket.
+    pub(super) fn host_ready<E: Edge>(&mut self, cx: &mut Cx<'_, E>, ready: Ready) -> Fate {
+        if !self.events.has(Events::CONNECTED) {
+            return self.connect_ended(cx, ready);
+        }
+        if ready.readable || ready.peer_closed {
+            self.events.add(Events::READABLE);
+        }
+        if ready.error && cx.edge.take_error(self.sock).is_some() {
+            self.reset_by_host(cx);
+            if !self.events.has(Events::ESTABLISHED) {
+                return Fate::ResetGuest;
+            }
+        }
+        if ready.writable && self.events.has(Events::ESTABLISHED) {
+            self.send_held(cx);
+            self.space = cx.edge.tcp_space(self.sock).free;
+        }
+        Fate::Keep
+    }
+
+    /// The host's connect came to an end.
+    fn connect_ended<E: Edge>(&mut self, cx: &mut Cx<'_, E>, ready: Ready) -> Fate {
+        if (ready.error || ready.peer_closed)
+            && let Some(e) = cx.edge.take_error(self.sock) {
+                return Fate::ConnectFailed(e);
+            }
+        if ready.readable || ready.peer_closed {
+            self.events.add(Events::READABLE);
+        }
+        if ready.writable || ready.readable {
+            self.events.add(Events::CONNECTED);
+            self.alive_at = Time::NEVER;
+            self.space = cx.edge.tcp_space(self.sock).free;
+            self.send_syn_ack(cx);
+        }
+        Fate::Keep
+    }
+
+    /// The peer reset the connection, or the host gave it up. What the guest has not had yet is still in the socket.
+    pub(super) fn reset_by_host<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        self.events.add(Events::RESET_BY_HOST);
+        self.events.add(Events::READABLE);
+        self.hold = None;
+        self.recount(cx.shared);
+    }
+
+    /// Sends what is held to the host socket, and after it the guest's FIN.
+    pub(super) fn send_held<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        while let Some(hold) = self.hold.as_mut().filter(|h| !h.queue.is_empty()) {
+            let (front, _) = hold.queue.as_slices();
+            let asked = front.len();
+            match cx.edge.tcp_send_bytes(self.sock, front) {
+                Ok(n) => {
+                    hold.queue.drain(..n);
+                    self.space = if n < asked { 0 } else { self.space.saturating_sub(n as u32) };
+                    if n < asked {
+                        break;
+                    }
+                }
+                Err(_) => {
+                    self.reset_by_host(cx);
+                    return;
+                }
+            }
+        }
+        if self.hold.as_ref().is_some_and(|h| h.is_empty()) {
+            self.hold = None;
+        }
+        self.recount(cx.shared);
+    }
+
+    /// Passes the guest's FIN on when everything before it was sent.
+    pub(super) fn shut_down<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        let due = self.events.has(Events::FIN_FROM_GUEST) && !self.events.has(Events::FIN_TO_HOST) && self.held() == 0;
+        if due && !self.events.has(Events::RESET_BY_HOST) {
+            match cx.edge.tcp_shutdown(self.sock) {
+                Ok(()) => self.events.add(Events::FIN_TO_HOST),
+                Err(SockError::NoResources) => {}
+                Err(_) => self.reset_by_host(cx),
+            }
+        }
+    }
+
+    /// Brings the total of held bytes up to date with this flow's.
+    pub(super) fn recount(&mut self, shared: &mut Shared) {
+        let now = self.held() + self.held_out_of_order();
+        shared.held = shared.held + u64::from(now) - u64::from(self.counted);
+        self.counted = now;
+    }
+
+    /// How many more bytes may be held.
+    pub(super) fn hold_room(&self, shared: &Shared) -> u32 {
+        let own = shared.limits.tcp_hold.saturating_sub(self.held() + self.held_out_of_order());
+        let all = shared.limits.tcp_hold_total.saturating_sub(shared.held);
+        own.min(u32::try_from(all).unwrap_or(u32::MAX))
+    }
+}

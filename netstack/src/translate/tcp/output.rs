@@ -1,0 +1,338 @@
+//! Segments to the guest.
+
+use super::flow::{Events, Flow};
+use super::{Cx, Fate, WINDOW_SCALE, send_bare};
+use crate::edge::{Edge, LinkId, Payload, Peek};
+use crate::iptables::Iface;
+use crate::router::{Outgoing, Router};
+use crate::time::Time;
+use crate::verdict::DropReason;
+use crate::wire::tcp::{Flags, HEADER_LEN, Header, Seq};
+use crate::wire::{ipv4, ipv6};
+use core::time::Duration;
+
+/// So many segments are acknowledged at once, as are two full ones or so many bytes.
+pub(super) const ACK_SEGMENTS: u8 = 4;
+const ACK_BYTES: u32 = 32 << 10;
+/// How long a small segment waits for an answer to carry its acknowledgement.
+const ACK_DELAY: Duration = Duration::from_millis(2);
+/// Longest interval at which the socket is asked what the peer acknowledged.
+const ACK_POLL_MAX: Duration = Duration::from_millis(128);
+/// Acknowledged bytes stay in the socket's queue until there are so many: fewer calls for small exchanges, and far
+/// less than the smallest receive buffer.
+const CONSUME_AT: u32 = 4096;
+/// Frames per flow and turn; then other flows have theirs.
+const FRAMES_PER_TURN: u32 = 32;
+/// With less room than this known in the socket, it is asked again before a window is offered.
+const SPACE_LOW: u32 = 256 << 10;
+/// How long to wait when the link takes no more frames.
+const LINK_RETRY: Duration = Duration::from_millis(5);
+
+impl Flow {
+    /// Sends what is to be sent: consumes, fills the guest's window, acknowledges.
+    pub(super) fn settle<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
+        if !self.events.has(Events::ESTABLISHED) {
+            return Fate::Keep;
+        }
+        if self.unconsumed >= CONSUME_AT {
+            let n = core::mem::take(&mut self.unconsumed);
+            if cx.edge.tcp_consume(self.sock, n).is_err() {
+                return Fate::ResetGuest;
+            }
+        }
+        self.shut_down(cx);
+        if let fate @ (Fate::ResetGuest | Fate::Finished) = self.fill_window(cx) {
+            return fate;
+        }
+        if self.is_finished() {
+            if self.rcv_acked != self.rcv_nxt {
+                self.send_ack(cx, self.rcv_nxt);
+            }
+            return Fate::Finished;
+        }
+        self.acknowledge(cx);
+        Fate::Keep
+    }
+
+    /// Sends host data as far as the guest's window goes, then the FIN.
+    fn fill_window<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
+        if self.events.has(Events::LINK_FULL) {
+            return Fate::Keep;
+        }
+        if self.events.has(Events::RESET_BY_HOST) && self.events.has(Events::FIN_FROM_HOST) && !self.in_flight() {
+            return Fate::ResetGuest;
+        }
+        let most = self.largest_payload(cx.r);
+        let mut frames = 0;
+        while self.events.has(Events::READABLE) && !self.events.has(Events::FIN_FROM_HOST) {
+            let used = self.snd_nxt.minus(self.snd_una);
+            let room = self.snd_wnd.saturating_sub(used);
+            if room == 0 {
+                if !self.in_flight() && self.resend_at == Time::NEVER {
+                    self.resend_at = cx.r.now + self.rtt.rto(0);
+                }
+                break;
+            }
+            // RFC 9293 section 3.8.6.2.1: no small piece while an acknowledgement will open more of the window.
+            if room < u32::from(self.mss) && used > 0 && room < self.snd_wnd_max / 2 {
+                break;
+            }
+            if frames == FRAMES_PER_TURN {
+                cx.settle_later(self);
+                break;
+            }
+            match cx.edge.tcp_peek(self.sock, self.offset(self.snd_nxt), room.min(most)) {
+                Ok(Peek::Data(body)) => {
+                    let len = body.len;
+                    let push = if len < room.min(most) { Flags::PSH } else { Flags(0) };
+                    if self.send_data(cx, self.snd_nxt, body, push).is_err() {
+                        return Fate::Keep;
+                    }
+                    if self.timing.is_none() {
+                        self.timing = Some((self.snd_nxt + len, cx.r.now));
+                    }
+                    self.sent(cx.r, len);
+                    frames += 1;
+                }
+                Ok(Peek::Empty) if self.events.has(Events::RESET_BY_HOST) => return Fate::ResetGuest,
+                Ok(Peek::Empty) => {
+                    self.events.clear(Events::READABLE);
+                }
+                Ok(Peek::Eof) if self.events.has(Events::RESET_BY_HOST) => return Fate::ResetGuest,
+                Ok(Peek::Eof) => {
+                    self.events.add(Events::FIN_FROM_HOST);
+                    self.fin_seq = self.snd_nxt;
+                }
+                Err(_) => return Fate::ResetGuest,
+            }
+        }
+        if self.events.has(Events::FIN_FROM_HOST) && !self.events.has(Events::FIN_SENT) {
+            let sent = self.emit(cx, self.fin_seq, self.rcv_nxt, Flags::FIN | Flags::ACK, &[], Payload::EMPTY);
+            if sent.is_ok() {
+                self.events.add(Events::FIN_SENT);
+                self.sent(cx.r, 1);
+            }
+        }
+        Fate::Keep
+    }
+
+    /// Notes that `len` sequence numbers were used.
+    fn sent(&mut self, r: &Router, len: u32) {
+        if !self.in_flight() {
+            self.stalled_since = r.now;
+            self.resend_at = Time::NEVER;
+        }
+        self.snd_nxt = self.snd_nxt + len;
+        if self.resend_at == Time::NEVER {
+            self.resend_at = r.now + self.rtt.rto(self.backoff);
+        }
+    }
+
+    /// Most bytes of data in one frame: whole segments, as many as an IP packet holds if the link cuts them.
+    fn largest_payload(&self, r: &Router) -> u32 {
+        let mss = u32::from(self.mss);
+        let link = r.route(self.tuple.src.addr).unwrap_or(LinkId(0));
+        if !r.links.get(usize::from(link.0)).is_some_and(|l| l.info.tso) {
+            return mss;
+        }
+        let headers = if self.tuple.src.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN } + HEADER_LEN;
+        let room = 65_535 - headers as u32;
+        (room / mss * mss).max(mss)
+    }
+
+    /// Sends again from the first byte that the guest lacks, one frame.
+    pub(super) fn resend<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        self.timing = None;
+        let end = if self.events.has(Events::FIN_SENT) { self.fin_seq } else { self.snd_nxt };
+        let data = if end.after(self.snd_una) { end.minus(self.snd_una) } else { 0 };
+        let len = data.min(self.largest_payload(cx.r)).min(self.snd_wnd.max(1));
+        if len > 0 {
+            let Ok(Peek::Data(body)) = cx.edge.tcp_peek(self.sock, self.offset(self.snd_una), len) else { return };
+            if self.send_data(cx, self.snd_una, body, Flags::PSH).is_err() {
+                return;
+            }
+        }
+        if len == data && self.events.has(Events::FIN_SENT) {
+            // A link that is full now is not for the second of two frames: the deadline brings it back.
+            let _ = self.emit(cx, self.fin_seq, self.rcv_nxt, Flags::FIN | Flags::ACK, &[], Payload::EMPTY);
+        }
+    }
+
+    /// A data segment, or super-segment.
+    fn send_data<E: Edge>(&mut self, cx: &mut Cx<'_, E>, seq: Seq, body: Payload, push: Flags) -> Result<(), DropReason> {
+        self.emit(cx, seq, self.rcv_nxt, Flags::ACK | push, &[], body)
+    }
+
+    /// A segment that asks for an acknowledgement without carrying data.
+    pub(super) fn probe<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        // Sent again later if the link is full: a probe has its deadline.
+        let _ = self.emit(cx, self.snd_una - 1, self.rcv_nxt, Flags::ACK, &[], Payload::EMPTY);
+    }
+
+    /// Acknowledges what the guest sent, now or later: at once what is much or out of order; what is little together
+    /// with the answer, or when the peer has acknowledged it.
+    fn acknowledge<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        let owed = self.rcv_nxt.minus(self.rcv_acked);
+        let much = owed >= ACK_BYTES.min(2 * u32::from(self.mss)) || self.rcv_segments >= ACK_SEGMENTS;
+        if self.events.has(Events::ACK_NOW) || owed > 0 && much || self.window_should_open(cx) {
+            self.send_ack(cx, self.rcv_nxt);
+        } else if owed > 0 && self.ack_at == Time::NEVER {
+            self.ack_at = cx.r.now + ACK_DELAY;
+        }
+    }
+
+    /// The wait for an answer is over: acknowledges what the peer has acknowledged.
+    pub(super) fn acknowledge_as_peer<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        if self.rcv_acked == self.rcv_nxt {
+            return;
+        }
+        let space = cx.edge.tcp_space(self.sock);
+        self.space = space.free;
+        let waiting = if self.events.has(Events::FIN_FROM_GUEST) { 0 } else { space.unacked + self.held() };
+        let upto = (self.rcv_nxt - waiting).max(self.rcv_acked);
+        if upto != self.rcv_acked {
+            self.send_ack(cx, upto);
+            self.ack_backoff = 0;
+        }
+        if self.rcv_acked != self.rcv_nxt {
+            self.ack_at = cx.r.now + (ACK_DELAY * (1 << self.ack_backoff.min(6))).min(ACK_POLL_MAX);
+            self.ack_backoff += 1;
+        }
+    }
+
+    /// A pure acknowledgement.
+    fn send_ack<E: Edge>(&mut self, cx: &mut Cx<'_, E>, ack: Seq) {
+        if self.space < SPACE_LOW {
+            self.space = cx.edge.tcp_space(self.sock).free;
+        }
+        if self.emit(cx, self.snd_nxt, ack, Flags::ACK, &[], Payload::EMPTY).is_err() {
+            self.events.add(Events::ACK_NOW);
+        }
+    }
+
+    /// Our SYN to the guest.
+    pub(super) fn send_syn<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        self.rcv_scale = WINDOW_SCALE;
+        self.handshake(cx, Flags::SYN);
+    }
+
+    /// Our SYN-ACK.
+    pub(super) fn send_syn_ack<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        self.handshake(cx, Flags::SYN | Flags::ACK);
+    }
+
+    fn handshake<E: Edge>(&mut self, cx: &mut Cx<'_, E>, flags: Flags) {
+        let headers = if self.tuple.src.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN } + HEADER_LEN;
+        let link = cx.r.route(self.tuple.src.addr).unwrap_or(LinkId(0));
+        let mtu = cx.r.links.get(usize::from(link.0)).map_or(1280, |l| l.info.mtu);
+        let mss = mtu.saturating_sub(headers as u16).to_be_bytes();
+        // Kind, length and value of MSS; then a no-operation and the window scale.
+        let options = [2, 4, mss[0], mss[1], 1, 3, 3, self.rcv_scale];
+        let options = if self.rcv_scale > 0 { &options[..] } else { &options[..4] };
+        let first = !self.events.has(Events::SYN_SENT);
+        let iss = if first { self.snd_nxt } else { self.snd_una };
+        let now = cx.r.now;
+        if first {
+            self.events.add(Events::SYN_SENT);
+            self.snd_nxt = iss + 1;
+            self.timing = Some((self.snd_nxt, now));
+        } else {
+            self.timing = None;
+        }
+        // Not taken by the link is like lost on it: the deadline repeats it.
+        let _ = self.emit(cx, iss, self.rcv_nxt, flags, options, Payload::EMPTY);
+        self.resend_at = now + self.rtt.rto(self.backoff);
+    }
+
+    /// RST to the guest, as the answer to whatever state it is in.
+    pub(super) fn send_reset<E: Edge>(&self, r: &mut Router, edge: &mut E) {
+        send_bare(r, edge, self.tuple.reversed(), self.snd_nxt, self.rcv_nxt, Flags::RST | Flags::ACK);
+    }
+
+    /// Builds and sends a segment.
+    fn emit<E: Edge>(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        seq: Seq,
+        ack: Seq,
+        flags: Flags,
+        options: &[u8],
+        body: Payload,
+    ) -> Result<(), DropReason> {
+        let window = self.offer_window(cx, ack, flags.has(Flags::SYN));
+        let tuple = self.tuple.reversed();
+        let header_len = HEADER_LEN + options.len();
+        let mut l4 = [0; HEADER_LEN + 8];
+        Header {
+            src_port: tuple.src.port,
+            dst_port: tuple.dst.port,
+            seq,
+            ack: if flags.has(Flags::ACK) { ack } else { Seq(0) },
+            header_len: header_len as u8,
+            flags,
+            window,
+            checksum: 0,
+            urgent: 0,
+        }
+        .emit(&mut l4);
+        l4[HEADER_LEN..header_len].copy_from_slice(options);
+        let out = Outgoing {
+            input: Some(Iface::Host0),
+            tuple,
+            hop_limit: 64,
+            tos: 0,
+            dont_fragment: true,
+            l4: &l4[..header_len],
+            body,
+            keep_body: false,
+            gso: (body.len > u32::from(self.mss)).then_some(self.mss),
+        };
+        if let Err(why) = cx.r.send(cx.edge, &out) {
+            self.events.add(Events::LINK_FULL);
+            self.resend_at = self.resend_at.min(cx.r.now + LINK_RETRY);
+            return Err(why);
+        }
+        if flags.has(Flags::ACK) {
+            self.rcv_acked = ack;
+            self.rcv_segments = 0;
+            self.ack_at = Time::NEVER;
+            self.events.clear(Events::ACK_NOW);
+        }
+        Ok(())
+    }
+
+    /// The window field for a segment that acknowledges `ack`: what the socket takes and what may be held. The right
+    /// edge never moves back (RFC 9293 section 3.8.6.2.2 wants it to move in steps worth a segment).
+    fn offer_window<E: Edge>(&mut self, cx: &mut Cx<'_, E>, ack: Seq, syn: bool) -> u16 {
+        if syn {
+            let window = self.hold_room(cx.shared).min(65_535);
+            self.rcv_edge = self.rcv_nxt + window;
+            return window as u16;
+        }
+        if self.space < SPACE_LOW / 8 {
+            self.space = cx.edge.tcp_space(self.sock).free;
+        }
+        let edge = self.rcv_nxt + self.room(cx);
+        if edge.after(self.rcv_edge) && edge.minus(self.rcv_edge) >= ACK_BYTES.min(u32::from(self.mss)) {
+            self.rcv_edge = edge;
+        }
+        let offered = self.rcv_edge.max(ack).minus(ack);
+        let field = offered.div_ceil(1 << self.rcv_scale).min(65_535);
+        self.rcv_edge = self.rcv_edge.max(ack + (field << self.rcv_scale));
+        field as u16
+    }
+
+    /// What may be offered beyond `rcv_nxt`.
+    fn room<E: Edge>(&self, cx: &Cx<'_, E>) -> u32 {
+        self.space.saturating_add(self.hold_room(cx.shared)).min(65_535 << self.rcv_scale)
+    }
+
+    /// Whether the guest ought to hear that its window grew: it stands nearly still, and much more can be offered.
+    fn window_should_open<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> bool {
+        let left = self.rcv_edge.minus(self.rcv_nxt);
+        if left >= 64 << 10 || left >= self.room(cx) / 2 {
+            return false;
+        }
+        self.room(cx) >= left + 2 * u32::from(self.mss)
+    }
+}
