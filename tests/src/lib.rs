@@ -6,6 +6,7 @@
 //!   events, resets that cut into queued data), whose peers are puppets of the test.
 //! - [`wire`]: frames built and taken apart by code that shares nothing with the stack's own, so that a mistake in either shows.
 //! - [`TcpGuest`]: a guest's TCP, segment by segment, for packet-trace tests.
+//! - [`lab`]: network namespaces for suites with real programs and the kernel, through the `hibernet` command.
 //! - [`stream`]: streams of which every byte tells where it belongs.
 //!
 //! A misuse of the edge by the stack (a closed socket used, a payload leaked, a capability used that the link has not)
@@ -13,6 +14,7 @@
 
 mod edge;
 pub mod host;
+pub mod lab;
 mod link;
 mod payload;
 mod rand;

@@ -1,0 +1,17 @@
+# Backends "hibernet" (TAP link) and "hibernet_packet" (veth and packet socket) for the data-path benchmark; see README.md here.
+# The contract of these functions is at the top of the benchmark's backends.sh.
+
+HIBERNET=${HIBERNET:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/target/release/hibernet}
+
+hibernet_attach() { # OPTIONS...
+  [ -x "$HIBERNET" ] || { echo "$HIBERNET is missing: cargo build --release -p hibernet" >&2; return 77; }
+  bg_host hibernet "$HIBERNET" attach --netns "/run/netns/$NS_SBX" --ifname eth0 --mtu "$MTU" --address $SBX_IP/24 \
+    --gateway $GW_IP --no-ipv6 -p "$FWD_FIRST-$FWD_LAST:$FWD_FIRST" "$@"
+  BACKEND_PIDS=$BG_PID
+  wait_for in_ns "$NS_SBX" sh -c 'ip -4 addr show dev eth0 | grep -q inet && ip route | grep -q default' || return 1
+  # Supervisor and worker.
+  BACKEND_PIDS="$BG_PID $(cat "/proc/$BG_PID/task/$BG_PID/children")"
+  ns_sandbox
+}
+start_backend_hibernet() { hibernet_attach --link tap; }
+start_backend_hibernet_packet() { hibernet_attach --link packet; }
