@@ -200,7 +200,7 @@ impl Stack {
             }
         };
         self.router.check(Hook::PostRouting, &hook)?;
-        self.translator.to_host(&mut self.router, p, to, edge)
+        self.translator.forward(&mut self.router, p, to, edge)
     }
 
     /// A packet for one of our own addresses.
@@ -211,14 +211,14 @@ impl Stack {
         match p.l4 {
             // TCP to our DNS address goes on to the resolver itself.
             L4::Tcp(..) if tuple.dst.port == 53 && self.router.is_dns(p.ip.dst) => match self.router.cfg.resolvers.first() {
-                Some(&resolver) => self.translator.to_host(&mut self.router, p, resolver, edge),
+                Some(&resolver) => self.translator.forward(&mut self.router, p, resolver, edge),
                 None => self.translator.refuse_tcp(&mut self.router, p, edge),
             },
             // Answers of the guest to clients that appear under our address.
-            L4::Tcp(..) if self.translator.knows(&tuple) => self.translator.to_host(&mut self.router, p, p.ip.dst, edge),
-            L4::Udp(_) if self.translator.knows(&tuple) => self.translator.to_host(&mut self.router, p, p.ip.dst, edge),
+            L4::Tcp(..) if self.translator.knows(&tuple) => self.translator.forward(&mut self.router, p, p.ip.dst, edge),
+            L4::Udp(_) if self.translator.knows(&tuple) => self.translator.forward(&mut self.router, p, p.ip.dst, edge),
             L4::Tcp(..) | L4::Udp(_) if loopback.is_some() => {
-                self.translator.to_host(&mut self.router, p, loopback.unwrap_or(p.ip.dst), edge)
+                self.translator.forward(&mut self.router, p, loopback.unwrap_or(p.ip.dst), edge)
             }
             L4::Tcp(..) => self.translator.refuse_tcp(&mut self.router, p, edge),
             _ => {

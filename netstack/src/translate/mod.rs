@@ -45,7 +45,7 @@ impl Translator {
     }
 
     /// A packet from the guest that leaves through `host0` to the host-side address `to`.
-    pub(crate) fn to_host<E: Edge>(
+    pub(crate) fn forward<E: Edge>(
         &mut self,
         r: &mut Router,
         p: &Packet<'_>,
@@ -53,9 +53,9 @@ impl Translator {
         edge: &mut E,
     ) -> Result<(), DropReason> {
         match p.l4 {
-            L4::Tcp(..) => self.tcp.to_host(r, p, to, edge),
-            L4::Udp(_) => self.udp.to_host(r, p, to, edge),
-            L4::Icmp(_) | L4::Icmpv6(_) => self.icmp.to_host(r, p, to, edge),
+            L4::Tcp(..) => self.tcp.forward(r, p, to, edge),
+            L4::Udp(_) => self.udp.forward(r, p, to, edge),
+            L4::Icmp(_) | L4::Icmpv6(_) => self.icmp.forward(r, p, to, edge),
             L4::Other => {
                 r.icmp_error(edge, p, IcmpError::ProtocolUnreachable);
                 Err(DropReason::UnknownProtocol)

@@ -68,7 +68,7 @@ impl Icmp {
     }
 
     /// An ICMP message of the guest's, for `to` on the host's side.
-    pub(crate) fn to_host<E: Edge>(
+    pub(crate) fn forward<E: Edge>(
         &mut self,
         r: &mut Router,
         p: &Packet<'_>,

@@ -30,9 +30,10 @@ impl Flow {
     /// The host's connect came to an end.
     fn connect_ended<E: Edge>(&mut self, cx: &mut Cx<'_, E>, ready: Ready) -> Fate {
         if (ready.error || ready.peer_closed)
-            && let Some(e) = cx.edge.take_error(self.sock) {
-                return Fate::ConnectFailed(e);
-            }
+            && let Some(e) = cx.edge.take_error(self.sock)
+        {
+            return Fate::ConnectFailed(e);
+        }
         if ready.readable || ready.peer_closed {
             self.events.add(Events::READABLE);
         }

@@ -18,8 +18,6 @@ impl Isn {
     /// The number for a connection that starts now. The clock ticks every 256 ns and so wraps after 18 minutes: numbers
     /// of successive connections of one tuple go up, as RFC 9293 section 3.4.1 wants.
     pub(super) fn generate(&self, tuple: &Tuple, now: Time) -> Seq {
-        
-        
-        Seq((self.0.hash_one(&tuple) as u32).wrapping_add((now.as_nanos() / 256) as u32))
+        Seq((self.0.hash_one(tuple) as u32).wrapping_add((now.as_nanos() / 256) as u32))
     }
 }

@@ -109,7 +109,7 @@ impl Tcp {
     }
 
     /// A segment from the guest; a new flow leads to the host-side address `to`.
-    pub(crate) fn to_host<E: Edge>(
+    pub(crate) fn forward<E: Edge>(
         &mut self,
         r: &mut Router,
         p: &Packet<'_>,

@@ -115,7 +115,7 @@ impl Udp {
     }
 
     /// A datagram of the guest's, for `to` on the host's side unless it belongs to a flow already.
-    pub(crate) fn to_host<E: Edge>(
+    pub(crate) fn forward<E: Edge>(
         &mut self,
         r: &mut Router,
         p: &Packet<'_>,
