@@ -1,6 +1,7 @@
 //! The services on the stack's own addresses: ARP, neighbour discovery, echo, DHCP, DNS.
 
 mod arp;
+mod dhcp4;
 mod dns;
 mod echo;
 mod ndp;
@@ -69,6 +70,7 @@ impl Gateway {
             let payload = p.payload.slice(at, step);
             let done = match h.dst_port {
                 dns::PORT if r.is_dns(p.ip.dst) => self.dns.input(r, p, payload, edge),
+                dhcp4::PORT if p.ip.dst.is_ipv4() => dhcp4::input(r, p, payload, edge),
                 _ => return no_service(r, p, IcmpError::PortUnreachable, DropReason::NoService, edge),
             };
             if let Err(why) = done {

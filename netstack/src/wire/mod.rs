@@ -5,6 +5,7 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod dhcp4;
 pub mod dns;
 pub mod ethernet;
 pub mod icmp;
