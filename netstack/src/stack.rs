@@ -32,7 +32,7 @@ impl Stack {
         let mut rng = Rng::new(seed);
         let translator = Translator::new(&cfg.limits, &mut rng);
         let gateway = Gateway::new(&cfg);
-        let reassembly = Reassembly::new(&cfg.limits);
+        let reassembly = Reassembly::new(&cfg.limits, &mut rng);
         Stack { router: Router::new(cfg, rng), gateway, reassembly, translator }
     }
 
