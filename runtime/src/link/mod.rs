@@ -1,7 +1,12 @@
 //! Links to guests: everything that carries Ethernet frames.
 
+pub mod socket;
+pub mod tap;
+pub mod vnet;
+
 use crate::edge::Slots;
 use hibernet_netstack::edge::{Gso, LinkInfo, Payload, RxChecksum, TxError, TxFrame};
+use hibernet_netstack::wire::ethernet;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -147,8 +152,8 @@ pub trait Link: Send {
     /// What the kernel refuses later is counted as dropped.
     fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError>;
 
-    /// Sends what was gathered.
-    fn flush(&mut self, slots: &mut Slots);
+    /// Sends what was gathered. [`LinkError::Closed`] if the link was found to be gone, which the descriptor may then not tell any more.
+    fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError>;
 
     /// Ends the link: nothing is received or sent any more, and the descriptor may be removed from the event loop. Slots of
     /// gathered frames are given back.
@@ -156,4 +161,67 @@ pub trait Link: Send {
 
     /// Counters.
     fn stats(&self) -> LinkStats;
+}
+
+/// Longest frame: an IP packet of 65,535 bytes behind its Ethernet header.
+const MAX_FRAME: usize = ethernet::HEADER_LEN + 65_535;
+
+impl LinkStats {
+    /// Counts a frame received.
+    fn received(&mut self, len: usize) {
+        self.rx_frames += 1;
+        self.rx_bytes += len as u64;
+    }
+
+    /// Counts a frame sent.
+    fn sent(&mut self, len: usize) {
+        self.tx_frames += 1;
+        self.tx_bytes += len as u64;
+    }
+
+    /// Counts a frame not sent.
+    fn refused(&mut self, why: TxError) -> TxError {
+        match why {
+            TxError::Full => self.tx_full += 1,
+            TxError::Down => self.tx_down += 1,
+            TxError::TooBig => self.tx_too_big += 1,
+        }
+        why
+    }
+
+    /// Counts a frame that the kernel refused.
+    fn failed(&mut self, e: &io::Error) -> TxError {
+        match e.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => self.refused(TxError::Full),
+            Some(
+                libc::EIO
+                | libc::EBADFD
+                | libc::ENETDOWN
+                | libc::ENODEV
+                | libc::ENXIO
+                | libc::EPIPE
+                | libc::ECONNREFUSED
+                | libc::ECONNRESET
+                | libc::ENOTCONN,
+            ) => self.refused(TxError::Down),
+            Some(libc::EMSGSIZE) => self.refused(TxError::TooBig),
+            _ => {
+                self.tx_errors += 1;
+                TxError::TooBig
+            }
+        }
+    }
+}
+
+/// Refuses what a link with these capabilities does not carry.
+fn check_size(info: &LinkInfo, frame: &TxFrame<'_>) -> Result<(), TxError> {
+    let most = if frame.gso.is_some() { MAX_FRAME } else { ethernet::HEADER_LEN + usize::from(info.mtu) };
+    if frame.head.len() + frame.body.len() > most { Err(TxError::TooBig) } else { Ok(()) }
+}
+
+/// Gives the body's slot back unless its sender keeps it.
+fn release(slots: &mut Slots, frame: &TxFrame<'_>) {
+    if !frame.keep_body {
+        slots.give(frame.body.slot);
+    }
 }

@@ -7,6 +7,7 @@ pub mod addr;
 pub mod cmsg;
 pub mod datagram;
 pub mod errqueue;
+pub mod event;
 pub mod interface;
 pub mod mmap;
 pub mod mmsg;
@@ -16,6 +17,7 @@ pub mod random;
 pub mod rlimit;
 pub mod socket;
 pub mod stream;
+pub mod system;
 pub mod tcp;
 pub mod tun;
 
