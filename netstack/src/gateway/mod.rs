@@ -2,6 +2,7 @@
 
 mod arp;
 mod dhcp4;
+mod dhcp6;
 mod dns;
 mod echo;
 mod ndp;
@@ -71,6 +72,7 @@ impl Gateway {
             let done = match h.dst_port {
                 dns::PORT if r.is_dns(p.ip.dst) => self.dns.input(r, p, payload, edge),
                 dhcp4::PORT if p.ip.dst.is_ipv4() => dhcp4::input(r, p, payload, edge),
+                dhcp6::PORT if dhcp6::listens(r, p.ip.dst) => dhcp6::input(r, p, payload, edge),
                 _ => return no_service(r, p, IcmpError::PortUnreachable, DropReason::NoService, edge),
             };
             if let Err(why) = done {

@@ -206,7 +206,7 @@ pub(super) fn put_message(b: &mut [u8], ty: u8, word: u32, rest: impl FnOnce(&mu
 }
 
 /// The first `len` bits of an address.
-fn prefix_of(a: Ipv6Addr, len: u8) -> Ipv6Addr {
+pub(super) fn prefix_of(a: Ipv6Addr, len: u8) -> Ipv6Addr {
     Ipv6Addr::from_bits(a.to_bits() & !u128::MAX.checked_shr(len.into()).unwrap_or(0))
 }
 
