@@ -329,24 +329,27 @@ impl TcpGuest {
     pub fn read(&mut self, w: &mut World, len: usize, limit: Duration) -> Vec<u8> {
         let mut got = Vec::new();
         let done = w.run_until(limit, |w| {
-            let before = got.len();
-            while got.len() < len {
-                let Some(s) = self.next(w) else { break };
-                assert_eq!(s.flags & (SYN | RST), 0, "after {} bytes: {s:?}", got.len());
-                let skip = self.rcv_nxt.wrapping_sub(s.seq);
-                if skip < s.data.len() as u32 {
-                    let new = &s.data[skip as usize..];
-                    got.extend_from_slice(new);
-                    self.rcv_nxt = self.rcv_nxt.wrapping_add(new.len() as u32);
+            loop {
+                let before = got.len();
+                while got.len() < len {
+                    let Some(s) = self.next(w) else { break };
+                    assert_eq!(s.flags & (SYN | RST), 0, "after {} bytes: {s:?}", got.len());
+                    let skip = self.rcv_nxt.wrapping_sub(s.seq);
+                    if skip < s.data.len() as u32 {
+                        let new = &s.data[skip as usize..];
+                        got.extend_from_slice(new);
+                        self.rcv_nxt = self.rcv_nxt.wrapping_add(new.len() as u32);
+                    }
+                    if s.flags & FIN != 0 && got.len() >= len {
+                        let fin = TcpSegment { data: Vec::new(), seq: self.rcv_nxt, ..s };
+                        let frame = self.mirrored(w, &fin);
+                        w.inbox.push_front((w.now(), frame));
+                        break;
+                    }
                 }
-                if s.flags & FIN != 0 && got.len() >= len {
-                    let fin = TcpSegment { data: Vec::new(), seq: self.rcv_nxt, ..s };
-                    let frame = self.mirrored(w, &fin);
-                    w.inbox.push_front((w.now(), frame));
+                if got.len() == before {
                     break;
                 }
-            }
-            if got.len() > before {
                 self.ack(w);
             }
             got.len() >= len

@@ -15,8 +15,8 @@ use crate::wire::{ipv4, ipv6};
 pub(super) const IDLE: core::time::Duration = core::time::Duration::from_secs(7200);
 /// After so many retransmissions without an answer the guest counts as away.
 const AWAY: u8 = 3;
-/// Room beyond the hold limit for what rounding the window up may have promised.
-const ROUNDING: u32 = 256;
+/// What rounding the window up may have promised beyond its edge.
+const ROUNDING: u32 = (1 << WINDOW_SCALE) - 1;
 
 impl Flow {
     /// A segment from the guest. What it makes necessary is sent when the flow is settled.
@@ -241,7 +241,8 @@ impl Flow {
             payload = payload.slice(old as usize, payload.len());
             seq = self.rcv_nxt;
         }
-        let room = if self.rcv_edge.after(seq) { self.rcv_edge.minus(seq) } else { 0 };
+        let edge = self.rcv_edge + ROUNDING;
+        let room = if edge.after(seq) { edge.minus(seq) } else { 0 };
         if payload.len > room {
             self.events.add(Events::ACK_NOW);
             if room == 0 {
@@ -299,6 +300,10 @@ impl Flow {
     /// Takes over in-order bytes: to the host socket, and what it does not take into the hold. Returns how many were taken.
     fn deliver<E: Edge>(&mut self, cx: &mut Cx<'_, E>, payload: Payload) -> u32 {
         let mut sent = 0;
+        if self.held() > 0 && payload.len > self.hold_room(cx.shared) {
+            // The window counts on the room in the socket too.
+            self.send_held(cx);
+        }
         if self.held() == 0 && !payload.is_empty() {
             match cx.edge.tcp_send(self.sock, payload) {
                 Ok(n) => sent = n as u32,

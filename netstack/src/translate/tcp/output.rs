@@ -25,6 +25,8 @@ const CONSUME_AT: u32 = 4096;
 const FRAMES_PER_TURN: u32 = 32;
 /// With less room than this known in the socket, it is asked again before a window is offered.
 const SPACE_LOW: u32 = 256 << 10;
+/// A guest that may send less than this hears at once when it may send much more.
+const WINDOW_LOW: u32 = 32 << 10;
 /// How long to wait when the link takes no more frames.
 const LINK_RETRY: Duration = Duration::from_millis(5);
 
@@ -317,9 +319,9 @@ impl Flow {
             self.rcv_edge = edge;
         }
         let offered = self.rcv_edge.max(ack).minus(ack);
-        let field = offered.div_ceil(1 << self.rcv_scale).min(65_535);
-        self.rcv_edge = self.rcv_edge.max(ack + (field << self.rcv_scale));
-        field as u16
+        // Rounded up, so that the edge does not creep back as the acknowledgement moves (RFC 7323 section 2.4); what that
+        // adds is taken too.
+        offered.div_ceil(1 << self.rcv_scale).min(65_535) as u16
     }
 
     /// What may be offered beyond `rcv_nxt`.
@@ -330,7 +332,7 @@ impl Flow {
     /// Whether the guest ought to hear that its window grew: it stands nearly still, and much more can be offered.
     fn window_should_open<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> bool {
         let left = self.rcv_edge.minus(self.rcv_nxt);
-        if left >= 64 << 10 || left >= self.room(cx) / 2 {
+        if left >= WINDOW_LOW || left >= self.room(cx) / 2 {
             return false;
         }
         self.room(cx) >= left + 2 * u32::from(self.mss)
