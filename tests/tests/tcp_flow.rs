@@ -196,3 +196,46 @@ fn a_guest_that_is_away_for_four_minutes_loses_nothing() {
     assert!(g.read(&mut w, data.len(), LIMIT) == data);
     assert!(w.now().since(before) < Duration::from_secs(2), "{:?}", w.now().since(before));
 }
+
+#[test]
+fn a_process_that_was_stopped_for_an_hour_does_not_blame_the_guest() {
+    let mut w = World::new(Config::default());
+    let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+    let mut idle = TcpGuest::connect(&mut w, 40_001, remote());
+    let sock = w.edge.host.tcp_sockets()[0];
+    w.edge.host.peer(sock).send(b"in flight");
+    w.settle();
+    w.inbox.clear();
+    w.freeze(Duration::from_secs(3 * 3600));
+    assert_eq!(g.read(&mut w, 9, LIMIT), b"in flight");
+    idle.drain(&mut w);
+    idle.send(&mut w, b"still here");
+    w.run(LIMIT);
+    idle.expect_ack(&mut w);
+}
+
+#[test]
+fn a_guest_that_vanished_is_given_up_after_a_quarter_of_an_hour() {
+    let mut w = World::new(Config::default());
+    TcpGuest::connect(&mut w, 40_000, remote());
+    let sock = w.edge.host.last();
+    w.edge.host.peer(sock).send(b"anybody there?");
+    w.run(Duration::from_secs(15 * 60 - 1));
+    assert_eq!(w.stack.flow_counts().0, 1);
+    w.run(Duration::from_secs(10 * 60));
+    w.assert_clean();
+}
+
+#[test]
+fn an_idle_guest_that_vanished_is_found_by_keep_alives() {
+    let mut w = World::new(Config::default());
+    let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+    w.run(Duration::from_secs(7300));
+    let probe = g.expect(&mut w);
+    assert_eq!((probe.seq, probe.data.len()), (g.rcv_nxt.wrapping_sub(1), 0));
+    g.ack(&mut w);
+    w.run(Duration::from_secs(7100));
+    assert_eq!(w.stack.flow_counts().0, 1, "it answered");
+    w.run(Duration::from_secs(1000));
+    w.assert_clean();
+}

@@ -2,7 +2,7 @@
 
 use super::flow::{Events, Flow};
 use super::{Cx, Fate, Shared};
-use crate::edge::{Edge, Ready, SockError};
+use crate::edge::{Edge, Ready};
 use crate::time::Time;
 
 impl Flow {
@@ -85,7 +85,6 @@ impl Flow {
         if due && !self.events.has(Events::RESET_BY_HOST) {
             match cx.edge.tcp_shutdown(self.sock) {
                 Ok(()) => self.events.add(Events::FIN_TO_HOST),
-                Err(SockError::NoResources) => {}
                 Err(_) => self.reset_by_host(cx),
             }
         }

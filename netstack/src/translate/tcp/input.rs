@@ -184,8 +184,10 @@ impl Flow {
             if !self.in_flight() {
                 // An answer to a probe of a closed window: the guest lives, so the wait is as long as it likes.
                 self.stalled_since = now;
-                if opened {
+                if self.snd_wnd > 0 {
                     self.backoff = 0;
+                }
+                if opened {
                     self.resend_at = Time::NEVER;
                 }
             } else if self.backoff >= AWAY {

@@ -9,11 +9,13 @@ use core::time::Duration;
 
 /// A guest that acknowledges nothing for so long is gone. Less would lose the connections of a guest that was paused.
 const GUEST_GONE: Duration = Duration::from_secs(15 * 60);
+/// But only if it was asked so often: while we are stopped ourselves, time passes too.
+const GUEST_ASKED: u8 = 15;
 /// A handshake with the guest that gets no answer is repeated so often: 1 + 2 + 4 + 8 + 16 + 32 seconds.
 const HANDSHAKE_RETRIES: u8 = 5;
 /// Interval and number of keep-alive probes (Linux's tcp_keepalive_intvl and tcp_keepalive_probes).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
-const KEEPALIVE_PROBES: u32 = 9;
+const KEEPALIVE_PROBES: u8 = 9;
 
 impl Flow {
     /// Does what is due.
@@ -56,7 +58,7 @@ impl Flow {
             }
             return Fate::Keep;
         }
-        if now.since(self.stalled_since) >= GUEST_GONE && now.since(self.heard) >= GUEST_GONE {
+        if self.backoff >= GUEST_ASKED && now.since(self.stalled_since) >= GUEST_GONE && now.since(self.heard) >= GUEST_GONE {
             return Fate::ResetBoth;
         }
         if self.in_flight() {
@@ -86,10 +88,14 @@ impl Flow {
             self.alive_at = self.heard + IDLE;
             return Fate::Keep;
         }
-        if silent >= IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES {
-            return Fate::ResetBoth;
+        // What is in flight has its own deadline.
+        if !self.in_flight() {
+            if self.backoff >= KEEPALIVE_PROBES {
+                return Fate::ResetBoth;
+            }
+            self.backoff += 1;
+            self.probe(cx);
         }
-        self.probe(cx);
         self.alive_at = now + KEEPALIVE_INTERVAL;
         Fate::Keep
     }
