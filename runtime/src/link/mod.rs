@@ -117,11 +117,11 @@ link_stats! {
     rx_down,
     /// Other failures to receive.
     rx_errors,
-    /// Frames sent.
+    /// Frames that the kernel took.
     tx_frames,
     /// Bytes in them, from the Ethernet header on.
     tx_bytes,
-    /// Frames dropped because the queue was full.
+    /// Frames dropped because the queue was full. An interface may take frames and drop them itself; it counts those.
     tx_full,
     /// Frames dropped because the interface was down or gone.
     tx_down,

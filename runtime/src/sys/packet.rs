@@ -67,7 +67,6 @@ pub struct PacketSocket {
 
 /// Not in the `libc` crate: from `linux/if_packet.h`.
 const PACKET_VNET_HDR: libc::c_int = 15;
-const PACKET_QDISC_BYPASS: libc::c_int = 20;
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 const PACKET_STATISTICS: libc::c_int = 6;
 
@@ -97,7 +96,6 @@ pub fn open(name: &str) -> Result<PacketSocket, PacketError> {
     };
     option(PACKET_VNET_HDR, "PACKET_VNET_HDR")?;
     option(PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING")?;
-    option(PACKET_QDISC_BYPASS, "PACKET_QDISC_BYPASS")?;
     // Beyond the system's limit only for the privileged; others get as much as the limit allows.
     if set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
         set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER)

@@ -1,0 +1,8 @@
+//! Links against the kernel's own network stack as the guest, in network namespaces of their own.
+
+mod exercise;
+mod frames;
+mod ns;
+mod packet;
+mod tap;
+mod vmm;
