@@ -162,6 +162,16 @@ impl TcpSocket {
         self.state == State::Established
     }
 
+    /// Whether the connect has not ended.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting(_))
+    }
+
+    /// Whether the peer has ended its sending side.
+    pub fn is_peer_closed(&self) -> bool {
+        self.peer_fin
+    }
+
     /// Bytes from the peer that the stack has not consumed.
     pub fn unconsumed(&self) -> usize {
         self.rx.len()

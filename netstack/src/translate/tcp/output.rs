@@ -198,7 +198,7 @@ impl Flow {
         }
         if self.rcv_acked != self.rcv_nxt {
             self.ack_at = cx.r.now + (ACK_DELAY * (1 << self.ack_backoff.min(6))).min(ACK_POLL_MAX);
-            self.ack_backoff += 1;
+            self.ack_backoff = self.ack_backoff.saturating_add(1);
         }
     }
 
