@@ -174,8 +174,12 @@ impl Stack {
     }
 
     fn ip<E: Edge>(&mut self, p: &Packet<'_>, edge: &mut E) -> Result<(), DropReason> {
-        self.router.check_source(&p.ip)?;
-        self.router.learn(p.link, p.ip.src, p.src_mac);
+        match self.router.check_source(&p.ip) {
+            Ok(()) => self.router.learn(p.link, p.ip.src, p.src_mac),
+            // A guest that rebinds a lease of another network must hear that it is void: RFC 2131 section 4.3.2.
+            Err(DropReason::SpoofedSource) if crate::gateway::is_dhcp_broadcast(p) => {}
+            Err(why) => return Err(why),
+        }
         let mut hook = HookPacket { tuple: p.tuple(), input: Some(Iface::Link(p.link)), output: None, len: p.ip.total_len };
         self.router.check(Hook::PreRouting, &hook)?;
         if self.router.is_local(p.ip.dst) {

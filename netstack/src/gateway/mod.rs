@@ -17,7 +17,7 @@ use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::icmp::{self, IcmpError};
 use crate::wire::udp;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Hop limit of what we send, but for neighbour discovery.
 const HOP_LIMIT: u8 = 64;
@@ -97,6 +97,11 @@ impl Gateway {
     }
 }
 
+/// Whether a packet is for any DHCP server there is.
+pub(crate) fn is_dhcp_broadcast(p: &Packet<'_>) -> bool {
+    matches!(p.l4, L4::Udp(h) if h.dst_port == dhcp4::PORT) && p.ip.dst == Ipv4Addr::BROADCAST
+}
+
 /// Nobody listens. Said to who sent to one address of ours, not to who sent to many.
 fn no_service<E: Edge>(
     r: &mut Router,
@@ -113,7 +118,7 @@ fn no_service<E: Edge>(
 }
 
 /// An ICMPv6 message of our own making.
-fn icmpv6<'a>(from: core::net::Ipv6Addr, to: core::net::Ipv6Addr, hop_limit: u8, l4: &'a [u8]) -> Outgoing<'a> {
+fn icmpv6<'a>(from: Ipv6Addr, to: Ipv6Addr, hop_limit: u8, l4: &'a [u8]) -> Outgoing<'a> {
     Outgoing {
         input: None,
         tuple: Tuple { src: Endpoint::new(from.into(), 0), dst: Endpoint::new(to.into(), 0), proto: proto::ICMPV6 },
