@@ -160,10 +160,19 @@ impl Udp {
         if tuple.dst.port == 0 {
             return Err(DropReason::Malformed);
         }
-        let token = self.make_room(&[GUEST, CLIENT], edge)?;
         let remote = Endpoint::new(to, tuple.dst.port);
         let wish = (tuple.src.port != 0).then_some(tuple.src.port);
-        let sock = edge.udp_open(token, remote, wish).map_err(|e| refuse(r, p, e, edge))?;
+        let mut token = self.make_room(&[GUEST, CLIENT], edge)?;
+        let mut sock = edge.udp_open(token, remote, wish);
+        // The host may have fewer sockets than we have flows.
+        if sock == Err(SockError::NoResources)
+            && let Some(oldest) = self.unreplied[GUEST].oldest()
+        {
+            self.close(oldest, edge);
+            token = self.make_room(&[], edge)?;
+            sock = edge.udp_open(token, remote, wish);
+        }
+        let sock = sock.map_err(|e| refuse(r, p, e, edge))?;
         self.insert(r, token, tuple, remote, sock, None)
     }
 

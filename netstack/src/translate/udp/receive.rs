@@ -114,7 +114,7 @@ fn emit<E: Edge>(r: &mut Router, tuple: Tuple, d: Datagram, edge: &mut E) {
     };
     let headers = udp::HEADER_LEN + if tuple.dst.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
     let link = r.route(tuple.dst.addr).map(|l| r.links[usize::from(l.0)].info);
-    if link.is_some_and(|l| l.uso && headers + size <= usize::from(l.mtu)) && headers + len <= 65_535 {
+    if link.is_some_and(|l| l.uso && l.checksum && headers + size <= usize::from(l.mtu)) && headers + len <= 65_535 {
         if send(r, edge, tuple, hop_limit, d.payload, false, Some(size as u16)) {
             r.stats.udp_to_guest += len.div_ceil(size) as u64;
         }
