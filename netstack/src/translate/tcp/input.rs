@@ -147,6 +147,11 @@ impl Flow {
 
     /// RFC 5961 section 3.2: only an exact sequence number resets; one in the window is challenged.
     fn reset_by_guest(&mut self, h: &Header) -> Result<Fate, DropReason> {
+        if self.events.has(Events::FIN_FROM_GUEST) && self.events.has(Events::FIN_ACKED) {
+            // The guest closed in good order and has forgotten the connection: it says so when an old duplicate makes us
+            // acknowledge again. What is held still goes to the peer.
+            return Err(DropReason::TcpUnacceptable);
+        }
         if h.seq == self.rcv_nxt || h.seq == self.rcv_acked {
             return Ok(Fate::ResetHost);
         }
