@@ -180,6 +180,7 @@ impl FakeHost {
 
     pub(crate) fn udp_send(&mut self, sock: SockId, data: Vec<u8>, opts: SendOpts) -> Result<(), SockError> {
         let at = self.now;
+        self.actions += 1;
         let Kind::Udp(u) = &mut self.used(sock).kind else { panic!("{sock:?} is no UDP socket") };
         assert!(u.to.is_some() || opts.to.is_some(), "{sock:?}: a datagram without destination");
         assert_ne!(opts.segment, Some(0), "{sock:?}: segments of no bytes");
@@ -214,6 +215,7 @@ impl FakeHost {
 
     pub(crate) fn ping_send(&mut self, sock: SockId, seq: u16, data: Vec<u8>, opts: SendOpts) -> Result<(), SockError> {
         let at = self.now;
+        self.actions += 1;
         let Kind::Ping(p) = &mut self.used(sock).kind else { panic!("{sock:?} is no ping socket") };
         match p.fail_send.pop_front() {
             Some(e) => Err(e),

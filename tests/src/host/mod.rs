@@ -26,6 +26,8 @@ pub struct FakeHost {
     wake: BTreeSet<(Time, SockId2)>,
     plans: BTreeMap<Endpoint, ConnectPlan>,
     open: usize,
+    /// What the stack did to sockets so far: opened, sent, ended, closed.
+    pub actions: u64,
     /// What happens to a connect to an endpoint without a plan of its own.
     pub default_plan: ConnectPlan,
     /// More open sockets than this are refused with [`SockError::NoResources`].
@@ -198,6 +200,7 @@ impl FakeHost {
 
     pub(crate) fn add(&mut self, token: Option<Token>, kind: Kind) -> SockId {
         self.open += 1;
+        self.actions += 1;
         self.sockets.push(Socket { token, open: true, queued: false, wake: None, kind });
         SockId(self.sockets.len() as u32 - 1)
     }
@@ -217,6 +220,7 @@ impl FakeHost {
             t.close(how, now);
         }
         self.open -= 1;
+        self.actions += 1;
         self.rearm(sock);
     }
 

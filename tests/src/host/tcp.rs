@@ -429,7 +429,9 @@ impl FakeHost {
             State::Dead => return Err(SockError::Reset),
             State::Established => t.shutdown = true,
         }
-        if t.peer_fin {
+        let both = t.peer_fin;
+        self.actions += 1;
+        if both {
             self.notify(sock);
         }
         Ok(())

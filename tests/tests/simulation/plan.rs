@@ -1,0 +1,169 @@
+//! What a seed stands for.
+
+use core::net::IpAddr;
+use core::time::Duration;
+use hibernet_netstack::config::{Config, Publish};
+use hibernet_netstack::edge::LinkInfo;
+use hibernet_netstack::tuple::{Endpoint, proto};
+use hibernet_tests::wire::GUEST_MAC;
+use hibernet_tests::{Drain, SplitMix};
+
+/// First published host port, and the guest port that it leads to; the next seven follow.
+pub const PUBLISHED: (u16, u16) = (8000, 80);
+
+/// Faults of a link, in percent of frames, and its delay.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    pub loss: u64,
+    pub duplication: u64,
+    pub reordering: u64,
+    pub delay: Duration,
+}
+
+/// In which order the sides of a connection end their streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// The guest, when all its data are sent; the peer when it has seen that.
+    GuestFirst,
+    /// The other way round.
+    PeerFirst,
+    /// Each when its own data are sent.
+    Independent,
+}
+
+/// A TCP connection.
+#[derive(Clone, Debug)]
+pub struct TcpPlan {
+    pub id: u64,
+    pub inbound: bool,
+    pub guest_port: u16,
+    /// The other end: the host that the guest connects to, or the client that connects.
+    pub remote: Endpoint,
+    pub start: Duration,
+    /// Bytes from the guest, and to it.
+    pub up: u64,
+    pub down: u64,
+    pub closing: Closing,
+    pub guest_buffers: (usize, usize),
+    pub delayed_ack: bool,
+    pub connect_delay: Duration,
+    pub sndbuf: usize,
+    pub max_write: usize,
+    pub max_peek: usize,
+    pub drain: Drain,
+    /// Longest pause between actions of the programs at both ends.
+    pub pace: Duration,
+}
+
+/// A UDP exchange: the guest asks, the host echoes.
+#[derive(Clone, Debug)]
+pub struct UdpPlan {
+    pub id: u64,
+    pub guest_port: u16,
+    pub remote: Endpoint,
+    pub start: Duration,
+    pub count: u64,
+    pub size: usize,
+    /// Replies are merged by the host (GRO).
+    pub merged: bool,
+}
+
+/// A world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub config: Config,
+    pub link: LinkInfo,
+    pub faults: Faults,
+    pub tcp: Vec<TcpPlan>,
+    pub udp: Vec<UdpPlan>,
+}
+
+fn pick<T: Copy>(rng: &mut SplitMix, of: &[T]) -> T {
+    of[rng.below(of.len() as u64) as usize]
+}
+
+fn far(rng: &mut SplitMix, v6: bool) -> IpAddr {
+    let host = rng.range(1, 250) as u16;
+    if v6 { IpAddr::from([0x2600, 0x1f, 0, 0, 0, 0, 0, host]) } else { IpAddr::from([203, 0, 113, host as u8]) }
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Plan {
+        let mut rng = SplitMix::new(seed ^ 0x6869_6265_726e_6574);
+        let publish =
+            Publish { proto: proto::TCP, addr: None, host_ports: (PUBLISHED.0, PUBLISHED.0 + 7), guest_port: PUBLISHED.1 };
+        let config = Config { publish: vec![publish], ..Config::default() };
+        let offload = rng.chance(60);
+        let link = LinkInfo {
+            mtu: pick(&mut rng, &[1280, 1500, 1500, 9000, 65_520]),
+            checksum: offload,
+            tso: offload,
+            uso: offload,
+            guest_mac: rng.chance(50).then_some(hibernet_netstack::wire::Mac(GUEST_MAC)),
+        };
+        // One seed in eight has a clean link, so that UDP is counted to the last datagram and no fault hides a stall.
+        let percent = if rng.chance(12) { 0 } else { 5 };
+        let faults = Faults {
+            loss: percent,
+            duplication: percent,
+            reordering: percent,
+            delay: Duration::from_micros(pick(&mut rng, &[20, 200, 2000, 25_000])),
+        };
+        let tcp = (0..rng.range(1, 6)).map(|n| TcpPlan::new(&mut rng, n)).collect();
+        let udp = (0..rng.below(3)).map(|n| UdpPlan::new(&mut rng, n, link.mtu)).collect();
+        Plan { config, link, faults, tcp, udp }
+    }
+}
+
+impl TcpPlan {
+    fn new(rng: &mut SplitMix, n: u64) -> TcpPlan {
+        let v6 = rng.chance(50);
+        let inbound = rng.chance(40);
+        let amount = |rng: &mut SplitMix| match rng.below(6) {
+            0 => 0,
+            1 => rng.range(1, 100),
+            2 | 3 => rng.range(100, 10_000),
+            _ => rng.range(10_000, 120_000),
+        };
+        let size = |rng: &mut SplitMix| pick(rng, &[600, 2000, 8192, 65_535, 200_000]);
+        let port = if inbound { PUBLISHED.1 + n as u16 } else { rng.range(20_000, 29_000) as u16 + n as u16 * 1000 };
+        let drain = match rng.below(4) {
+            0 => Drain { bytes: rng.range(500, 5000) as usize, every: Duration::from_millis(rng.range(1, 10)) },
+            _ => Drain { bytes: usize::MAX, every: Duration::from_micros(rng.below(2000)) },
+        };
+        TcpPlan {
+            id: rng.u64(),
+            inbound,
+            guest_port: port,
+            remote: Endpoint::new(far(rng, v6), rng.range(1, 60_000) as u16),
+            start: Duration::from_millis(rng.below(100)),
+            up: amount(rng),
+            down: amount(rng),
+            closing: pick(rng, &[Closing::GuestFirst, Closing::PeerFirst, Closing::Independent]),
+            guest_buffers: (size(rng), size(rng)),
+            delayed_ack: rng.chance(70),
+            connect_delay: Duration::from_millis(pick(rng, &[0, 0, 5, 80])),
+            sndbuf: pick(rng, &[2000, 16_384, 262_144]),
+            max_write: pick(rng, &[usize::MAX, usize::MAX, 4096, 700]),
+            max_peek: pick(rng, &[usize::MAX, usize::MAX, 3000]),
+            drain,
+            pace: Duration::from_millis(pick(rng, &[0, 1, 10])),
+        }
+    }
+}
+
+impl UdpPlan {
+    fn new(rng: &mut SplitMix, n: u64, mtu: u16) -> UdpPlan {
+        let v6 = rng.chance(50);
+        let most = u64::from(mtu) - 48;
+        UdpPlan {
+            id: rng.u64(),
+            guest_port: 5000 + n as u16,
+            remote: Endpoint::new(far(rng, v6), rng.range(1, 60_000) as u16),
+            start: Duration::from_millis(rng.below(100)),
+            count: rng.range(1, 40),
+            size: rng.range(16, most.min(8000)) as usize,
+            merged: rng.chance(40),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The run of one seed.
+
+use crate::guest::Guest;
+use crate::net::{Frame, Wire};
+use crate::plan::Plan;
+use crate::tcp_flow::TcpFlow;
+use crate::udp_flow::{UdpFlow, label};
+use core::net::IpAddr;
+use core::time::Duration;
+use hibernet_netstack::Time;
+use hibernet_netstack::edge::RxChecksum;
+use hibernet_tests::wire::{self, L4, Net};
+use hibernet_tests::{SplitMix, World};
+
+/// How long everything may take, in virtual time.
+const LIMIT: Duration = Duration::from_secs(1800);
+/// And in turns of the loop.
+const TURNS: u64 = 3_000_000;
+/// Until the last UDP flow must have expired.
+const LINGER: Duration = Duration::from_secs(600);
+
+/// What was done, to be sure that something was.
+#[derive(Debug, Default)]
+pub struct Done {
+    seeds: u64,
+    tcp_flows: u64,
+    tcp_bytes: u64,
+    udp_datagrams: u64,
+    frames: u64,
+    lost: u64,
+    rto: u64,
+    fast_retransmit: u64,
+    window_probes: u64,
+    out_of_order: u64,
+    virtual_seconds: u64,
+}
+
+impl Done {
+    pub fn add(&mut self, o: &Done) {
+        self.seeds += o.seeds;
+        self.tcp_flows += o.tcp_flows;
+        self.tcp_bytes += o.tcp_bytes;
+        self.udp_datagrams += o.udp_datagrams;
+        self.frames += o.frames;
+        self.lost += o.lost;
+        self.rto += o.rto;
+        self.fast_retransmit += o.fast_retransmit;
+        self.window_probes += o.window_probes;
+        self.out_of_order += o.out_of_order;
+        self.virtual_seconds += o.virtual_seconds;
+    }
+}
+
+struct Sim {
+    world: World,
+    guest: Guest,
+    up: Wire,
+    down: Wire,
+    tcp: Vec<TcpFlow>,
+    udp: Vec<UdpFlow>,
+    frames: u64,
+    trace: bool,
+}
+
+/// Runs a seed to its end.
+pub fn seed(seed: u64) -> Done {
+    let plan = Plan::new(seed);
+    let mut rng = SplitMix::new(!seed);
+    let mut world = World::seeded(plan.config.clone(), plan.link, seed);
+    let now = world.now();
+    world.link_up();
+    let mut sim = Sim {
+        guest: Guest::new(&plan, now, seed),
+        up: Wire::new(plan.faults, rng.fork()),
+        down: Wire::new(plan.faults, rng.fork()),
+        tcp: plan.tcp.iter().map(|p| TcpFlow::new(p.clone(), now, rng.fork())).collect(),
+        udp: plan.udp.iter().map(|p| UdpFlow::new(p.clone(), now, rng.fork())).collect(),
+        world,
+        frames: 0,
+        trace: std::env::var_os("HIBERNET_TRACE").is_some(),
+    };
+    sim.run(now + LIMIT);
+    sim.settle_down();
+    sim.done(now)
+}
+
+impl Sim {
+    fn run(&mut self, end: Time) {
+        let (mut turns, mut moved) = (0, false);
+        loop {
+            let now = self.world.now();
+            moved |= self.deliver(now);
+            self.guest.poll(now);
+            if moved {
+                self.tcp.iter_mut().for_each(|f| f.wake(now));
+            }
+            for f in &mut self.tcp {
+                f.act(now, &mut self.world, &mut self.guest);
+            }
+            self.udp.iter_mut().for_each(|f| f.act(now, &mut self.world, &mut self.guest));
+            self.guest.poll(now);
+            let before = self.world.steps;
+            self.world.settle();
+            // An event at a socket may be what a peer waits for.
+            if self.world.steps > before + 2 {
+                self.tcp.iter_mut().for_each(|f| f.wake(now));
+            }
+            self.send(now);
+            if self.tcp.iter().all(TcpFlow::is_done)
+                && self.udp.iter().all(UdpFlow::is_done)
+                && self.up.next().is_none()
+                && self.down.next().is_none()
+            {
+                return;
+            }
+            turns += 1;
+            let next = self.next(now);
+            assert!(
+                next <= end && turns < TURNS,
+                "no end after {turns} turns, {:?}:\n{:#?}\n{:#?}",
+                now.since(Time::ZERO),
+                self.tcp,
+                self.world.stack.stats()
+            );
+            moved = self.world.edge.host.next_deadline().is_some_and(|d| d <= next);
+            self.world.run_to(next);
+        }
+    }
+
+    /// Frames that have arrived.
+    fn deliver(&mut self, now: Time) -> bool {
+        let mut any = false;
+        while let Some(f) = self.up.arrived(now) {
+            self.trace(now, "to stack", &f.bytes);
+            let trust = if self.guest.offload { RxChecksum::Trusted } else { RxChecksum::Unverified };
+            self.world.receive_as(&f.bytes, trust, f.gso);
+            any = true;
+        }
+        while let Some(f) = self.down.arrived(now) {
+            self.trace(now, "to guest", &f.bytes);
+            self.guest.device.rx.push_back(f.bytes);
+            any = true;
+        }
+        any
+    }
+
+    /// Frames that were sent. UDP datagrams are booked, so that none goes missing but on the link.
+    fn send(&mut self, now: Time) {
+        while let Some(f) = self.guest.device.tx.pop_front() {
+            self.frames += 1;
+            let data = udp_payload(&f.bytes);
+            self.trace(now, "guest sends", &f.bytes);
+            let copies = self.up.send(now, f);
+            self.trace_copies(copies);
+            if let Some((flow, seq)) = data.and_then(|d| self.exchange(&d)) {
+                *self.udp[flow].delivered_up.entry(seq).or_default() += copies;
+            }
+        }
+        self.world.collect();
+        while let Some((_, bytes)) = self.world.inbox.pop_front() {
+            self.frames += 1;
+            let data = udp_payload(&bytes);
+            self.trace(now, "stack sends", &bytes);
+            let copies = self.down.send(now, Frame { bytes, gso: None });
+            self.trace_copies(copies);
+            if let Some((flow, seq)) = data.and_then(|d| self.exchange(&d)) {
+                *self.udp[flow].delivered_down.entry(seq).or_default() += copies;
+            }
+        }
+        for f in &mut self.udp {
+            f.delivered_up.retain(|_, n| *n > 0);
+            f.delivered_down.retain(|_, n| *n > 0);
+        }
+    }
+
+    fn trace_copies(&self, copies: u64) {
+        if self.trace && copies != 1 {
+            println!("                {}", if copies == 0 { "LOST" } else { "doubled" });
+        }
+    }
+
+    fn trace(&self, now: Time, what: &str, frame: &[u8]) {
+        if !self.trace {
+            return;
+        }
+        let at = now.as_nanos() / 1000;
+        match tcp_of(frame) {
+            Some((src, dst, t)) => println!(
+                "{at:>12} {what:>11} {src}:{} > {dst}:{} flags {:#04x} seq {} ack {} win {} len {} options {:02x?}",
+                t.src_port,
+                t.dst_port,
+                t.flags,
+                t.seq,
+                t.ack,
+                t.window,
+                t.data.len(),
+                t.options
+            ),
+            None => println!("{at:>12} {what:>11} {} bytes, no TCP", frame.len()),
+        }
+    }
+
+    fn exchange(&self, data: &[u8]) -> Option<(usize, u64)> {
+        let (id, seq) = label(data)?;
+        Some((self.udp.iter().position(|f| f.plan.id == id)?, seq))
+    }
+
+    fn next(&mut self, now: Time) -> Time {
+        let flows = self.tcp.iter().map(TcpFlow::next).chain(self.udp.iter().map(UdpFlow::next)).min();
+        [self.world.next_deadline(), self.up.next(), self.down.next(), flows, self.guest.poll_at(now)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(Time::NEVER)
+    }
+
+    /// All is said; nothing may be left.
+    fn settle_down(&mut self) {
+        self.udp.iter().for_each(UdpFlow::check_counts);
+        assert_eq!(self.world.stack.flow_counts().0, 0, "TCP flows are left");
+        self.world.run(LINGER);
+        self.world.assert_clean();
+    }
+
+    fn done(&self, start: Time) -> Done {
+        let s = self.world.stack.stats();
+        Done {
+            seeds: 1,
+            tcp_flows: self.tcp.len() as u64,
+            tcp_bytes: self.tcp.iter().map(TcpFlow::bytes).sum(),
+            udp_datagrams: self.udp.iter().map(|f| f.got_guest.values().sum::<u64>()).sum(),
+            frames: self.frames,
+            lost: self.up.lost + self.down.lost,
+            rto: s.tcp_rto,
+            fast_retransmit: s.tcp_fast_retransmit,
+            window_probes: s.tcp_window_probe,
+            out_of_order: s.tcp_out_of_order,
+            virtual_seconds: self.world.now().since(start + LINGER).as_secs(),
+        }
+    }
+}
+
+/// A TCP segment, whose checksum need not be there.
+fn tcp_of(frame: &[u8]) -> Option<(IpAddr, IpAddr, wire::TcpSegment)> {
+    let mut f = frame.to_vec();
+    let (at, protocol) = match f.get(12..14)? {
+        [0x08, 0x00] => (34, f[23]),
+        [0x86, 0xdd] => (54, f[20]),
+        _ => return None,
+    };
+    if protocol != 6 {
+        return None;
+    }
+    let addr = |at: usize| -> IpAddr {
+        match protocol_family(frame) {
+            4 => <[u8; 4]>::try_from(&frame[at..at + 4]).unwrap().into(),
+            _ => <[u8; 16]>::try_from(&frame[at..at + 16]).unwrap().into(),
+        }
+    };
+    let (src, dst) = if at == 34 { (addr(26), addr(30)) } else { (addr(22), addr(38)) };
+    let end = if at == 34 { 14 + usize::from(u16::from_be_bytes([f[16], f[17]])) } else { f.len() };
+    f[at + 16..at + 18].fill(0);
+    let sum = wire::transport_checksum(src, dst, 6, &f[at..end]);
+    f[at + 16..at + 18].copy_from_slice(&sum.to_be_bytes());
+    match wire::parse(&f).ok()?.net {
+        Net::Ip { src, dst, l4: L4::Tcp(t), .. } => Some((src, dst, t)),
+        _ => None,
+    }
+}
+
+fn protocol_family(frame: &[u8]) -> u8 {
+    frame[14] >> 4
+}
+
+fn udp_payload(frame: &[u8]) -> Option<Vec<u8>> {
+    let udp = match frame.get(12..14)? {
+        [0x08, 0x00] => frame.get(23) == Some(&17),
+        [0x86, 0xdd] => frame.get(20) == Some(&17),
+        _ => false,
+    };
+    if !udp {
+        return None;
+    }
+    match wire::parse(frame).ok()?.net {
+        Net::Ip { l4: L4::Udp { data, .. }, .. } => Some(data),
+        _ => None,
+    }
+}
