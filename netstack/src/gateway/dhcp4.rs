@@ -172,7 +172,7 @@ fn put_fqdn(asked: &[u8], w: &mut Writer<'_>) {
 
 /// The first name of the search list as the domain, and as many names of the list as fit.
 fn put_search(search: &[String], w: &mut Writer<'_>) {
-    let mut list = [0; 1024];
+    let mut list = [0; MAX_REPLY];
     if let Some(first) = search.first().filter(|s| dns::put_name(s, &mut Writer::new(&mut list))) {
         wire::put_option(w, option::DOMAIN, first.as_bytes());
     }

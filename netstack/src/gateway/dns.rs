@@ -212,7 +212,11 @@ impl Query {
         let mut answered = false;
         loop {
             let mut datagrams = [None; 4];
-            let n = edge.udp_recv(sock, &mut datagrams)?;
+            let n = match edge.udp_recv(sock, &mut datagrams) {
+                Ok(n) => n,
+                Err(_) if answered => return Ok(true),
+                Err(e) => return Err(e),
+            };
             for d in datagrams.into_iter().flatten() {
                 let answer = if answered { None } else { self.find_answer(r, &d, edge) };
                 match answer {
