@@ -3,3 +3,151 @@
 mod slots;
 
 pub use slots::{SLOT_SIZE, Slots};
+
+use crate::link::Link;
+use crate::sock::Sockets;
+use hibernet_netstack::edge::{
+    Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, Payload, PayloadStore, Peek, SendOpts, SendSpace, SockError,
+    SockId, TcpStatus, Token, TxError, TxFrame,
+};
+use hibernet_netstack::tuple::Endpoint;
+use hibernet_netstack::wire::checksum::Sum;
+use std::net::IpAddr;
+
+/// What a worker's stack acts with: payload memory, links, host sockets.
+pub struct RuntimeEdge {
+    /// Payload memory, shared by links and sockets.
+    pub slots: Slots,
+    /// Links, by their number in the stack.
+    pub links: Vec<Box<dyn Link>>,
+    /// Host sockets.
+    pub sockets: Sockets,
+}
+
+impl std::fmt::Debug for RuntimeEdge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RuntimeEdge")
+            .field("slots_in_use", &self.slots.in_use())
+            .field("links", &self.links.len())
+            .field("sockets", &self.sockets)
+            .finish()
+    }
+}
+
+impl PayloadStore for RuntimeEdge {
+    fn read(&self, p: Payload, out: &mut [u8]) -> usize {
+        let bytes = self.slots.bytes(p);
+        let n = bytes.len().min(out.len());
+        out[..n].copy_from_slice(&bytes[..n]);
+        n
+    }
+
+    fn checksum(&self, p: Payload) -> u16 {
+        Sum::default().bytes(self.slots.bytes(p)).fold()
+    }
+
+    fn stash(&mut self, bytes: &[u8]) -> Option<Payload> {
+        if bytes.len() > SLOT_SIZE {
+            return None;
+        }
+        let slot = self.slots.take()?;
+        self.slots.slot_mut(slot)[..bytes.len()].copy_from_slice(bytes);
+        Some(Payload { slot, offset: 0, len: bytes.len() as u32 })
+    }
+
+    fn release(&mut self, p: Payload) {
+        self.slots.give(p.slot);
+    }
+}
+
+impl FrameSink for RuntimeEdge {
+    fn transmit(&mut self, link: LinkId, frame: TxFrame<'_>) -> Result<(), TxError> {
+        match self.links.get_mut(usize::from(link.0)) {
+            Some(l) => l.send(&mut self.slots, frame),
+            None => {
+                if !frame.keep_body {
+                    self.slots.give(frame.body.slot);
+                }
+                Err(TxError::Down)
+            }
+        }
+    }
+}
+
+impl HostSockets for RuntimeEdge {
+    fn tcp_connect(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
+        self.sockets.tcp_connect(token, to)
+    }
+
+    fn tcp_adopt(&mut self, sock: SockId, token: Token) -> Result<(), SockError> {
+        self.sockets.tcp_adopt(sock, token)
+    }
+
+    fn tcp_send(&mut self, sock: SockId, data: Payload) -> Result<usize, SockError> {
+        self.sockets.tcp_send(sock, self.slots.bytes(data))
+    }
+
+    fn tcp_send_bytes(&mut self, sock: SockId, data: &[u8]) -> Result<usize, SockError> {
+        self.sockets.tcp_send(sock, data)
+    }
+
+    fn tcp_peek(&mut self, sock: SockId, offset: u32, max: u32) -> Result<Peek, SockError> {
+        self.sockets.tcp_peek(&mut self.slots, sock, offset, max)
+    }
+
+    fn tcp_consume(&mut self, sock: SockId, n: u32) -> Result<(), SockError> {
+        self.sockets.tcp_consume(sock, n)
+    }
+
+    fn tcp_shutdown(&mut self, sock: SockId) -> Result<(), SockError> {
+        self.sockets.tcp_shutdown(sock)
+    }
+
+    fn tcp_space(&mut self, sock: SockId) -> SendSpace {
+        self.sockets.tcp_space(sock)
+    }
+
+    fn tcp_status(&mut self, sock: SockId) -> TcpStatus {
+        self.sockets.tcp_status(sock)
+    }
+
+    fn udp_open(&mut self, token: Token, to: Endpoint, source_port: Option<u16>) -> Result<SockId, SockError> {
+        self.sockets.udp_open(token, to, source_port)
+    }
+
+    fn udp_send(&mut self, sock: SockId, data: Payload, opts: &SendOpts) -> Result<(), SockError> {
+        self.sockets.udp_send(&mut self.slots, sock, data, opts)
+    }
+
+    fn udp_recv(&mut self, sock: SockId, out: &mut [Option<Datagram>]) -> Result<usize, SockError> {
+        self.sockets.udp_recv(&mut self.slots, sock, out)
+    }
+
+    fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16) -> Result<SockId, SockError> {
+        self.sockets.ping_open(token, to, ident)
+    }
+
+    fn ping_send(&mut self, sock: SockId, seq: u16, data: Payload, opts: &SendOpts) -> Result<(), SockError> {
+        self.sockets.ping_send(&self.slots, sock, seq, data, opts)
+    }
+
+    fn ping_recv(&mut self, sock: SockId) -> Result<Option<(u16, Datagram)>, SockError> {
+        self.sockets.ping_recv(&mut self.slots, sock)
+    }
+
+    fn take_error(&mut self, sock: SockId) -> Option<SockError> {
+        self.sockets.take_error(sock)
+    }
+
+    fn take_report(&mut self, sock: SockId) -> Option<ErrorReport> {
+        self.sockets.take_report(&mut self.slots, sock)
+    }
+
+    fn close(&mut self, sock: SockId, how: Close) {
+        self.sockets.close(&mut self.slots, sock, how);
+    }
+
+    fn flush(&mut self) {
+        self.sockets.flush(&mut self.slots);
+    }
+}

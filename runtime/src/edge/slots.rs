@@ -19,6 +19,8 @@ pub struct Slots {
     free: Vec<u32>,
     /// Number of owners of each slot.
     owners: Vec<u16>,
+    /// Slots that may have memory: taken since the last trim that reached them.
+    touched: Vec<bool>,
 }
 
 impl Slots {
@@ -27,13 +29,19 @@ impl Slots {
         let count = count.max(1);
         let len = (count as usize).checked_mul(SLOT_SIZE).ok_or(io::ErrorKind::OutOfMemory)?;
         let memory = Mapping::anonymous(len)?;
-        Ok(Slots { memory, free: (0..count).rev().collect(), owners: vec![0; count as usize] })
+        Ok(Slots {
+            memory,
+            free: (0..count).rev().collect(),
+            owners: vec![0; count as usize],
+            touched: vec![false; count as usize],
+        })
     }
 
     /// A free slot, its content undefined; `None` if there is none.
     pub fn take(&mut self) -> Option<u32> {
         let slot = self.free.pop()?;
         self.owners[slot as usize] = 1;
+        self.touched[slot as usize] = true;
         Some(slot)
     }
 
@@ -98,6 +106,9 @@ impl Slots {
     pub fn trim(&mut self, keep: usize) {
         let cold = self.free.len().saturating_sub(keep);
         for &slot in &self.free[..cold] {
+            if !std::mem::take(&mut self.touched[slot as usize]) {
+                continue;
+            }
             let start = slot as usize * SLOT_SIZE;
             self.memory.discard(start..start + SLOT_SIZE);
         }

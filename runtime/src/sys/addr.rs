@@ -9,6 +9,12 @@ pub struct SockAddr {
     len: libc::socklen_t,
 }
 
+impl std::fmt::Debug for SockAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
 /// `sockaddr_in` is the smaller and no stricter aligned one, so that either fits into the place of a `sockaddr_in6`.
 const _: () = assert!(
     size_of::<libc::sockaddr_in>() <= size_of::<libc::sockaddr_in6>()

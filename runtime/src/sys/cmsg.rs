@@ -67,6 +67,17 @@ impl Control {
         }
     }
 
+    /// Has the packet sent with this TTL (hop limit) and type of service (traffic class).
+    pub fn push_header(&mut self, v6: bool, hop_limit: u8, tos: u8) {
+        let (level, ttl_type, tos_type) = if v6 {
+            (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, libc::IPV6_TCLASS)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_TOS)
+        };
+        self.push(level, ttl_type, &i32::from(hop_limit).to_ne_bytes());
+        self.push(level, tos_type, &i32::from(tos).to_ne_bytes());
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -6,7 +6,6 @@ use super::{check, check_len};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Most datagrams of one call.
@@ -85,12 +84,13 @@ pub struct Arrived {
     pub meta: Meta,
 }
 
-/// Receives up to [`RECV_BATCH`] datagrams, each into one of the `places` of `memory`; calls `each` with the number of the place.
-/// Places that do not lie in `memory` end the list. Returns how many came; an error is about the first.
-pub fn receive(
+/// Receives up to [`RECV_BATCH`] datagrams, each into one of the `slots` of `memory`: slot `n` starts at `n * slot_size`. Calls `each`
+/// with the position in `slots`. Slots that do not lie in `memory` end the list. Returns how many came; an error is about the first.
+pub fn receive_slots(
     fd: BorrowedFd<'_>,
     memory: &mut [u8],
-    places: &[Range<usize>],
+    slot_size: usize,
+    slots: &[u32],
     mut each: impl FnMut(usize, Arrived),
 ) -> io::Result<usize> {
     let mut iov = [NO_PIECE; RECV_BATCH];
@@ -98,8 +98,9 @@ pub fn receive(
     let mut controls = [const { MaybeUninit::<Control>::uninit() }; RECV_BATCH];
     let mut msgs = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; RECV_BATCH];
     let mut n = 0;
-    for place in places.iter().take(RECV_BATCH) {
-        let Some(b) = memory.get_mut(place.clone()) else { break };
+    for &slot in slots.iter().take(RECV_BATCH) {
+        let start = slot as usize * slot_size;
+        let Some(b) = memory.get_mut(start..start + slot_size) else { break };
         iov[n] = libc::iovec { iov_base: b.as_mut_ptr().cast(), iov_len: b.len() };
         let (control, room) = controls[n].write(Control::default()).room_mut();
         // SAFETY: `msghdr` is plain data for which all zeroes are valid.

@@ -22,6 +22,12 @@ pub const ESTABLISHED: u8 = 1;
 /// See [`ESTABLISHED`].
 pub const CLOSE_WAIT: u8 = 8;
 
+/// Whether the peer's FIN (or RST) has come in this state: all but those before and ESTABLISHED, FIN_WAIT1, FIN_WAIT2.
+pub fn peer_finished(state: u8) -> bool {
+    // TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING.
+    matches!(state, 6 | 7 | CLOSE_WAIT | 9 | 11)
+}
+
 const STATE: usize = 0;
 const SND_MSS: usize = 16;
 const RTT: usize = 68;

@@ -1,8 +1,444 @@
-//! The network worker: the stack, its links and host sockets as a subscriber of an event loop.
+//! The network worker: the stack, its links and host sockets as one subscriber of an event loop.
+//!
+//! A [`Worker`] registers a handful of descriptors, however many flows there are: links, the inner epoll of the flows'
+//! sockets, a timer, listeners, and what it watches on the host. It never waits and has no thread. Whoever owns the event loop runs it
+//! until [`Worker::finished`].
 
+mod listen;
+mod report;
 mod setup;
+mod watch;
 
 pub use setup::{WorkerError, WorkerSetup, resolver_update};
 
+use crate::clock::Clock;
+use crate::edge::{RuntimeEdge, Slots};
+use crate::entropy;
+use crate::link::{LinkError, RxBatch};
+use crate::sock::{SocketEvent, Sockets};
+use crate::sys::netlink;
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
+use hibernet_netstack::{Stack, Time};
+use listen::{Listener, Pause};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::timerfd::TimerFd;
+use watch::{AddressWatch, ResolverUpdates, Update};
+
 /// Most links of a worker.
 pub const MAX_LINKS: usize = 64;
+/// Payload slots: address space, of which only what is touched costs memory.
+const SLOTS: u32 = 4096;
+/// Frames taken from a link before others get their turn.
+const FRAME_BUDGET: usize = 256;
+/// Rounds of unfinished work in one wake-up before other subscribers of the loop get their turn.
+const MAX_ROUNDS: usize = 16;
+/// Failures to receive, one after the other, after which a link counts as gone.
+const MAX_LINK_FAILURES: u32 = 1000;
+/// After how much time without traffic the memory of a burst is given back, and how many slots keep theirs.
+const TRIM_AFTER: Duration = Duration::from_secs(5);
+const WARM_SLOTS: usize = 16;
+
+/// What a descriptor is to the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Source {
+    Link,
+    Sockets,
+    Timer,
+    Listener,
+    Addresses,
+    Resolvers,
+    Stats,
+    Stop,
+}
+
+const SOURCES: [Source; 8] = [
+    Source::Link,
+    Source::Sockets,
+    Source::Timer,
+    Source::Listener,
+    Source::Addresses,
+    Source::Resolvers,
+    Source::Stats,
+    Source::Stop,
+];
+
+/// The word that comes back with an event: kind and index.
+fn word(source: Source, index: usize) -> u32 {
+    (source as u32) << 24 | index as u32
+}
+
+/// Why a worker has finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// All its links are gone.
+    LinksGone,
+    /// It was told to stop.
+    Stopped,
+    /// The event loop refused a descriptor; see the log.
+    LoopFailed,
+}
+
+/// The stack with everything that it works on. See the module's documentation.
+pub struct Worker {
+    stack: Stack,
+    edge: RuntimeEdge,
+    clock: Clock,
+    timer: TimerFd,
+    /// When the timer will fire.
+    armed: Option<Time>,
+    listeners: Vec<Listener>,
+    paused: Option<Pause>,
+    addresses: AddressWatch,
+    resolvers: Option<ResolverUpdates>,
+    stats_socket: Option<UnixListener>,
+    stop: Option<OwnedFd>,
+    links: Vec<LinkState>,
+    batch: RxBatch,
+    events: Vec<SocketEvent>,
+    /// When payload memory is given back, if there was traffic since the last time.
+    trim_at: Option<Time>,
+    wakeups: u64,
+    finished: Option<Finished>,
+    log: slog::Logger,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct LinkState {
+    gone: bool,
+    failures: u32,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("edge", &self.edge).field("finished", &self.finished).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    /// Makes a worker. It does nothing before it is added to an event manager.
+    pub fn new(setup: WorkerSetup) -> Result<Worker, WorkerError> {
+        let WorkerSetup { config, links, tcp_listeners, udp_listeners, raw_icmp4, raw_icmp6, .. } = setup;
+        if links.len() > MAX_LINKS {
+            return Err(WorkerError::TooManyLinks(links.len()));
+        }
+        let count = config.publish.len();
+        let all = tcp_listeners.iter().chain(&udp_listeners);
+        if let Some(&(index, _)) = all.into_iter().find(|(i, _)| *i >= count) {
+            return Err(WorkerError::NoSuchPublish { index, count });
+        }
+        let seed = entropy::seed().map_err(WorkerError::system("get entropy"))?;
+        let mut stack = Stack::new(config, seed);
+        for l in &links {
+            stack.add_link(l.info());
+        }
+        let slots = Slots::new(SLOTS).map_err(WorkerError::system("map payload memory"))?;
+        let mut sockets = Sockets::new(raw_icmp4, raw_icmp6).map_err(WorkerError::system("prepare host sockets"))?;
+        let watch = match setup.address_watch {
+            Some(fd) => fd,
+            None => netlink::open_address_watch().map_err(WorkerError::system("open a route socket"))?,
+        };
+        let (addresses, list) = AddressWatch::new(watch).map_err(WorkerError::system("list the host's addresses"))?;
+        stack.set_host_addresses(list);
+        for (publish, fd) in udp_listeners {
+            let (id, local) = sockets.udp_listener(fd).map_err(WorkerError::system("prepare a published UDP port"))?;
+            let token = stack.udp_listening(publish, id, local);
+            sockets.listen(id, token).map_err(WorkerError::system("watch a published UDP port"))?;
+        }
+        let mut listeners = Vec::with_capacity(tcp_listeners.len());
+        for (publish, fd) in tcp_listeners {
+            listeners.push(Listener::new(publish, fd).map_err(WorkerError::system("prepare a published TCP port"))?);
+        }
+        let resolvers = setup.resolver_updates.map(ResolverUpdates::new).transpose();
+        let timer = TimerFd::new().map_err(|e| WorkerError::System { what: "make a timer", source: e.into() })?;
+        if let Some(s) = &setup.stats_socket {
+            s.set_nonblocking(true).map_err(WorkerError::system("prepare the stats socket"))?;
+        }
+        Ok(Worker {
+            stack,
+            links: vec![LinkState::default(); links.len()],
+            edge: RuntimeEdge { slots, links, sockets },
+            clock: Clock::start(),
+            timer,
+            armed: None,
+            listeners,
+            paused: None,
+            addresses,
+            resolvers: resolvers.map_err(WorkerError::system("read updates of the resolvers"))?,
+            stats_socket: setup.stats_socket,
+            stop: setup.stop,
+            batch: RxBatch::default(),
+            events: Vec::new(),
+            trim_at: None,
+            wakeups: 0,
+            finished: None,
+            log: setup.log,
+        })
+    }
+
+    /// Why it has finished; `None` while it runs. A worker that has finished watches nothing any more and can be removed.
+    pub fn finished(&self) -> Option<Finished> {
+        self.finished
+    }
+
+    /// The stack.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// Every descriptor that is watched.
+    fn watched(&self) -> Vec<(Source, usize, RawFd)> {
+        let mut all = vec![
+            (Source::Sockets, 0, self.edge.sockets.fd().as_raw_fd()),
+            (Source::Timer, 0, self.timer.as_raw_fd()),
+            (Source::Addresses, 0, self.addresses.fd().as_raw_fd()),
+        ];
+        let links = self.edge.links.iter().zip(&self.links).enumerate();
+        all.extend(links.filter(|(_, (_, s))| !s.gone).map(|(i, (l, _))| (Source::Link, i, l.fd().as_raw_fd())));
+        all.extend(self.listeners.iter().enumerate().map(|(i, l)| (Source::Listener, i, l.raw())));
+        all.extend(self.resolvers.as_ref().map(|r| (Source::Resolvers, 0, r.fd())));
+        all.extend(self.stats_socket.as_ref().map(|s| (Source::Stats, 0, s.as_raw_fd())));
+        all.extend(self.stop.as_ref().map(|s| (Source::Stop, 0, s.as_raw_fd())));
+        all
+    }
+
+    /// Ends: nothing is watched any more, and the links are stopped.
+    fn finish(&mut self, why: Finished, ops: &mut EventOps<'_>) {
+        if self.finished.is_some() {
+            return;
+        }
+        for (_, _, fd) in self.watched() {
+            // One that was never added is not there to be removed.
+            let _ = ops.remove(Events::empty_raw(fd));
+        }
+        for l in &mut self.edge.links {
+            l.stop(&mut self.edge.slots);
+        }
+        self.finished = Some(why);
+        slog::info!(self.log, "worker finished"; "why" => ?why);
+    }
+
+    /// Takes frames from a link until it has no more, or others must have their turn.
+    fn read_link(&mut self, now: Time, index: usize, ops: &mut EventOps<'_>) {
+        let mut taken = 0;
+        while taken < FRAME_BUDGET && !self.links[index].gone {
+            let RuntimeEdge { slots, links, .. } = &mut self.edge;
+            match links[index].recv_batch(slots, &mut self.batch) {
+                Ok(()) => self.links[index].failures = 0,
+                Err(e) => {
+                    self.link_failed(index, &e, ops);
+                    break;
+                }
+            }
+            if self.batch.is_empty() {
+                break;
+            }
+            taken += self.batch.len();
+            let mut batch = std::mem::take(&mut self.batch);
+            for r in batch.drain() {
+                let mut head = [0; HEAD_MAX];
+                let bytes = self.edge.slots.bytes(r.frame);
+                let n = bytes.len().min(HEAD_MAX);
+                head[..n].copy_from_slice(&bytes[..n]);
+                let frame =
+                    RxFrame { link: LinkId(index as u8), head: &head[..n], frame: r.frame, checksum: r.checksum, gso: r.gso };
+                self.stack.receive(now, &frame, &mut self.edge);
+                self.edge.slots.give(r.slot);
+            }
+            self.batch = batch;
+        }
+        if taken > 0 {
+            self.trim_at = Some(now + TRIM_AFTER);
+        }
+    }
+
+    fn link_failed(&mut self, index: usize, e: &LinkError, ops: &mut EventOps<'_>) {
+        let state = &mut self.links[index];
+        if state.gone {
+            return;
+        }
+        state.failures += 1;
+        if matches!(e, LinkError::Io(_)) && state.failures < MAX_LINK_FAILURES {
+            if state.failures == 1 {
+                slog::warn!(self.log, "link"; "link" => index, "error" => %e);
+            }
+            return;
+        }
+        state.gone = true;
+        slog::info!(self.log, "link is gone"; "link" => index, "error" => %e);
+        let link = &mut self.edge.links[index];
+        let _ = ops.remove(Events::empty_raw(link.fd().as_raw_fd()));
+        link.stop(&mut self.edge.slots);
+        if self.links.iter().all(|l| l.gone) {
+            self.finish(Finished::LinksGone, ops);
+        }
+    }
+
+    /// Hands on what happened at the host sockets.
+    fn poll_sockets(&mut self, now: Time) {
+        let mut events = std::mem::take(&mut self.events);
+        self.edge.sockets.poll(&mut self.edge.slots, &mut events);
+        if !events.is_empty() {
+            self.trim_at = Some(now + TRIM_AFTER);
+        }
+        for (id, ready) in events.drain(..) {
+            // Earlier events of this batch may have closed the socket.
+            if let Some(token) = self.edge.sockets.token(id) {
+                self.stack.socket_ready(now, token, ready, &mut self.edge);
+            }
+        }
+        self.events = events;
+    }
+
+    /// Ends a wake-up: what was put off is done, and the timer stands right.
+    fn settle(&mut self, mut now: Time, ops: &mut EventOps<'_>) {
+        for round in 0.. {
+            if self.stack.next_deadline().is_some_and(|t| t <= now) {
+                self.stack.tick(now, &mut self.edge);
+            }
+            let more = self.stack.flush(now, &mut self.edge);
+            self.flush_links(ops);
+            if self.finished.is_some() {
+                return;
+            }
+            if !more && !self.edge.sockets.has_notices() {
+                break;
+            }
+            if round == MAX_ROUNDS {
+                // Comes back at once, after the other subscribers.
+                self.arm(now, Some(now));
+                return;
+            }
+            now = self.clock.now();
+            for index in 0..self.links.len() {
+                self.read_link(now, index, ops);
+            }
+            self.poll_sockets(now);
+        }
+        self.resume(now, ops);
+        self.trim(now);
+        let own = self.paused.map(|p| p.until).into_iter().chain(self.trim_at).min();
+        let deadline = self.stack.next_deadline().into_iter().chain(own).min();
+        self.arm(now, deadline);
+    }
+
+    fn flush_links(&mut self, ops: &mut EventOps<'_>) {
+        for index in 0..self.links.len() {
+            if self.links[index].gone {
+                continue;
+            }
+            let RuntimeEdge { slots, links, .. } = &mut self.edge;
+            if let Err(e) = links[index].flush(slots) {
+                self.link_failed(index, &e, ops);
+            }
+        }
+    }
+
+    fn trim(&mut self, now: Time) {
+        if self.trim_at.is_some_and(|t| t <= now) {
+            self.trim_at = None;
+            self.edge.slots.trim(WARM_SLOTS);
+        }
+    }
+
+    /// Has the timer fire at `deadline`, unless it fires before anyway: then it is set again at that time.
+    fn arm(&mut self, now: Time, deadline: Option<Time>) {
+        let Some(at) = deadline else { return };
+        if self.armed.is_some_and(|armed| armed <= at) {
+            return;
+        }
+        // A time of zero would switch it off.
+        let after = at.since(now).max(Duration::from_nanos(1));
+        match self.timer.reset(after, None) {
+            Ok(()) => self.armed = Some(at),
+            Err(e) => slog::error!(self.log, "cannot set the timer"; "error" => %e),
+        }
+    }
+
+    /// The timer has fired. It is not read, which could wait if it was set again meanwhile, but switched off, which forgets that.
+    fn timer_fired(&mut self) {
+        self.armed = None;
+        if let Err(e) = self.timer.clear() {
+            slog::error!(self.log, "cannot stop the timer"; "error" => %e);
+        }
+    }
+
+    fn addresses_changed(&mut self) {
+        match self.addresses.ready() {
+            Ok(Some(list)) => {
+                slog::info!(self.log, "the host's addresses changed"; "count" => list.len());
+                self.stack.set_host_addresses(list);
+            }
+            Ok(None) => {}
+            Err(e) => slog::error!(self.log, "cannot list the host's addresses; the last list stays in force"; "error" => %e),
+        }
+    }
+
+    fn resolvers_changed(&mut self, ops: &mut EventOps<'_>) {
+        let Some(r) = &mut self.resolvers else { return };
+        match r.ready() {
+            Update::Resolvers(list, bad) => {
+                if bad > 0 {
+                    slog::warn!(self.log, "an update of the resolvers has lines that are no addresses"; "lines" => bad);
+                }
+                if let Some(list) = list {
+                    slog::info!(self.log, "the host's resolvers changed"; "resolvers" => ?list);
+                    self.stack.set_resolvers(list);
+                }
+            }
+            Update::End => {
+                let _ = ops.remove(Events::empty_raw(r.fd()));
+                self.resolvers = None;
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for Worker {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        for (source, index, fd) in self.watched() {
+            if let Err(e) = ops.add(Events::with_data_raw(fd, word(source, index), EventSet::IN)) {
+                slog::error!(self.log, "the event loop refuses a descriptor"; "for" => ?source, "error" => ?e);
+                self.finish(Finished::LoopFailed, ops);
+                return;
+            }
+        }
+        let now = self.clock.now();
+        for index in 0..self.links.len() {
+            self.stack.link_up(now, LinkId(index as u8), &mut self.edge);
+        }
+        self.settle(now, ops);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        if self.finished.is_some() {
+            return;
+        }
+        self.wakeups += 1;
+        let now = self.clock.now();
+        let index = (events.data() & 0xff_ffff) as usize;
+        let Some(source) = SOURCES.get((events.data() >> 24) as usize) else { return };
+        match source {
+            Source::Link if index < self.links.len() => self.read_link(now, index, ops),
+            Source::Link => {}
+            Source::Sockets => self.poll_sockets(now),
+            Source::Timer => self.timer_fired(),
+            Source::Listener => self.accept(now, index, ops),
+            Source::Addresses => self.addresses_changed(),
+            Source::Resolvers => self.resolvers_changed(ops),
+            Source::Stats => {
+                if let Some(s) = &self.stats_socket {
+                    self.serve_stats(s);
+                }
+            }
+            Source::Stop => self.finish(Finished::Stopped, ops),
+        }
+        if self.finished.is_none() {
+            self.settle(now, ops);
+        }
+    }
+}

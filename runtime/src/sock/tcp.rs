@@ -1,0 +1,234 @@
+//! TCP sockets.
+
+use super::error::{connect_error, from_errno, sock_error};
+use super::{Sock, Sockets};
+use crate::edge::Slots;
+use crate::sys::tcp::{SendMemory, TcpInfo};
+use crate::sys::{socket, stream, tcp};
+use hibernet_netstack::edge::{Payload, Peek, SendSpace, SockError, SockId, TcpStatus, Token};
+use hibernet_netstack::tuple::Endpoint;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// Most bytes of one peek.
+pub const PEEK_MAX: usize = 64 * 1024;
+/// Length of the buffer that takes the bytes before an offset where there is no peek offset.
+const DISCARD: usize = 64 * 1024;
+/// [`Tcp::peek_at`] of a socket whose peek offset is switched off.
+const OFF: i64 = -1;
+
+/// A TCP socket.
+#[derive(Debug)]
+pub(super) struct Tcp {
+    pub(super) fd: OwnedFd,
+    v6: bool,
+    /// Where the kernel's peek offset stands, or [`OFF`]. A peek moves it on, taking moves it back, never below 0.
+    peek_at: i64,
+}
+
+impl Tcp {
+    pub(super) fn new(fd: OwnedFd, v6: bool) -> Self {
+        Tcp { fd, v6, peek_at: OFF }
+    }
+}
+
+/// Sets the options that every flow socket has. An accepted socket inherits them from its listener.
+pub fn prepare(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // The guest has decided how to segment; waiting for more would only add delay.
+    socket::set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    // Urgent data stay in the stream: taken out, they would be lost, and peeks would see them twice.
+    socket::set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)
+}
+
+impl Sockets {
+    /// See [`HostSockets::tcp_connect`](hibernet_netstack::edge::HostSockets::tcp_connect).
+    pub fn tcp_connect(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
+        let opened = self.open_tcp(token, to);
+        opened.map_err(|e| self.failed(e))
+    }
+
+    fn open_tcp(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
+        let v6 = to.addr.is_ipv6();
+        let fd = socket::socket(socket::family(to.addr), libc::SOCK_STREAM, 0).map_err(|e| sock_error(&e))?;
+        prepare(fd.as_fd()).map_err(|e| sock_error(&e))?;
+        socket::connect(fd.as_fd(), SocketAddr::from(to)).map_err(|e| connect_error(&e, v6))?;
+        self.register(token, Sock::Tcp(Tcp::new(fd, v6)))
+    }
+
+    /// See [`HostSockets::tcp_adopt`](hibernet_netstack::edge::HostSockets::tcp_adopt).
+    pub fn tcp_adopt(&mut self, id: SockId, token: Token) -> Result<(), SockError> {
+        self.tcp(id)?;
+        if let Some(e) = self.entry_mut(id) {
+            e.token = Some(token);
+        }
+        self.watch(id).map_err(|e| sock_error(&e))
+    }
+
+    /// See [`HostSockets::tcp_send`](hibernet_netstack::edge::HostSockets::tcp_send).
+    pub fn tcp_send(&mut self, id: SockId, data: &[u8]) -> Result<usize, SockError> {
+        if data.is_empty() {
+            return Ok(0);
+        }
+        match socket::send(self.tcp(id)?.fd.as_fd(), data) {
+            Ok(n) => Ok(n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) => Err(sock_error(&e)),
+        }
+    }
+
+    /// See [`HostSockets::tcp_peek`](hibernet_netstack::edge::HostSockets::tcp_peek).
+    pub fn tcp_peek(&mut self, slots: &mut Slots, id: SockId, offset: u32, max: u32) -> Result<Peek, SockError> {
+        self.tcp(id)?;
+        let max = (max as usize).min(PEEK_MAX);
+        if max == 0 {
+            return Ok(Peek::Empty);
+        }
+        let Some(slot) = slots.take() else {
+            self.retry_read(id);
+            return Ok(Peek::Empty);
+        };
+        let peeked = self.peek_into(id, offset, &mut slots.slot_mut(slot)[..max]);
+        match peeked {
+            Ok(n) if n > 0 => Ok(Peek::Data(Payload { slot, offset: 0, len: n as u32 })),
+            Ok(_) => {
+                slots.give(slot);
+                Ok(Peek::Eof)
+            }
+            Err(e) => {
+                slots.give(slot);
+                if e.kind() == io::ErrorKind::WouldBlock { Ok(Peek::Empty) } else { Err(sock_error(&e)) }
+            }
+        }
+    }
+
+    /// Peeks at `offset`: the number of bytes, 0 at the end of the stream, `WouldBlock` if there are none yet.
+    fn peek_into(&mut self, id: SockId, offset: u32, out: &mut [u8]) -> io::Result<usize> {
+        let known = self.peek_offset;
+        let stale = |_| io::Error::from_raw_os_error(libc::EBADF);
+        let s = self.tcp(id).map_err(stale)?;
+        let family = usize::from(s.v6);
+        let in_place = s.peek_at == i64::from(offset) || (s.peek_at == OFF && offset == 0);
+        if !in_place && known[family] != Some(false) {
+            let value = libc::c_int::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+            match socket::set_option(s.fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, value) {
+                Ok(()) => {
+                    s.peek_at = i64::from(offset);
+                    self.peek_offset[family] = Some(true);
+                }
+                // Only a socket that never had an offset may do without it; on others a failure is one.
+                Err(_) if s.peek_at == OFF => self.peek_offset[family] = Some(false),
+                Err(e) => return Err(e),
+            }
+        }
+        if offset > 0 && self.peek_offset[family] == Some(false) {
+            return self.peek_behind(id, offset as usize, out);
+        }
+        let s = self.tcp(id).map_err(stale)?;
+        let n = socket::recv(s.fd.as_fd(), out, libc::MSG_PEEK)?;
+        if s.peek_at != OFF {
+            s.peek_at += n as i64;
+        }
+        Ok(n)
+    }
+
+    /// As [`Sockets::peek_into`], without the kernel's peek offset.
+    fn peek_behind(&mut self, id: SockId, offset: usize, out: &mut [u8]) -> io::Result<usize> {
+        let mut discard = std::mem::take(&mut self.discard);
+        discard.resize(DISCARD, 0);
+        let peeked = self.peek_behind_with(id, offset, &mut discard, out);
+        self.discard = discard;
+        peeked
+    }
+
+    fn peek_behind_with(&mut self, id: SockId, offset: usize, discard: &mut [u8], out: &mut [u8]) -> io::Result<usize> {
+        let s = self.tcp(id).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+        match stream::peek_behind(s.fd.as_fd(), offset, discard, out)? {
+            Some(n) if n > 0 => return Ok(n),
+            Some(_) => {}
+            None => return Err(io::ErrorKind::WouldBlock.into()),
+        }
+        // Exactly the bytes before the offset are there. The call does not say whether the FIN is: the state does; and what was
+        // received before it was looked at is in the queue by now.
+        let state = TcpInfo::of(s.fd.as_fd())?.state;
+        if !tcp::peer_finished(state) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match stream::peek_behind(s.fd.as_fd(), offset, discard, out)? {
+            Some(0) => match socket::get_int(s.fd.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR)? {
+                0 => Ok(0),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            },
+            Some(n) => Ok(n),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// See [`HostSockets::tcp_consume`](hibernet_netstack::edge::HostSockets::tcp_consume).
+    pub fn tcp_consume(&mut self, id: SockId, n: u32) -> Result<(), SockError> {
+        let s = self.tcp(id)?;
+        let mut left = n as usize;
+        while left > 0 {
+            match stream::discard(s.fd.as_fd(), left) {
+                Ok(0) => return Err(SockError::Reset),
+                Ok(gone) => {
+                    left -= gone.min(left);
+                    if s.peek_at != OFF {
+                        s.peek_at = (s.peek_at - gone as i64).max(0);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(sock_error(&e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`HostSockets::tcp_shutdown`](hibernet_netstack::edge::HostSockets::tcp_shutdown).
+    pub fn tcp_shutdown(&mut self, id: SockId) -> Result<(), SockError> {
+        socket::shutdown_write(self.tcp(id)?.fd.as_fd()).map_err(|e| sock_error(&e))
+    }
+
+    /// See [`HostSockets::tcp_space`](hibernet_netstack::edge::HostSockets::tcp_space).
+    pub fn tcp_space(&mut self, id: SockId) -> SendSpace {
+        let Ok(s) = self.tcp(id) else { return SendSpace::default() };
+        let fd = s.fd.as_fd();
+        match SendMemory::of(fd) {
+            // Everything sent stays in the queue until it is acknowledged, so an empty queue answers the second question too.
+            Ok(m) if m.queued == 0 => SendSpace { free: payload_room(m), unacked: 0 },
+            Ok(m) => SendSpace { free: payload_room(m), unacked: tcp::unacknowledged(fd).unwrap_or(0) },
+            Err(_) => SendSpace::default(),
+        }
+    }
+
+    /// See [`HostSockets::tcp_status`](hibernet_netstack::edge::HostSockets::tcp_status).
+    pub fn tcp_status(&mut self, id: SockId) -> TcpStatus {
+        let info = self.tcp(id).ok().and_then(|s| TcpInfo::of(s.fd.as_fd()).ok());
+        let Some(info) = info else { return TcpStatus::default() };
+        TcpStatus {
+            peer_window: info.snd_wnd,
+            rtt: Duration::from_micros(u64::from(info.rtt_us)),
+            mss: info.snd_mss.min(u32::from(u16::MAX)) as u16,
+            established: matches!(info.state, tcp::ESTABLISHED | tcp::CLOSE_WAIT),
+        }
+    }
+
+    /// See [`HostSockets::take_error`](hibernet_netstack::edge::HostSockets::take_error).
+    pub fn take_error(&mut self, id: SockId) -> Option<SockError> {
+        let fd = self.entry(id)?.sock.fd()?;
+        match socket::get_int(fd, libc::SOL_SOCKET, libc::SO_ERROR) {
+            Ok(0) => None,
+            Ok(errno) => Some(from_errno(errno)),
+            Err(e) => Some(sock_error(&e)),
+        }
+    }
+}
+
+/// How many bytes of data the rest of a send buffer takes for sure.
+///
+/// The kernel counts an overhead for each of its buffers. It takes data while the queue is below the limit and then fills one
+/// buffer whatever its size, so what counts is the overhead of many small sends, not the last one.
+fn payload_room(m: SendMemory) -> u32 {
+    m.limit.saturating_sub(m.queued) / 4 * 3
+}

@@ -1,0 +1,283 @@
+//! UDP sockets: opening, receiving, errors. Sending is in `gather`.
+
+use super::error::{as_icmp, connect_error, is_about_the_past, queued_as_icmp, sock_error};
+use super::{Sock, Sockets};
+use crate::edge::{SLOT_SIZE, Slots};
+use crate::sys::addr::{SockAddr, unspecified};
+use crate::sys::datagram::{self, Arrived, RECV_BATCH};
+use crate::sys::errqueue;
+use crate::sys::socket::{self, set_option};
+use hibernet_netstack::edge::{Datagram, ErrorReport, Payload, SendOpts, SockError, SockId, Token};
+use hibernet_netstack::tuple::Endpoint;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Datagrams up to this length pass every path (IPv6's least MTU is 1280), so that how oversize ones are treated need not be set.
+const FITS_ANYWHERE: usize = 1200;
+/// How much of a datagram that caused an error is kept: what fits into an ICMPv6 error.
+const QUOTE: usize = 1232;
+/// Errors of earlier datagrams that one receive skips; they stand in the error queue.
+const MAX_SKIPPED: usize = 64;
+
+/// What the kernel does with datagrams longer than the path's MTU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PathMtu {
+    /// Fragments them here, routers may fragment the others.
+    Dont = libc::IP_PMTUDISC_DONT as isize,
+    /// Fragments them here, marks the others don't-fragment. The kernel's default.
+    Want = libc::IP_PMTUDISC_WANT as isize,
+    /// Refuses them.
+    Do = libc::IP_PMTUDISC_DO as isize,
+}
+
+/// Options of the IP header that a datagram socket sends with, as far as they were set.
+#[derive(Debug)]
+pub(super) struct HeaderOptions {
+    hop_limit: Option<u8>,
+    tos: u8,
+    path_mtu: PathMtu,
+}
+
+impl HeaderOptions {
+    pub(super) const fn new() -> Self {
+        HeaderOptions { hop_limit: None, tos: 0, path_mtu: PathMtu::Want }
+    }
+
+    /// Sets on the socket what differs. `v6` is the family of the packets, `len` the length of the data.
+    pub(super) fn apply(&mut self, fd: BorrowedFd<'_>, v6: bool, opts: &SendOpts, len: usize) -> io::Result<()> {
+        let names = if v6 {
+            (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, libc::IPV6_TCLASS, libc::IPV6_MTU_DISCOVER)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_TOS, libc::IP_MTU_DISCOVER)
+        };
+        let (level, ttl, tos, discover) = names;
+        let hop_limit = opts.hop_limit.max(1);
+        if self.hop_limit != Some(hop_limit) {
+            set_option(fd, level, ttl, hop_limit.into())?;
+            self.hop_limit = Some(hop_limit);
+        }
+        if self.tos != opts.tos {
+            set_option(fd, level, tos, opts.tos.into())?;
+            self.tos = opts.tos;
+        }
+        let path_mtu = match (opts.dont_fragment, self.path_mtu) {
+            (false, _) => PathMtu::Dont,
+            (true, _) if len > FITS_ANYWHERE => PathMtu::Do,
+            (true, PathMtu::Dont) => PathMtu::Want,
+            (true, now) => now,
+        };
+        if self.path_mtu != path_mtu {
+            set_option(fd, level, discover, path_mtu as libc::c_int)?;
+            self.path_mtu = path_mtu;
+        }
+        Ok(())
+    }
+}
+
+/// A UDP socket.
+#[derive(Debug)]
+pub(super) struct Udp {
+    pub(super) fd: OwnedFd,
+    /// Family of the socket; one of IPv6 may carry IPv4 too.
+    v6: bool,
+    /// Whom it is connected to; `None` for a published port's socket.
+    peer: Option<Endpoint>,
+    options: HeaderOptions,
+    /// Whether the kernel cuts super-datagrams for it.
+    pub(super) segments: bool,
+    /// An error of a gathered datagram that does not stand in the error queue.
+    pub(super) pending: Option<SockError>,
+}
+
+impl Udp {
+    /// An address in the form of the socket's family.
+    pub(super) fn address(&self, to: Endpoint) -> SockAddr {
+        SockAddr::from(SocketAddr::new(self.local(to.addr), to.port))
+    }
+
+    /// As [`Udp::address`], without port.
+    pub(super) fn local(&self, a: IpAddr) -> IpAddr {
+        match a {
+            IpAddr::V4(v4) if self.v6 => IpAddr::V6(v4.to_ipv6_mapped()),
+            a => a,
+        }
+    }
+
+    /// Sets on the socket what differs for a datagram of `len` bytes.
+    pub(super) fn apply(&mut self, opts: &SendOpts, len: usize) -> io::Result<()> {
+        let v6 = opts.to.map_or(self.v6, |to| to.addr.is_ipv6());
+        self.options.apply(self.fd.as_fd(), v6, opts, len)
+    }
+}
+
+/// Has the kernel keep reports of errors, and merge equal datagrams into one read where it can.
+fn prepare(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    if v6 {
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
+    } else {
+        set_option(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
+    }
+    // Linux 5.0; before, datagrams come one by one.
+    let _ = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+    Ok(())
+}
+
+impl Sockets {
+    /// See [`HostSockets::udp_open`](hibernet_netstack::edge::HostSockets::udp_open).
+    pub fn udp_open(&mut self, token: Token, to: Endpoint, source_port: Option<u16>) -> Result<SockId, SockError> {
+        let opened = self.open_udp(token, to, source_port);
+        opened.map_err(|e| self.failed(e))
+    }
+
+    fn open_udp(&mut self, token: Token, to: Endpoint, source_port: Option<u16>) -> Result<SockId, SockError> {
+        let v6 = to.addr.is_ipv6();
+        let fd = socket::socket(socket::family(to.addr), libc::SOCK_DGRAM, 0).map_err(|e| sock_error(&e))?;
+        let s = fd.as_fd();
+        prepare(s, v6).map_err(|e| sock_error(&e))?;
+        if let Some(port) = source_port.filter(|p| *p > 0) {
+            // All flows of one guest port share the host port; each socket is connected, so each gets its own peer's datagrams.
+            // Taken by somebody else or privileged: any port will do.
+            let _ = set_option(s, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+            if v6 {
+                let _ = set_option(s, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1);
+            }
+            let _ = socket::bind(s, SocketAddr::new(unspecified(to.addr), port));
+        }
+        socket::connect(s, SocketAddr::from(to)).map_err(|e| connect_error(&e, v6))?;
+        let options = HeaderOptions::new();
+        self.register(token, Sock::Udp(Udp { fd, v6, peer: Some(to), options, segments: true, pending: None }))
+    }
+
+    /// Takes the bound socket of a published port over. It is silent until [`Sockets::listen`].
+    pub fn udp_listener(&mut self, fd: OwnedFd) -> io::Result<(SockId, Endpoint)> {
+        let s = fd.as_fd();
+        let local = socket::local_addr(s)?;
+        let v6 = local.is_ipv6();
+        socket::set_nonblocking(s)?;
+        prepare(s, v6)?;
+        if v6 {
+            set_option(s, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+        } else {
+            set_option(s, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        }
+        let options = HeaderOptions::new();
+        let sock = Sock::Udp(Udp { fd, v6, peer: None, options, segments: true, pending: None });
+        let id = self.insert(None, sock).map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
+        Ok((id, Endpoint::from(local)))
+    }
+
+    /// Has the events of a published port's socket reported for `token`.
+    pub fn listen(&mut self, id: SockId, token: Token) -> io::Result<()> {
+        if let Some(e) = self.entry_mut(id) {
+            e.token = Some(token);
+        }
+        self.watch(id)
+    }
+
+    /// See [`HostSockets::udp_recv`](hibernet_netstack::edge::HostSockets::udp_recv).
+    pub fn udp_recv(&mut self, slots: &mut Slots, id: SockId, out: &mut [Option<Datagram>]) -> Result<usize, SockError> {
+        let mut filled = 0;
+        let mut skipped = 0;
+        while filled < out.len() {
+            let want = (out.len() - filled).min(RECV_BATCH);
+            let mut taken = [Payload::NO_SLOT; RECV_BATCH];
+            let got = {
+                let mut n = 0;
+                while n < want
+                    && let Some(slot) = slots.take()
+                {
+                    taken[n] = slot;
+                    n += 1;
+                }
+                if n < want {
+                    self.retry_read(id);
+                }
+                &taken[..n]
+            };
+            if got.is_empty() {
+                break;
+            }
+            let s = self.udp(id)?;
+            let peer = s.peer;
+            let mut arrived = [const { None::<Arrived> }; RECV_BATCH];
+            let received = datagram::receive_slots(s.fd.as_fd(), slots.memory_mut(), SLOT_SIZE, got, |i, a| arrived[i] = Some(a));
+            let mut wrong = 0;
+            for (&slot, a) in got.iter().zip(arrived) {
+                match a.and_then(|a| a.from.map(|from| (a, Endpoint::from(from)))) {
+                    // Between bind and connect anybody's datagrams may have come in.
+                    Some((a, from)) if peer.is_none_or(|p| p == from) => {
+                        out[filled] = Some(Datagram {
+                            payload: Payload { slot, offset: 0, len: a.len as u32 },
+                            from,
+                            to: a.meta.to,
+                            segment: a.meta.segment.filter(|n| *n > 0 && usize::from(*n) < a.len),
+                            hop_limit: a.meta.hop_limit,
+                        });
+                        filled += 1;
+                    }
+                    other => {
+                        wrong += u64::from(other.is_some());
+                        slots.give(slot);
+                    }
+                }
+            }
+            self.stats.wrong_sender += wrong;
+            match received {
+                Ok(n) if n < got.len() => break,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if is_about_the_past(&e) && skipped < MAX_SKIPPED => skipped += 1,
+                Err(e) if filled == 0 => return Err(sock_error(&e)),
+                Err(_) => break,
+            }
+        }
+        Ok(filled)
+    }
+
+    /// See [`HostSockets::take_report`](hibernet_netstack::edge::HostSockets::take_report).
+    pub fn take_report(&mut self, slots: &mut Slots, id: SockId) -> Option<ErrorReport> {
+        let entry = self.entry_mut(id)?;
+        let (fd, v6, peer) = match &mut entry.sock {
+            Sock::Udp(s) => {
+                if let Some(e) = s.pending.take() {
+                    return Some(ErrorReport {
+                        icmp: as_icmp(e, s.v6),
+                        offender: None,
+                        destination: s.peer,
+                        payload: Payload::EMPTY,
+                    });
+                }
+                (s.fd.as_fd(), s.v6, s.peer)
+            }
+            Sock::Ping(s) => (s.fd.as_fd(), s.to.is_ipv6(), Some(Endpoint::new(s.to, 0))),
+            Sock::RawPing(s) => return s.reports.pop_front(),
+            Sock::Tcp(_) | Sock::Free => return None,
+        };
+        read_report(slots, fd, v6, peer)
+    }
+}
+
+/// Takes an entry from the error queue of a socket.
+pub(super) fn read_report(slots: &mut Slots, fd: BorrowedFd<'_>, v6: bool, peer: Option<Endpoint>) -> Option<ErrorReport> {
+    let slot = slots.take();
+    let mut none = [];
+    let room = match slot {
+        Some(slot) => &mut slots.slot_mut(slot)[..QUOTE],
+        None => &mut none[..],
+    };
+    // An error of the call itself (there is no queue) is no report.
+    let taken = errqueue::take(fd, room).ok().flatten();
+    let payload = match (slot, &taken) {
+        (Some(slot), Some(e)) if e.len > 0 => Payload { slot, offset: 0, len: e.len as u32 },
+        (Some(slot), _) => {
+            slots.give(slot);
+            Payload::EMPTY
+        }
+        (None, _) => Payload::EMPTY,
+    };
+    let e = taken?;
+    let destination = e.destination.map(Endpoint::from).or(peer);
+    let v6 = destination.map_or(v6, |d| d.addr.is_ipv6());
+    Some(ErrorReport { icmp: queued_as_icmp(&e, v6), offender: e.offender, destination, payload })
+}

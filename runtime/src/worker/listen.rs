@@ -1,0 +1,109 @@
+//! Listeners of published TCP ports.
+
+use super::Worker;
+use crate::sock::prepare_tcp;
+use crate::sys::socket;
+use event_manager::{EventOps, Events};
+use hibernet_netstack::Time;
+use hibernet_netstack::edge::{Close, HostSockets};
+use hibernet_netstack::tuple::Endpoint;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+use vmm_sys_util::epoll::EventSet;
+
+/// Connections accepted per wake-up of one listener.
+const MAX_ACCEPTS: usize = 64;
+/// After how long listeners that ran out of descriptors are asked again, if no socket of ours was closed before.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A listening socket of a published port.
+#[derive(Debug)]
+pub(super) struct Listener {
+    publish: usize,
+    fd: OwnedFd,
+}
+
+impl Listener {
+    pub(super) fn new(publish: usize, fd: OwnedFd) -> io::Result<Self> {
+        socket::set_nonblocking(&fd)?;
+        // What it accepts inherits these.
+        prepare_tcp(fd.as_fd())?;
+        Ok(Listener { publish, fd })
+    }
+
+    pub(super) fn raw(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Listeners that wait because there are no descriptors: being ready, they would wake the loop all the time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause {
+    pub(super) until: Time,
+    /// How many sockets had been closed.
+    closed: u64,
+}
+
+impl Worker {
+    pub(super) fn accept(&mut self, now: Time, index: usize, ops: &mut EventOps<'_>) {
+        for _ in 0..MAX_ACCEPTS {
+            let Some(l) = self.listeners.get(index) else { return };
+            match socket::accept(l.fd.as_fd()) {
+                Ok((fd, peer)) => {
+                    let publish = l.publish;
+                    self.accepted(now, publish, fd, peer);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if is_shortage(&e) => return self.pause(now, &e, ops),
+                // Errors of the connection that was to be accepted, accept(2): the next one may be fine.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn accepted(&mut self, now: Time, publish: usize, fd: OwnedFd, peer: SocketAddr) {
+        // The client may be gone already; then there is nothing to translate.
+        let Ok(local) = socket::local_addr(fd.as_fd()) else { return };
+        match self.edge.sockets.accept(fd, local.is_ipv6()) {
+            Ok(id) => {
+                let (peer, local) = (Endpoint::from(peer), Endpoint::from(local));
+                self.stack.accepted(now, publish, id, peer, local, &mut self.edge);
+                if self.edge.sockets.is_silent(id) {
+                    self.edge.close(id, Close::Reset);
+                }
+            }
+            Err(e) => slog::debug!(self.log, "connection not taken"; "peer" => %peer, "error" => %e),
+        }
+    }
+
+    fn pause(&mut self, now: Time, why: &io::Error, ops: &mut EventOps<'_>) {
+        slog::warn!(self.log, "listeners pause until descriptors are free; raise the limit of open files"; "error" => %why);
+        self.set_accepting(false, ops);
+        self.paused = Some(Pause { until: now + RETRY, closed: self.edge.sockets.stats().closed });
+    }
+
+    /// Lets paused listeners go on if there is a chance.
+    pub(super) fn resume(&mut self, now: Time, ops: &mut EventOps<'_>) {
+        let Some(p) = self.paused else { return };
+        if now >= p.until || self.edge.sockets.stats().closed != p.closed {
+            self.paused = None;
+            self.set_accepting(true, ops);
+        }
+    }
+
+    fn set_accepting(&self, on: bool, ops: &mut EventOps<'_>) {
+        let set = if on { EventSet::IN } else { EventSet::empty() };
+        for (i, l) in self.listeners.iter().enumerate() {
+            if let Err(e) = ops.modify(Events::with_data_raw(l.raw(), super::word(super::Source::Listener, i), set)) {
+                slog::error!(self.log, "cannot change the events of a listener"; "error" => ?e);
+            }
+        }
+    }
+}
+
+/// Whether descriptors or memory ran out.
+fn is_shortage(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
