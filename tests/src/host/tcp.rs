@@ -172,6 +172,11 @@ impl TcpSocket {
         self.peer_fin
     }
 
+    /// Whether the peer ended its sending side, or the connection is dead.
+    pub fn peer_ended(&self) -> bool {
+        self.peer_fin || self.state == State::Dead
+    }
+
     /// Bytes from the peer that the stack has not consumed.
     pub fn unconsumed(&self) -> usize {
         self.rx.len()
