@@ -337,6 +337,26 @@ fn w_guest(like: IpAddr) -> IpAddr {
 }
 
 #[test]
+fn an_error_without_a_report_is_told_and_what_stands_behind_it_is_received() {
+    let mut w = world();
+    let to = Endpoint::new(ip(REMOTES[0]), 7);
+    let sock = open_flow(&mut w, 1000, to);
+    w.edge.host.udp(sock).fail_recv.extend([SockError::Refused, SockError::NoResources]);
+    w.edge.host.udp_reply(sock, b"behind");
+    w.settle();
+    assert_eq!(w.take_udp(1000).unwrap().1, b"behind");
+    let (src, ty, code, _, quoted) = w.take_icmp().unwrap();
+    assert_eq!((src, ty, code), (ip("10.0.2.2"), 3, 3));
+    assert_eq!((quote(&quoted).dst, quote(&quoted).data), (to, vec![]));
+    assert_eq!(w.take_icmp(), None, "our lack of memory is no concern of the guest's");
+    // One that does not go away does not keep us busy.
+    w.edge.host.udp(sock).fail_recv.extend([SockError::Other(5); 100]);
+    w.edge.host.notify(sock);
+    w.settle();
+    assert_eq!(w.edge.host.udp(sock).fail_recv.len(), 96);
+}
+
+#[test]
 fn a_report_that_is_no_error_to_a_guest_is_passed_over() {
     let mut w = world();
     let to = Endpoint::new(ip(REMOTES[0]), 7);
