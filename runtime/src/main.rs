@@ -1,1 +1,7 @@
-fn main() {}
+//! The `hibernet` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hibernet::cli::main()
+}

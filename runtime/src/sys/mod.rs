@@ -13,6 +13,7 @@ pub mod mmap;
 pub mod mmsg;
 pub mod netlink;
 pub mod packet;
+pub mod process;
 pub mod random;
 pub mod rlimit;
 pub mod socket;

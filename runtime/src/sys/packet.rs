@@ -88,8 +88,26 @@ pub fn open(name: &str) -> Result<PacketSocket, PacketError> {
     let mac = mac.ok_or_else(|| PacketError::NotEthernet(name.into()))?;
     // With protocol 0 nothing is received until the socket is bound, so nothing comes without its virtio-net header.
     let fd = socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map_err(PacketError::io("opening a packet socket"))?;
+    let receive_buffer = prepare(fd.as_fd())?;
+    bind(fd.as_fd(), index).map_err(PacketError::io("binding the packet socket"))?;
+    Ok(PacketSocket { fd, name: name.into(), mtu, mac, receive_buffer })
+}
+
+/// Takes over a bound packet socket that somebody else opened. `mtu` is that of its interface, which may be in another
+/// network namespace, so that neither it nor the MAC address can be asked for. Frames that wait already are lost: they came without a
+/// virtio-net header.
+pub fn adopt(fd: OwnedFd, mtu: u32) -> Result<PacketSocket, PacketError> {
+    super::socket::set_nonblocking(&fd).map_err(PacketError::io("making the packet socket non-blocking"))?;
+    let mut frame = [0; 1];
+    while super::socket::recv(fd.as_fd(), &mut frame, libc::MSG_DONTWAIT).is_ok() {}
+    let receive_buffer = prepare(fd.as_fd())?;
+    Ok(PacketSocket { fd, name: String::new(), mtu, mac: Mac([0; 6]), receive_buffer })
+}
+
+/// Sets the options that a link needs; returns the size of the receive buffer.
+fn prepare(fd: BorrowedFd<'_>) -> Result<u32, PacketError> {
     let option = |name, what| {
-        set_option(fd.as_fd(), libc::SOL_PACKET, name, 1).map_err(|e| match e.raw_os_error() {
+        set_option(fd, libc::SOL_PACKET, name, 1).map_err(|e| match e.raw_os_error() {
             Some(libc::ENOPROTOOPT | libc::EINVAL) => PacketError::Unsupported(what),
             _ => PacketError::io(what)(e),
         })
@@ -97,14 +115,12 @@ pub fn open(name: &str) -> Result<PacketSocket, PacketError> {
     option(PACKET_VNET_HDR, "PACKET_VNET_HDR")?;
     option(PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING")?;
     // Beyond the system's limit only for the privileged; others get as much as the limit allows.
-    if set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
-        set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER)
+    if set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
+        set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER)
             .map_err(PacketError::io("setting the receive buffer"))?;
     }
-    let receive_buffer =
-        get_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF).map_err(PacketError::io("reading the receive buffer"))?;
-    bind(fd.as_fd(), index).map_err(PacketError::io("binding the packet socket"))?;
-    Ok(PacketSocket { fd, name: name.into(), mtu, mac, receive_buffer: receive_buffer.max(0) as u32 })
+    let receive_buffer = get_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF).map_err(PacketError::io("reading the receive buffer"))?;
+    Ok(receive_buffer.max(0) as u32)
 }
 
 fn bind(fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {

@@ -1,0 +1,101 @@
+//! `hibernet list`.
+
+use super::{print, print_json};
+use crate::control::registry::{Entry, Registry};
+use crate::sandbox::failure::Failure;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+#[derive(Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    pid: i32,
+    worker: i32,
+    command: &'a [String],
+    interface: &'a str,
+    addresses: &'a [IpAddr],
+    publish: &'a [String],
+    uptime_seconds: u64,
+}
+
+impl<'a> From<&'a Entry> for Row<'a> {
+    fn from(e: &'a Entry) -> Self {
+        Row {
+            name: &e.name,
+            pid: e.pid,
+            worker: e.worker,
+            command: &e.command,
+            interface: &e.interface,
+            addresses: &e.addresses,
+            publish: &e.publish,
+            uptime_seconds: e.uptime().as_secs(),
+        }
+    }
+}
+
+pub(super) fn list(json: bool) -> Result<u8, Failure> {
+    let entries = Registry::open()?.list()?;
+    let rows: Vec<Row<'_>> = entries.iter().map(Row::from).collect();
+    if json {
+        return print_json(&rows);
+    }
+    print(&table(&rows))
+}
+
+fn table(rows: &[Row<'_>]) -> String {
+    let mut cells = vec![["NAME", "PID", "UPTIME", "ADDRESSES", "PUBLISHED", "COMMAND"].map(str::to_owned)];
+    cells.extend(rows.iter().map(|r| {
+        let addresses: Vec<String> = r.addresses.iter().map(IpAddr::to_string).collect();
+        let command = if r.command.is_empty() { "(attached)".into() } else { r.command.join(" ") };
+        // What a program was called with may contain anything; a terminal gets only what prints.
+        let command = command.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        [r.name.to_owned(), r.pid.to_string(), uptime(r.uptime_seconds), addresses.join(","), r.publish.join(","), command]
+    }));
+    let widths: [usize; 6] = std::array::from_fn(|i| cells.iter().map(|c| c[i].chars().count()).max().unwrap_or(0));
+    let mut out = String::new();
+    for row in &cells {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn uptime(s: u64) -> String {
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s / 60 % 60),
+        _ => format!("{}d{:02}h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptimes() {
+        assert_eq!([uptime(59), uptime(61), uptime(3661), uptime(90_000)], ["59s", "1m01s", "1h01m", "1d01h"]);
+    }
+
+    #[test]
+    fn a_terminal_gets_only_what_prints() {
+        let command = ["a\u{1b}[31m".to_owned()];
+        let row = Row {
+            name: "n",
+            pid: 1,
+            worker: 2,
+            command: &command,
+            interface: "eth0",
+            addresses: &[],
+            publish: &[],
+            uptime_seconds: 1,
+        };
+        assert!(!table(&[row]).contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,193 @@
+//! The command line.
+
+mod doctor;
+mod exec;
+mod list;
+mod options;
+mod stats;
+pub(crate) mod values;
+
+pub use options::NetOptions;
+
+use crate::sandbox::failure::{Failure, Status};
+use crate::sandbox::supervisor::{self, RunRequest};
+use crate::sandbox::target::Target;
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The network of a sandbox or microVM, in user space and without root.
+#[derive(Debug, Parser)]
+#[command(name = "hibernet", version, about, after_help = AFTER_HELP, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  hibernet run -- curl https://example.org/
+  hibernet run -p 8080:80 -- nginx -g 'daemon off;'
+  hibernet run --name web --detach -p 127.0.0.1:8000:8000 -- python3 -m http.server 8000
+  hibernet exec web -- ss -tln
+  hibernet attach --netns /run/netns/blue
+
+Exit status:
+  that of the command; 128+N if signal N ended it; 127 command not found; 126 not executable.
+  Of hibernet's own: 2 usage, 70 internal error, 71 namespaces not allowed, 72 link, 73 port cannot be published,
+  74 out of descriptors, processes or memory, 75 name taken or unknown, 76 network worker ended unexpectedly,
+  77 a file cannot be read or written.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command in a sandbox with a network of its own
+    #[command(after_help = AFTER_HELP)]
+    Run(RunArgs),
+    /// Serve a link or a network namespace that somebody else made, until it goes
+    #[command(after_help = ATTACH_HELP)]
+    Attach(AttachArgs),
+    /// List running sandboxes
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command inside a running sandbox
+    Exec {
+        /// The sandbox
+        name: String,
+        /// The command and its arguments
+        #[arg(required = true, last = true)]
+        command: Vec<OsString>,
+    },
+    /// Show the counters of a running sandbox's network
+    Stats {
+        /// The sandbox
+        name: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what this machine allows, and how to mend what it does not
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+const ATTACH_HELP: &str = "\
+Examples:
+  hibernet attach --netns 4711 -p 8080:80         namespace of a process; ends with it
+  hibernet attach --netns /run/netns/blue         namespace made by `ip netns add blue`; ends when that is deleted
+  hibernet attach --packet tap0                   a TAP that a VMM such as Firecracker has opened
+  hibernet attach --tap tap0                      a TAP that nobody has opened";
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    net: NetOptions,
+    /// Leave /etc/resolv.conf as it is
+    #[arg(long, help_heading = "Addresses")]
+    no_resolv_conf: bool,
+    /// With --detach: append the command's output to FILE [default: it is thrown away]
+    #[arg(long, value_name = "FILE", requires = "detach", help_heading = "Running")]
+    output: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(required = true, last = true)]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct AttachArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    net: NetOptions,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct TargetArgs {
+    /// Take this TAP (its descriptor's side)
+    #[arg(long, value_name = "IFNAME", value_parser = values::interface)]
+    tap: Option<String>,
+    /// Take this interface with a packet socket, such as a TAP whose descriptor a VMM holds
+    #[arg(long, value_name = "IFNAME", value_parser = values::interface)]
+    packet: Option<String>,
+    /// Make an interface in this network namespace
+    #[arg(long, value_name = "PATH|PID", value_parser = Target::netns)]
+    netns: Option<Target>,
+    /// Take this inherited descriptor: of a TAP, or a packet socket
+    #[arg(long, value_name = "N")]
+    fd: Option<i32>,
+}
+
+impl TargetArgs {
+    fn target(self) -> Result<Target, Failure> {
+        let named = self.tap.map(Target::Tap).or(self.packet.map(Target::Packet));
+        named
+            .or(self.netns)
+            .or(self.fd.map(Target::Fd))
+            .ok_or_else(|| Failure::new(Status::Usage, "nothing to attach to: --tap, --packet, --netns or --fd"))
+    }
+}
+
+/// Runs the command line of this process; its exit status.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(args),
+        Command::Attach(args) => attach(args),
+        Command::List { json } => list::list(json),
+        Command::Exec { name, command } => exec::exec(&name, &command),
+        Command::Stats { name, json } => stats::stats(&name, json),
+        Command::Doctor { json } => doctor::doctor(json),
+    };
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(e) => {
+            eprintln!("hibernet: {e}");
+            ExitCode::from(e.status as u8)
+        }
+    }
+}
+
+fn run(args: RunArgs) -> Result<u8, Failure> {
+    let plan = args.net.plan()?;
+    supervisor::run(&RunRequest { plan, argv: args.command, resolv_conf: !args.no_resolv_conf, output: args.output })
+}
+
+fn attach(args: AttachArgs) -> Result<u8, Failure> {
+    let plan = args.net.plan()?;
+    supervisor::attach(&plan, &args.target.target()?)
+}
+
+/// Prints to standard output. That nobody reads any more (`| head`) is no failure.
+fn print(text: &str) -> Result<u8, Failure> {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::os(Status::File, "cannot write to standard output", e))
+        }
+        _ => Ok(0),
+    }
+}
+
+/// As [`print`], in JSON.
+fn print_json(value: &impl serde::Serialize) -> Result<u8, Failure> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(Status::Internal, e.to_string()))?;
+    text.push('\n');
+    print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,227 @@
+//! The guest's side of the network: the interface in its namespace, and our end of it.
+
+use super::failure::{Failure, Status};
+use super::namespaces;
+use super::netlink::{Interface, Netlink};
+use super::plan::{Guest, LinkChoice};
+use crate::sys::packet::{self, PacketSocket};
+use crate::sys::tun::{self, TunError, TunOptions};
+use crate::sys::{process, socket};
+use hibernet_netstack::config::Config;
+use hibernet_netstack::wire::Mac;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Our end of a link, as it is handed from process to process beside its descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkEnd {
+    /// What the descriptor is.
+    pub kind: LinkKind,
+    /// Name of the interface.
+    pub ifname: String,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// The guest's MAC address, if it is known.
+    pub guest_mac: Option<Mac>,
+}
+
+/// What the descriptor of a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkKind {
+    /// A queue of a TAP.
+    Tap,
+    /// A packet socket.
+    Packet {
+        /// MAC address of the interface that it is bound to.
+        mac: Mac,
+        /// Bytes that may wait to be read.
+        receive_buffer: u32,
+    },
+    /// A socket of another kind that keeps message boundaries: bare Ethernet frames.
+    Messages,
+}
+
+/// The far end's name in its own namespace, where nothing else is.
+const FAR: &str = "far0";
+
+fn link(what: impl std::fmt::Display, e: io::Error) -> Failure {
+    Failure::os(Status::Link, what, e)
+}
+
+fn tun_failure(e: TunError) -> Failure {
+    let status = if matches!(e, TunError::TooManyFiles) { Status::Resources } else { Status::Link };
+    Failure::new(status, format!("cannot make the TAP: {e}"))
+}
+
+fn packet_failure(e: packet::PacketError) -> Failure {
+    let status = if matches!(e, packet::PacketError::TooManyFiles) { Status::Resources } else { Status::Link };
+    Failure::new(status, format!("cannot open the packet link: {e}"))
+}
+
+/// Makes the sandbox's network namespace, in which the caller is afterwards, with its link. The caller has just entered a
+/// user namespace of its own and is still in the network namespace of its parent.
+pub(crate) fn make_namespace(guest: &Guest) -> Result<(LinkEnd, OwnedFd), Failure> {
+    let new = || process::unshare(libc::CLONE_NEWNET).map_err(|e| namespaces::refused("cannot make a network namespace", e));
+    if guest.link != LinkChoice::Packet {
+        new()?;
+        match make_tap(guest) {
+            Err(TunError::NoDevice | TunError::DevicePermission) if guest.link == LinkChoice::Any => {}
+            other => return other.map_err(tun_failure),
+        }
+    }
+    // The namespace made for a TAP that could not be had serves for the far end, which the guest must not see.
+    if guest.link == LinkChoice::Packet {
+        new()?;
+    }
+    let far = namespaces::own("net")?;
+    let mut far_netlink = prepare_far()?;
+    new()?;
+    let near = namespaces::own("net")?;
+    far_netlink.add_veth(&guest.ifname, near.as_fd(), FAR, guest.mtu.into()).map_err(veth_failure)?;
+    open_far(&mut far_netlink, &far, &near, guest)
+}
+
+fn veth_failure(e: io::Error) -> Failure {
+    match e.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => {
+            Failure::new(Status::Link, "cannot make the packet link: this kernel has no veth driver (modprobe veth)")
+        }
+        Some(libc::EEXIST) => {
+            Failure::new(Status::Link, "cannot make the packet link: the interface's name is taken; choose one with --ifname")
+        }
+        _ => link("cannot make the packet link", e),
+    }
+}
+
+/// Makes the link in a network namespace that exists already, in which the caller is, and stays.
+pub(crate) fn make_in_namespace(guest: &Guest) -> Result<(LinkEnd, OwnedFd), Failure> {
+    if guest.link != LinkChoice::Packet {
+        match make_tap(guest) {
+            Err(TunError::NoDevice | TunError::DevicePermission) if guest.link == LinkChoice::Any => {}
+            other => return other.map_err(tun_failure),
+        }
+    }
+    let near = namespaces::own("net")?;
+    process::unshare(libc::CLONE_NEWNET)
+        .map_err(|e| namespaces::refused("cannot make a network namespace for the link's far end", e))?;
+    let far = namespaces::own("net")?;
+    let mut far_netlink = prepare_far()?;
+    far_netlink.add_veth(&guest.ifname, near.as_fd(), FAR, guest.mtu.into()).map_err(veth_failure)?;
+    let end = open_far(&mut far_netlink, &far, &near, guest);
+    namespaces::enter(&near, namespaces::Kind::Net).map_err(|e| link("cannot go back to the namespace", e))?;
+    end
+}
+
+fn make_tap(guest: &Guest) -> Result<(LinkEnd, OwnedFd), TunError> {
+    let tun = tun::open(&TunOptions { name: &guest.ifname, create: true, mtu: Some(guest.mtu.into()), multi_queue: false })?;
+    let end = LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: Some(tun.mac) };
+    Ok((end, tun.fd))
+}
+
+/// In the namespace of the far end: its kernel must send nothing of its own to the guest.
+fn prepare_far() -> Result<Netlink, Failure> {
+    if let Err(e) = fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        return Err(link("cannot silence the packet link's far end (is /proc/sys writable?)", e));
+    }
+    Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))
+}
+
+/// Sets the far end up and opens the packet socket on it. The caller is in `near` afterwards.
+fn open_far(netlink: &mut Netlink, far: &OwnedFd, near: &OwnedFd, guest: &Guest) -> Result<(LinkEnd, OwnedFd), Failure> {
+    let enter = |ns: &OwnedFd| {
+        namespaces::enter(ns, namespaces::Kind::Net).map_err(|e| link("cannot change to the namespace of the link's far end", e))
+    };
+    let Interface { index, .. } = netlink.interface(FAR).map_err(|e| link("cannot find the link's far end", e))?;
+    netlink.set_up(index, None).map_err(|e| link("cannot set the link's far end up", e))?;
+    enter(far)?;
+    let socket = packet::open(FAR).map_err(packet_failure);
+    enter(near)?;
+    let mut near_netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
+    let near = near_netlink.interface(&guest.ifname).map_err(|e| link("cannot find the new interface", e))?;
+    let (mut end, fd) = packet_end(socket?);
+    end.guest_mac = near.mac.map(Mac);
+    Ok((end, fd))
+}
+
+fn packet_end(s: PacketSocket) -> (LinkEnd, OwnedFd) {
+    let kind = LinkKind::Packet { mac: s.mac, receive_buffer: s.receive_buffer };
+    (LinkEnd { kind, ifname: s.name, mtu: s.mtu, guest_mac: None }, s.fd)
+}
+
+/// Takes a TAP of this network namespace that somebody else made.
+pub(crate) fn attach_tap(name: &str) -> Result<(LinkEnd, OwnedFd), Failure> {
+    let tun = tun::open(&TunOptions { name, create: false, mtu: None, multi_queue: false })
+        .map_err(|e| Failure::new(Status::Link, format!("cannot attach to the TAP {name}: {e}")))?;
+    // The guest is whatever the interface leads to, not the interface itself: its address is learned.
+    Ok((LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None }, tun.fd))
+}
+
+/// Opens a packet socket on an interface of this network namespace, such as a TAP whose descriptor a VMM holds. Sets the
+/// interface up if it is down.
+pub(crate) fn attach_packet(name: &str) -> Result<(LinkEnd, OwnedFd), Failure> {
+    let socket = packet::open(name).map_err(packet_failure)?;
+    let mut netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
+    let i = netlink.interface(name).map_err(|e| link(format_args!("cannot look at {name}"), e))?;
+    if !i.up {
+        netlink.set_up(i.index, None).map_err(|e| link(format_args!("cannot set {name} up"), e))?;
+    }
+    Ok(packet_end(socket))
+}
+
+/// Takes a link whose descriptor was inherited: a TAP's or a packet socket, whichever it is.
+pub(crate) fn attach_fd(fd: i32, mtu: u16) -> Result<(LinkEnd, OwnedFd), Failure> {
+    let owned = process::inherited_fd(fd).map_err(|e| link(format_args!("--fd {fd}: no such descriptor was handed over"), e))?;
+    let stat = rustix::fs::fstat(&owned).map_err(|e| link(format_args!("--fd {fd}"), e.into()))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket {
+        let domain = socket::get_int(owned.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN);
+        if domain.is_ok_and(|d| d == libc::AF_PACKET) {
+            return packet::adopt(owned, mtu.into()).map(packet_end).map_err(packet_failure);
+        }
+        return Ok((LinkEnd { kind: LinkKind::Messages, ifname: format!("fd{fd}"), mtu: mtu.into(), guest_mac: None }, owned));
+    }
+    let tun = tun::adopt(owned, mtu.into()).map_err(|e| {
+        Failure::new(Status::Link, format!("--fd {fd} is neither a socket nor a TAP with virtio-net headers: {e}"))
+    })?;
+    Ok((LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None }, tun.fd))
+}
+
+/// Configures the guest's interface, and loopback, in the current network namespace.
+pub(crate) fn configure(guest: &Guest, config: &Config, name: &str) -> Result<(), Failure> {
+    let mut netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
+    let say = |what: &'static str| move |e: io::Error| link(format_args!("cannot configure the sandbox's interface: {what}"), e);
+    netlink.set_up(1, None).map_err(say("loopback"))?;
+    let i = netlink.interface(name).map_err(say("it is not there"))?;
+    if config.v6.is_none() {
+        ipv6_setting(name, "disable_ipv6", "1");
+    } else if !guest.dhcp {
+        // Addresses are ours to give: what a router says is not heard, and nobody else can have them.
+        ipv6_setting(name, "accept_ra", "0");
+        ipv6_setting(name, "accept_dad", "0");
+    }
+    netlink.set_up(i.index, None).map_err(say("setting it up"))?;
+    if guest.dhcp {
+        return Ok(());
+    }
+    let v4 = config.v4.map(|c| (IpAddr::V4(c.guest), c.prefix, IpAddr::V4(c.gateway)));
+    let v6 = config.v6.map(|c| (IpAddr::V6(c.guest), c.prefix, IpAddr::V6(c.gateway)));
+    for (address, prefix, gateway) in v4.into_iter().chain(v6) {
+        netlink.add_address(i.index, address, prefix).map_err(say("address"))?;
+        match netlink.add_default_route(i.index, gateway) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
+                return Err(Failure::new(Status::Link, "the namespace has a default route already; remove it first"));
+            }
+            other => other.map_err(say("default route"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Best effort: where /proc/sys cannot be written, the kernel's defaults work too, only later.
+fn ipv6_setting(ifname: &str, key: &str, value: &str) {
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{ifname}/{key}"), value);
+}

@@ -1,0 +1,170 @@
+//! Interfaces, addresses and routes, by rtnetlink in the network namespace of the calling process.
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// A connection to the rtnetlink of one network namespace; it stays with that namespace.
+#[derive(Debug)]
+pub(crate) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+/// What is asked about an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) index: u32,
+    pub(crate) mtu: u32,
+    pub(crate) mac: Option<[u8; 6]>,
+    pub(crate) up: bool,
+}
+
+impl Netlink {
+    /// Opens a connection in the namespace in which the caller is now.
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Netlink { socket, sequence: 0 })
+    }
+
+    /// Sends a request and hands every answer to `each`, until the kernel says that it is done.
+    fn request(&mut self, message: RouteNetlinkMessage, flags: u16, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        loop {
+            let (answer, _) = self.socket.recv_from_full()?;
+            let mut rest = &answer[..];
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                    .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+                let len = (message.header.length as usize).next_multiple_of(4).clamp(16, rest.len().max(16));
+                rest = rest.get(len..).unwrap_or_default();
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Error(e) if e.code.is_none() => return Ok(()),
+                    NetlinkPayload::Error(e) => return Err(io::Error::from_raw_os_error(-e.raw_code())),
+                    NetlinkPayload::InnerMessage(m) => each(m),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.request(message, NLM_F_ACK | flags, |_| {})
+    }
+
+    /// Looks an interface up by its name.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if there is none of that name.
+    pub(crate) fn interface(&mut self, name: &str) -> io::Result<Interface> {
+        let mut m = LinkMessage::default();
+        m.attributes.push(LinkAttribute::IfName(name.into()));
+        let mut found = None;
+        self.request(RouteNetlinkMessage::GetLink(m), NLM_F_ACK, |answer| {
+            if let RouteNetlinkMessage::NewLink(l) = answer {
+                let mut i = Interface { index: l.header.index, mtu: 0, mac: None, up: l.header.flags.contains(LinkFlags::Up) };
+                for a in l.attributes {
+                    match a {
+                        LinkAttribute::Mtu(mtu) => i.mtu = mtu,
+                        LinkAttribute::Address(mac) => i.mac = mac.try_into().ok(),
+                        _ => {}
+                    }
+                }
+                found = Some(i);
+            }
+        })?;
+        found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+    }
+
+    /// Makes a veth pair: `near` (with the namespace in which it is to be, if not this one) and `far`, which stays here.
+    pub(crate) fn add_veth(&mut self, near: &str, near_ns: BorrowedFd<'_>, far: &str, mtu: u32) -> io::Result<()> {
+        let mut peer = LinkMessage::default();
+        peer.attributes.push(LinkAttribute::IfName(near.into()));
+        peer.attributes.push(LinkAttribute::Mtu(mtu));
+        peer.attributes.push(LinkAttribute::NetNsFd(near_ns.as_raw_fd()));
+        let mut m = LinkMessage::default();
+        m.attributes.push(LinkAttribute::IfName(far.into()));
+        m.attributes.push(LinkAttribute::Mtu(mtu));
+        m.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]));
+        self.change(RouteNetlinkMessage::NewLink(m), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Sets an interface up, and its MTU if given.
+    pub(crate) fn set_up(&mut self, index: u32, mtu: Option<u32>) -> io::Result<()> {
+        let mut m = LinkMessage::default();
+        m.header.index = index;
+        m.header.flags = LinkFlags::Up;
+        m.header.change_mask = LinkFlags::Up;
+        m.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        self.change(RouteNetlinkMessage::SetLink(m), 0)
+    }
+
+    /// Adds an address, usable at once (no duplicate address detection over IPv6).
+    pub(crate) fn add_address(&mut self, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
+        let mut m = AddressMessage::default();
+        m.header.family = family(address);
+        m.header.prefix_len = prefix;
+        m.header.index = index;
+        m.header.scope = AddressScope::Universe;
+        m.attributes.push(AddressAttribute::Local(address));
+        m.attributes.push(AddressAttribute::Address(address));
+        match address {
+            IpAddr::V4(a) if prefix < 31 => {
+                let host = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                m.attributes.push(AddressAttribute::Broadcast((a.to_bits() | host).into()));
+            }
+            IpAddr::V4(_) => {}
+            IpAddr::V6(_) => {
+                m.header.flags = AddressHeaderFlags::Nodad;
+                m.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            }
+        }
+        self.change(RouteNetlinkMessage::NewAddress(m), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Adds the default route through `gateway`, which must be on the link.
+    pub(crate) fn add_default_route(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
+        let mut m = RouteMessage::default();
+        m.header.address_family = family(gateway);
+        m.header.table = RouteHeader::RT_TABLE_MAIN;
+        m.header.protocol = RouteProtocol::Static;
+        m.header.scope = RouteScope::Universe;
+        m.header.kind = RouteType::Unicast;
+        m.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
+        m.attributes.push(RouteAttribute::Oif(index));
+        self.change(RouteNetlinkMessage::NewRoute(m), NLM_F_CREATE | NLM_F_EXCL)
+    }
+}
+
+fn family(a: IpAddr) -> AddressFamily {
+    if a.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}

@@ -1,0 +1,58 @@
+//! What a sandbox is to be, once the options have been understood and checked.
+
+use hibernet_netstack::config::Config;
+use std::path::PathBuf;
+
+/// Everything that does not depend on where the guest comes from.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The stack's configuration.
+    pub config: Config,
+    /// The guest's side of the link.
+    pub guest: Guest,
+    /// The host's resolvers are those of its /etc/resolv.conf, whose changes are to be followed.
+    pub follow_resolver: bool,
+    /// Where to write what passes over the link.
+    pub pcap: Option<PathBuf>,
+    /// What to log and where.
+    pub log: LogPlan,
+    /// The sandbox's name, if it was given one.
+    pub name: Option<String>,
+    /// Run in the background.
+    pub detach: bool,
+}
+
+/// The guest's side of the link.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Name of the interface.
+    pub ifname: String,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// Addresses and routes are left to a client inside.
+    pub dhcp: bool,
+    /// Kind of link.
+    pub link: LinkChoice,
+}
+
+/// Kinds of links that can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkChoice {
+    /// A TAP if one can be had, else a packet socket.
+    Any,
+    /// A TAP.
+    Tap,
+    /// A veth pair with a packet socket at the far end.
+    Packet,
+}
+
+/// Logging.
+#[derive(Clone, Debug)]
+pub struct LogPlan {
+    /// Least level that is logged.
+    pub level: slog::Level,
+    /// One JSON object per line instead of text.
+    pub json: bool,
+    /// File to append to; standard error if none.
+    pub file: Option<PathBuf>,
+}

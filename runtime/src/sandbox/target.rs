@@ -1,0 +1,193 @@
+//! What `attach` serves, and how it is noticed that it went.
+
+use super::channel::Channel;
+use super::failure::{Failure, Status};
+use super::guest::{self, LinkEnd};
+use super::namespaces::{self, Kind};
+use super::plan::Plan;
+use crate::sys::process::{self, Forked};
+use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::{Deserialize, Serialize};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+/// What to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A TAP of this network namespace: we take the descriptor's side.
+    Tap(String),
+    /// An interface of this network namespace, such as a TAP whose descriptor a VMM holds: we take the interface's side.
+    Packet(String),
+    /// The network namespace of a process.
+    Process(Pid),
+    /// A network namespace by its file.
+    Namespace(PathBuf),
+    /// An inherited descriptor.
+    Fd(i32),
+}
+
+impl Target {
+    /// A process id, or the path of a namespace's file. `/proc/PID/ns/net` is the same as the process id.
+    ///
+    /// # Errors
+    ///
+    /// If it is neither.
+    pub fn netns(s: &str) -> Result<Target, String> {
+        let pid = |s: &str| s.parse().ok().and_then(Pid::from_raw);
+        if let Some(p) = pid(s) {
+            return Ok(Target::Process(p));
+        }
+        let of_process = s.strip_prefix("/proc/").and_then(|r| r.strip_suffix("/ns/net")).and_then(pid);
+        match of_process {
+            Some(p) => Ok(Target::Process(p)),
+            None if s.contains('/') => Ok(Target::Namespace(s.into())),
+            None => Err("neither a process id nor a path; namespaces made by `ip netns` are in /run/netns".into()),
+        }
+    }
+
+    /// Opens, and where it is a namespace makes and configures, the link.
+    pub(crate) fn open(&self, plan: &Plan) -> Result<(LinkEnd, OwnedFd), Failure> {
+        match self {
+            Target::Tap(name) => guest::attach_tap(name),
+            Target::Packet(name) => guest::attach_packet(name),
+            Target::Fd(fd) => guest::attach_fd(*fd, plan.guest.mtu),
+            Target::Process(pid) => {
+                let proc = PathBuf::from(format!("/proc/{}/ns", pid.as_raw_nonzero()));
+                in_namespace(plan, &proc.join("net"), Some(&proc.join("user")))
+            }
+            Target::Namespace(path) => in_namespace(plan, path, None),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    Link(LinkEnd),
+    Failed(Failure),
+}
+
+/// Makes the link within a namespace, from a process that goes there and ends: there may be no way back.
+fn in_namespace(plan: &Plan, net: &Path, user: Option<&Path>) -> Result<(LinkEnd, OwnedFd), Failure> {
+    let net_fd = namespaces::open_namespace(net)?;
+    let user_fd = user.map(namespaces::open_namespace).transpose()?;
+    let (ours, theirs) = Channel::pair()?;
+    match process::fork(0).map_err(|e| Failure::os(Status::Resources, "cannot start a process", e))? {
+        Forked::Child => {
+            drop(ours);
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                enter(&net_fd, user_fd, net)?;
+                let (end, link) = guest::make_in_namespace(&plan.guest)?;
+                guest::configure(&plan.guest, &plan.config, &plan.guest.ifname)?;
+                theirs.send(&Report::Link(end), &[link.as_fd()])
+            }));
+            if let Ok(Err(e)) = done {
+                let _ = theirs.send(&Report::Failed(e), &[]);
+            }
+            process::exit_now(0)
+        }
+        Forked::Parent(pid) => {
+            drop(theirs);
+            let answer = ours.recv()?;
+            while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
+            match answer {
+                Some((Report::Link(end), mut fds)) if fds.len() == 1 => Ok((end, fds.remove(0))),
+                Some((Report::Failed(e), _)) => Err(e),
+                _ => Err(Failure::new(Status::Internal, "the link could not be made in the namespace")),
+            }
+        }
+    }
+}
+
+/// Enters a network namespace; with the rights that we have, or else with those that the user namespace gives to which it
+/// belongs (where we are its owner).
+fn enter(net: &OwnedFd, user: Option<OwnedFd>, path: &Path) -> Result<(), Failure> {
+    let what = format!("cannot enter the network namespace {}", path.display());
+    let refused = match namespaces::enter(net, Kind::Net) {
+        Ok(())
+            if rustix::thread::capabilities(None)
+                .is_ok_and(|c| c.effective.contains(rustix::thread::CapabilitySet::NET_ADMIN)) =>
+        {
+            return Ok(());
+        }
+        Ok(()) => None,
+        Err(e) => Some(e),
+    };
+    if refused.as_ref().is_some_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
+        return Err(Failure::new(Status::Namespaces, format!("{what}: that is no network namespace")));
+    }
+    let owner = match user {
+        Some(u) => u,
+        None => process::owner_of_namespace(net.as_fd())
+            .map_err(|e| Failure::os(Status::Namespaces, format_args!("{what} (run as its owner or as root)"), e))?,
+    };
+    move_into_link_name_space(owner.as_fd(), Some(LinkNameSpaceType::User))
+        .map_err(|e| Failure::os(Status::Namespaces, format_args!("{what} (run as its owner or as root)"), e))?;
+    namespaces::enter(net, Kind::Net).map_err(|e| Failure::os(Status::Namespaces, what, e))
+}
+
+/// Tells when the target has gone. A link that goes is noticed by the worker.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    process: Option<OwnedFd>,
+    file: Option<(OwnedFd, PathBuf, u64)>,
+}
+
+impl Gone {
+    /// Begins to watch, before anything is made there.
+    pub(crate) fn watch(target: &Target) -> Result<Self, Failure> {
+        let mut gone = Gone { process: None, file: None };
+        match target {
+            Target::Process(pid) => {
+                let fd = pidfd_open(*pid, PidfdFlags::empty()).map_err(|e| match e {
+                    rustix::io::Errno::SRCH => {
+                        Failure::new(Status::Namespaces, format!("there is no process {}", pid.as_raw_nonzero()))
+                    }
+                    e => Failure::os(Status::Namespaces, format_args!("cannot watch process {}", pid.as_raw_nonzero()), e),
+                })?;
+                gone.process = Some(fd);
+            }
+            Target::Namespace(path) => {
+                let fail = |e| Failure::os(Status::Namespaces, format_args!("cannot watch {}", path.display()), e);
+                let inode = rustix::fs::stat(path)
+                    .map_err(|e| {
+                        Failure::os(Status::Namespaces, format_args!("cannot open the namespace {}", path.display()), e)
+                    })?
+                    .st_ino;
+                let inotify = rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(fail)?;
+                let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let flags = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+                rustix::fs::inotify::add_watch(&inotify, dir, flags).map_err(fail)?;
+                gone.file = Some((inotify, path.clone(), inode));
+            }
+            Target::Tap(_) | Target::Packet(_) | Target::Fd(_) => {}
+        }
+        Ok(gone)
+    }
+
+    /// What to wait for.
+    pub(crate) fn fds(&self) -> Vec<&OwnedFd> {
+        self.process.iter().chain(self.file.as_ref().map(|f| &f.0)).collect()
+    }
+
+    /// Whether it has gone.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let ended = self.process.as_ref().is_some_and(|p| poll(&mut [PollFd::new(p, PollFlags::IN)], Some(&now)) == Ok(1));
+        let removed = self.file.as_ref().is_some_and(|(inotify, path, inode)| {
+            let mut buf = [MaybeUninit::uninit(); 4096];
+            let mut reader = Reader::new(inotify, &mut buf);
+            let mut any = false;
+            while reader.next().is_ok() {
+                any = true;
+            }
+            // Another namespace may have taken the name at once.
+            any && rustix::fs::stat(path).map_or(true, |s| s.st_ino != *inode)
+        });
+        ended || removed
+    }
+}
