@@ -85,7 +85,7 @@ impl Forwarder {
                 return Err(DropReason::BadDns);
             }
         };
-        if self.queries.iter().any(|(_, q)| q.guest == guest && q.ours == ours && q.is_same(message, &start)) {
+        if self.queries.iter().any(|(_, q)| q.guest == guest && q.is_same(message, &start)) {
             return Err(DropReason::DnsDuplicate);
         }
         let made = self.queries.insert(|index, generation| Query {
@@ -131,7 +131,6 @@ impl Forwarder {
         }
         if failed {
             q.failed += 1;
-            q.close(edge);
             self.ask_next(r, token.index(), edge);
         }
     }
@@ -157,7 +156,6 @@ impl Forwarder {
                 return;
             }
             q.failed += 1;
-            q.close(edge);
         }
         refuse(r, edge, q.ours, q.guest, &q.message, Some(&q.start), Message::SERVFAIL);
         self.end(index, edge);

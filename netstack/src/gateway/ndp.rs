@@ -125,7 +125,7 @@ fn neighbor_solicit<E: Edge>(
         return Err(DropReason::Malformed);
     }
     let ours = r.is_ours(m.target.into());
-    if !ours && (unspecified || !is_proxied(r, p.link, src, m.target)) {
+    if !ours && (unspecified || !is_proxied(r, p.link, m.target)) {
         // Whoever looks for duplicates of an address of its own hears nothing.
         return Ok(());
     }
@@ -141,10 +141,10 @@ fn neighbor_solicit<E: Edge>(
 
 /// Whether an address of the prefix, not ours, is reached through us: it is not the guest's configured one, nor one
 /// that the guest was seen to use.
-fn is_proxied(r: &Router, link: LinkId, asker: Ipv6Addr, a: Ipv6Addr) -> bool {
+fn is_proxied(r: &Router, link: LinkId, a: Ipv6Addr) -> bool {
     let Some(cfg) = r.cfg.v6 else { return false };
     let on_link = prefix_of(a, cfg.prefix) == prefix_of(cfg.guest, cfg.prefix);
-    on_link && a != cfg.guest && a != asker && !r.links[usize::from(link.0)].neighbours.knows(a.into())
+    on_link && a != cfg.guest && !r.links[usize::from(link.0)].neighbours.knows(a.into())
 }
 
 fn neighbor_advert(r: &mut Router, p: &Packet<'_>, dst: Ipv6Addr, h: &icmp::Header, body: &[u8]) -> Result<(), DropReason> {

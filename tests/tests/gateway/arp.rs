@@ -1,7 +1,10 @@
 //! ARP.
 
 use crate::{BROADCAST_MAC, next_frame, world};
+use core::time::Duration;
+use hibernet_netstack::config::Publish;
 use hibernet_netstack::edge::LinkInfo;
+use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::{Config, DropReason};
 use hibernet_tests::World;
 use hibernet_tests::wire::{self, Arp, GUEST_MAC, Net};
@@ -34,6 +37,7 @@ fn a_guest_that_looks_for_duplicates_of_its_address_hears_nothing() {
     let mut w = world();
     assert_eq!(ask(&mut w, [0; 4], GUEST), None);
     assert_eq!(ask(&mut w, GUEST, GUEST), None, "gratuitous");
+    assert_eq!(ask(&mut w, [10, 0, 2, 77], [10, 0, 2, 77]), None, "gratuitous, of another address");
     assert_eq!(w.dropped_total(), 0);
     // An address that is not its own is taken.
     let expected = Arp { op: 2, sender: (w.gateway_mac(), [10, 0, 2, 16]), target: (GUEST_MAC, [0; 4]) };
@@ -106,4 +110,25 @@ fn switched_off_with_its_family() {
     let mut w = World::new(Config { v4: None, ..Config::default() });
     assert_eq!(ask(&mut w, GUEST, [10, 0, 2, 2]), None);
     assert_eq!(w.dropped(DropReason::FamilyDisabled), 1);
+}
+
+#[test]
+fn an_unknown_guest_is_asked_for_when_something_is_for_it_and_not_too_often() {
+    let publish = Publish { proto: 6, addr: None, host_ports: (8080, 8080), guest_port: 80 };
+    let cfg = Config { publish: vec![publish], ..Config::default() };
+    let mut w = World::with_link(cfg, LinkInfo { guest_mac: None, ..World::plain_link() });
+    let at = |last, port| Endpoint::new([192, 0, 2, last].into(), port);
+    w.accept(0, at(9, 5000), at(1, 8080));
+    let question = Arp { op: 1, sender: (w.gateway_mac(), [10, 0, 2, 2]), target: ([0; 6], GUEST) };
+    assert_eq!(next_frame(&mut w).map(|f| (f.dst_mac, f.net)), Some((BROADCAST_MAC, Net::Arp(question))));
+    assert!(w.dropped(DropReason::Unresolved) > 0 && w.inbox.is_empty());
+    for port in 5001..5020 {
+        w.accept(0, at(9, port), at(1, 8080));
+    }
+    assert_eq!(w.inbox.len(), 2, "a burst of three");
+    let reply = wire::arp(Arp { op: 2, sender: (GUEST_MAC, GUEST), target: (w.gateway_mac(), [10, 0, 2, 2]) });
+    w.inject(&wire::ethernet(w.gateway_mac(), GUEST_MAC, wire::ethertype::ARP, &reply));
+    w.inbox.clear();
+    w.run(Duration::from_secs(3));
+    assert!(w.take(|f| (f.dst_mac == GUEST_MAC).then_some(())).is_some(), "the SYN goes out again, now to the guest");
 }

@@ -287,6 +287,11 @@ fn messages_to_us_alone_and_to_other_servers() {
     assert_eq!((take6(&mut w), w.dropped(DropReason::BadDhcp)), (None, 1));
     assert_eq!(ask6(&mut w, &request6(5, &[(2, &[0, 3, 0, 1, 9])])), None);
     assert_eq!(w.dropped(DropReason::BadDhcp), 1);
+    // Nobody asks; somebody asks another group.
+    let solicit = request6(1, &[(3, &association(None))]);
+    send_udp_to_all(&mut w, "::".parse().unwrap(), "ff02::1:2".parse().unwrap(), 546, 547, &solicit);
+    send_udp_to_all(&mut w, guest_link_local().into(), "ff02::1:3".parse().unwrap(), 546, 547, &solicit);
+    assert_eq!((w.dropped(DropReason::MartianSource), w.dropped(DropReason::NoService), w.inbox.len()), (1, 1, 0));
     for bad in [&b""[..], &[1, 2, 3], &[12, 0, 0, 0], &[1, 1, 2, 3, 0, 1, 0, 9, 0]] {
         let before = w.dropped(DropReason::BadDhcp);
         assert_eq!((ask6(&mut w, bad), w.dropped(DropReason::BadDhcp)), (None, before + 1), "{bad:?}");

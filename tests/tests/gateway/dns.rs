@@ -296,6 +296,8 @@ fn bad_messages_are_counted_and_bad_queries_answered() {
         assert_eq!(w.take_udp(40_001).map(|a| a.1), answer, "{data:02x?}");
         assert_eq!(w.dropped(DropReason::BadDns), before + 1);
     }
+    send_udp(&mut w, "0.0.0.0".parse().unwrap(), "10.0.2.3".parse().unwrap(), 40_001, 53, &query(5));
+    assert_eq!((w.dropped(DropReason::MartianSource), w.inbox.len()), (1, 0), "nobody asks");
     assert_eq!(w.edge.host.all().count(), 0);
 }
 

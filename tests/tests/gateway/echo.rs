@@ -47,20 +47,65 @@ fn a_link_without_rest_answers_a_packet_larger_than_its_mtu_in_fragments() {
         // In one frame, as from a link whose guest side takes more than ours.
         let request = wire::echo(src, dst, 1, 2, &data);
         w.inject_ip(&Ip::new(src, dst), protocol, &request);
-        let mut whole = vec![0; 8 + data.len()];
-        let (mut filled, mut last) = (0, false);
-        while let Some((offset, more, bytes)) = w.take(|f| match &f.net {
-            Net::Ip { fragment: Some((offset, more, _)), l4: L4::Other(_, bytes), .. } => Some((*offset, *more, bytes.clone())),
-            _ => None,
-        }) {
-            whole[offset.into()..usize::from(offset) + bytes.len()].copy_from_slice(&bytes);
-            filled += bytes.len();
-            last |= !more;
-        }
-        assert!(last && filled == whole.len() && w.inbox.is_empty());
+        let whole = join(&mut w);
         assert_eq!((whole[0], &whole[8..]), (reply_type(dst), &data[..]));
         assert_eq!(wire::transport_checksum(dst, src, protocol, &whole), 0);
         w.assert_clean();
+    }
+}
+
+#[test]
+fn an_echo_of_64_kib_in_fragments_comes_back_in_fragments() {
+    let mut w = world();
+    for dst in ours(&w) {
+        let (src, protocol) = (w.guest_addr(dst), if dst.is_ipv4() { 1 } else { 58 });
+        let data: Vec<u8> = (0..65_507u32).map(|i| (i * 3) as u8).collect();
+        let ip = Ip { ident: 77, ..Ip::new(src, dst) };
+        for packet in ip.fragments(protocol, &wire::echo(src, dst, 1, 2, &data), 1440) {
+            w.inject(&wire::ethernet(w.gateway_mac(), GUEST_MAC, ip.ethertype(), &packet));
+        }
+        let whole = join(&mut w);
+        assert_eq!((whole[0], whole[8..] == data[..]), (reply_type(dst), true), "{dst}");
+        assert_eq!(wire::transport_checksum(dst, src, protocol, &whole), 0);
+        w.assert_clean();
+    }
+}
+
+/// Joins the fragments in the inbox, in any order.
+///
+/// # Panics
+/// If some are missing.
+fn join(w: &mut World) -> Vec<u8> {
+    let (mut whole, mut filled, mut end) = (Vec::new(), 0, None);
+    while let Some((offset, more, bytes)) = w.take(|f| match &f.net {
+        Net::Ip { fragment: Some((offset, more, _)), l4: L4::Other(_, bytes), .. } => {
+            Some((usize::from(*offset), *more, bytes.clone()))
+        }
+        _ => None,
+    }) {
+        let to = offset + bytes.len();
+        whole.resize(whole.len().max(to), 0);
+        whole[offset..to].copy_from_slice(&bytes);
+        filled += bytes.len();
+        end = if more { end } else { Some(to) };
+    }
+    assert!(w.inbox.is_empty(), "not all are fragments");
+    assert_eq!((Some(filled), filled), (end, whole.len()));
+    whole
+}
+
+#[test]
+fn the_type_of_service_is_kept() {
+    let mut w = world();
+    for dst in ours(&w) {
+        let src = w.guest_addr(dst);
+        let ip = Ip { tos: 0xb8, ..Ip::new(src, dst) };
+        w.inject_ip(&ip, if dst.is_ipv4() { 1 } else { 58 }, &wire::echo(src, dst, 1, 1, b"x"));
+        let tos = w.take(|f| match &f.net {
+            Net::Ip { tos, ttl: 64, .. } => Some(*tos),
+            _ => None,
+        });
+        assert_eq!(tos, Some(0xb8), "{dst}");
     }
 }
 
