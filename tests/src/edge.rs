@@ -121,6 +121,7 @@ impl HostSockets for FakeEdge {
     }
 
     fn udp_recv(&mut self, sock: SockId, out: &mut [Option<Datagram>]) -> Result<usize, SockError> {
+        self.host.recv_error(sock)?;
         let mut n = 0;
         while n < out.len() {
             let Some(d) = self.host.udp_recv(sock)? else { break };
@@ -141,6 +142,7 @@ impl HostSockets for FakeEdge {
     }
 
     fn ping_recv(&mut self, sock: SockId) -> Result<Option<(u16, Datagram)>, SockError> {
+        self.host.recv_error(sock)?;
         Ok(self.host.ping_recv(sock)?.map(|(seq, d)| {
             let payload = self.pool.put(SlotKind::Socket, d.data);
             (seq, Datagram { payload, from: d.from, to: d.to, segment: None, hop_limit: d.hop_limit })

@@ -213,6 +213,20 @@ fn an_error_of_an_earlier_request_does_not_cost_the_next_one() {
 }
 
 #[test]
+fn an_error_without_a_report_is_told_and_what_stands_behind_it_is_received() {
+    let mut w = world();
+    let to = ip(REMOTES[1]);
+    ping(&mut w, to, 7, 1, b"x");
+    let sock = w.edge.host.last();
+    w.edge.host.ping(sock).fail_recv.push_back(SockError::HostUnreachable);
+    w.edge.host.ping_reply(sock, 1, b"x");
+    w.settle();
+    let mut got: Vec<_> = core::iter::from_fn(|| w.take_icmp()).map(|(_, ty, code, ..)| (ty, code)).collect();
+    got.sort_unstable();
+    assert_eq!(got, [(1, 3), (129, 0)]);
+}
+
+#[test]
 fn without_ping_sockets_the_guest_is_told_that_it_is_prohibited() {
     for (remote, want) in [(REMOTES[0], (3, 13)), (REMOTES[1], (1, 1))] {
         let mut w = world();

@@ -337,6 +337,26 @@ fn w_guest(like: IpAddr) -> IpAddr {
 }
 
 #[test]
+fn an_error_without_a_report_is_told_and_what_stands_behind_it_is_received() {
+    let mut w = world();
+    let to = Endpoint::new(ip(REMOTES[0]), 7);
+    let sock = open_flow(&mut w, 1000, to);
+    w.edge.host.udp(sock).fail_recv.extend([SockError::Refused, SockError::NoResources]);
+    w.edge.host.udp_reply(sock, b"behind");
+    w.settle();
+    assert_eq!(w.take_udp(1000).unwrap().1, b"behind");
+    let (src, ty, code, _, quoted) = w.take_icmp().unwrap();
+    assert_eq!((src, ty, code), (ip("10.0.2.2"), 3, 3));
+    assert_eq!((quote(&quoted).dst, quote(&quoted).data), (to, vec![]));
+    assert_eq!(w.take_icmp(), None, "our lack of memory is no concern of the guest's");
+    // One that does not go away does not keep us busy.
+    w.edge.host.udp(sock).fail_recv.extend([SockError::Other(5); 100]);
+    w.edge.host.notify(sock);
+    w.settle();
+    assert_eq!(w.edge.host.udp(sock).fail_recv.len(), 96);
+}
+
+#[test]
 fn a_report_that_is_no_error_to_a_guest_is_passed_over() {
     let mut w = world();
     let to = Endpoint::new(ip(REMOTES[0]), 7);
@@ -368,6 +388,30 @@ fn an_error_of_an_earlier_datagram_does_not_cost_the_next_one() {
 }
 
 #[test]
+fn a_datagram_whose_error_is_reported_too_is_told_once_per_report() {
+    let mut w = world();
+    let to = Endpoint::new(ip(REMOTES[0]), 7);
+    let sock = open_flow(&mut w, 1000, to);
+    // Too long: the call fails, and the report has the MTU. The same again when it is repeated.
+    for _ in 0..2 {
+        w.edge.host.udp(sock).fail_send.push_back(SockError::TooBig(None));
+    }
+    let icmp = IcmpQuote { ty: 3, code: 4, rest: 1400 };
+    let report = Report { icmp, offender: None, destination: Some(to), payload: vec![] };
+    for _ in 0..70 {
+        w.edge.host.report(sock, report.clone());
+    }
+    let header = Ip::new(w.guest_addr(to.addr), to.addr);
+    let frame = header.frame(w.gateway_mac(), GUEST_MAC, UDP, &wire::udp(header.src, header.dst, 1000, 7, b"long"));
+    w.receive(&frame);
+    w.collect();
+    let mtus: Vec<u32> = core::iter::from_fn(|| w.take_icmp().map(|(_, _, _, rest, _)| rest)).collect();
+    assert_eq!(mtus, [1400; 70], "an MTU that nobody had said");
+    assert_eq!((w.dropped(DropReason::HostRefused), w.dropped_total()), (1, 1));
+    assert_eq!(w.edge.host.udp(sock).sent.len(), 1);
+}
+
+#[test]
 fn what_the_host_refuses_is_told_and_counted() {
     let rows = [
         (SockError::Refused, (3, 3, 0), (1, 4, 0)),
@@ -377,7 +421,7 @@ fn what_the_host_refuses_is_told_and_counted() {
         (SockError::TimedOut, (3, 1, 0), (1, 3, 0)),
         (SockError::Prohibited, (3, 13, 0), (1, 1, 0)),
         (SockError::TooBig(Some(1400)), (3, 4, 1400), (2, 0, 1400)),
-        (SockError::TooBig(None), (3, 4, 0), (2, 0, 1280)),
+        (SockError::TooBig(None), (3, 4, 576), (2, 0, 1280)),
         (SockError::Other(95), (3, 1, 0), (1, 3, 0)),
     ];
     for (error, v4, v6) in rows {

@@ -16,8 +16,9 @@ pub(crate) fn icmp_for(e: SockError, v6: bool) -> Option<IcmpError> {
         SockError::NetUnreachable | SockError::NotAvailable => IcmpError::NetUnreachable,
         SockError::HostUnreachable | SockError::TimedOut | SockError::Other(_) => IcmpError::HostUnreachable,
         SockError::Prohibited => IcmpError::Prohibited,
-        // RFC 1191 section 3: zero says that the MTU is not known. IPv6 paths carry 1280 bytes at least.
-        SockError::TooBig(mtu) => IcmpError::TooBig(mtu.unwrap_or(if v6 { 1280 } else { 0 })),
+        // Of an unknown path the least that every path carries: RFC 8200 section 5, RFC 791 section 3.1. (A zero, which
+        // RFC 1191 has for "unknown", makes Linux give up on path MTU discovery.)
+        SockError::TooBig(mtu) => IcmpError::TooBig(mtu.unwrap_or(if v6 { 1280 } else { 576 })),
         SockError::NoResources => return None,
     })
 }

@@ -60,6 +60,8 @@ pub struct UdpSocket {
     pub sent: Vec<Sent>,
     /// Errors for the next sends.
     pub fail_send: VecDeque<SockError>,
+    /// Errors for the next receives, each before anything is received.
+    pub fail_recv: VecDeque<SockError>,
     incoming: VecDeque<Incoming>,
     reports: VecDeque<Report>,
 }
@@ -84,19 +86,31 @@ pub struct PingSocket {
     pub sent: Vec<SentPing>,
     /// Errors for the next sends.
     pub fail_send: VecDeque<SockError>,
+    /// Errors for the next receives, each before anything is received.
+    pub fail_recv: VecDeque<SockError>,
     incoming: VecDeque<(u16, Incoming)>,
     reports: VecDeque<Report>,
 }
 
 impl UdpSocket {
     pub(crate) fn ready(&self) -> Ready {
-        Ready { readable: !self.incoming.is_empty(), writable: true, peer_closed: false, error: !self.reports.is_empty() }
+        Ready {
+            readable: !self.incoming.is_empty(),
+            writable: true,
+            peer_closed: false,
+            error: !self.reports.is_empty() || !self.fail_recv.is_empty(),
+        }
     }
 }
 
 impl PingSocket {
     pub(crate) fn ready(&self) -> Ready {
-        Ready { readable: !self.incoming.is_empty(), writable: true, peer_closed: false, error: !self.reports.is_empty() }
+        Ready {
+            readable: !self.incoming.is_empty(),
+            writable: true,
+            peer_closed: false,
+            error: !self.reports.is_empty() || !self.fail_recv.is_empty(),
+        }
     }
 }
 
@@ -159,6 +173,16 @@ impl FakeHost {
         self.notify(sock);
     }
 
+    /// The error that the next receive returns.
+    pub(crate) fn recv_error(&mut self, sock: SockId) -> Result<(), SockError> {
+        let fail = match &mut self.used(sock).kind {
+            Kind::Udp(u) => u.fail_recv.pop_front(),
+            Kind::Ping(p) => p.fail_recv.pop_front(),
+            k => panic!("{sock:?} is no datagram socket: {k:?}"),
+        };
+        fail.map_or(Ok(()), Err)
+    }
+
     /// An error arrives for something that a UDP or ping socket sent.
     pub fn report(&mut self, sock: SockId, report: Report) {
         match &mut self.sockets[sock.0 as usize].kind {
@@ -207,6 +231,7 @@ impl FakeHost {
             ident,
             sent: Vec::new(),
             fail_send: VecDeque::new(),
+            fail_recv: VecDeque::new(),
             incoming: VecDeque::new(),
             reports: VecDeque::new(),
         };
@@ -249,6 +274,7 @@ fn udp(to: Option<Endpoint>, wanted_port: Option<u16>, port: u16) -> Kind {
         port,
         sent: Vec::new(),
         fail_send: VecDeque::new(),
+        fail_recv: VecDeque::new(),
         incoming: VecDeque::new(),
         reports: VecDeque::new(),
     })

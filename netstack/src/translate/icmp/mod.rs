@@ -101,12 +101,18 @@ impl Icmp {
             from: None,
             dont_fragment: p.ip.dont_fragment,
         };
-        let mut sent = edge.ping_send(sock, h.seq(), p.payload, &opts);
         // As with UDP: the errors of earlier requests come first.
-        if sent.is_err() && self.reports(r, token, sock, edge) > 0 {
-            sent = edge.ping_send(sock, h.seq(), p.payload, &opts);
+        let mut turns = 2;
+        while let Err(e) = edge.ping_send(sock, h.seq(), p.payload, &opts) {
+            turns -= 1;
+            match (self.reports(r, token, sock, edge), turns) {
+                (0, _) => return Err(refuse(r, p, e, edge)),
+                // The report has told the guest already, and better.
+                (_, 0) => return Err(DropReason::HostRefused),
+                _ => {}
+            }
         }
-        sent.map_err(|e| refuse(r, p, e, edge))
+        Ok(())
     }
 
     fn open<E: Edge>(&mut self, r: &mut Router, p: &Packet<'_>, to: IpAddr, edge: &mut E) -> Result<u32, DropReason> {

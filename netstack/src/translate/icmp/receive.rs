@@ -13,7 +13,7 @@ use crate::wire::icmp::{HEADER_LEN, Header, v4, v6};
 const BATCH: usize = 32;
 /// Sockets served in one [`Icmp::flush`].
 pub(super) const TURNS: usize = 16;
-/// Errors of a socket taken as earlier requests' before the socket is left until its next event.
+/// Errors without a report that are taken as earlier requests' before the socket is left until its next event.
 const MAX_ERRORS: usize = 4;
 /// Longest quote: what an ICMPv6 error of 1280 bytes holds.
 const QUOTE: usize = 1280 - 40 - 8;
@@ -31,14 +31,12 @@ impl Icmp {
                     self.reply(r, token, seq, d, edge);
                 }
                 Ok(None) => return false,
+                // What an earlier request met with. The report says it better, if there is one.
+                Err(_) if self.reports(r, token, sock, edge) > 0 => return true,
+                Err(_) if errors == MAX_ERRORS => return false,
                 Err(e) => {
                     errors += 1;
-                    if self.reports(r, token, sock, edge) == 0 {
-                        self.plain_error(r, token, e, edge);
-                    }
-                    if errors == MAX_ERRORS {
-                        return false;
-                    }
+                    self.plain_error(r, token, e, edge);
                 }
             }
         }

@@ -18,7 +18,7 @@ use super::rtt::Rtt;
 use crate::edge::{SockId, Token};
 use crate::time::Time;
 use crate::timers::Deadline;
-use crate::tuple::Tuple;
+use crate::tuple::{Endpoint, Tuple};
 use crate::wire::tcp::Seq;
 
 /// Things that have happened to a flow.
@@ -82,6 +82,8 @@ pub(super) struct Flow {
     /// Packets from the guest have this tuple.
     pub(super) tuple: Tuple,
     pub(super) sock: SockId,
+    /// Both ends of the host's connection, the client's first, if it was accepted at a published port.
+    pub(super) accepted: Option<(Endpoint, Endpoint)>,
     pub(super) deadline: Deadline,
     pub(super) events: Events,
 
@@ -151,6 +153,7 @@ impl Flow {
             token,
             tuple,
             sock,
+            accepted: None,
             deadline: Deadline::default(),
             events: Events::default(),
             snd_una: iss,

@@ -221,7 +221,6 @@ impl Tcp {
             return;
         };
         if let Some(&old) = self.index.get(&tuple) {
-            // The host's kernel gave the same four-tuple out again, so the old connection is dead.
             self.end(old, Fate::ResetBoth, r, edge);
         }
         let iss = self.shared.isn.generate(&tuple, r.now);
@@ -237,6 +236,7 @@ impl Tcp {
             edge.close(sock, Close::Reset);
             return;
         };
+        flow.accepted = Some((peer, local));
         flow.events.add(Events::INBOUND);
         flow.events.add(Events::CONNECTED);
         flow.events.add(Events::HALF_OPEN);
@@ -256,7 +256,8 @@ impl Tcp {
         self.end(index, fate, r, edge);
     }
 
-    /// Tuple of the guest's packets for a connection accepted at a published port.
+    /// Tuple of the guest's packets for a connection accepted at a published port. It is in use only by a connection with
+    /// the same ends: since the host's kernel gave these out again, that one is dead.
     fn inbound_tuple(&self, r: &mut Router, publish: usize, peer: Endpoint, local: Endpoint) -> Option<Tuple> {
         let publish = r.cfg.publish.get(publish)?;
         let port = publish.guest_port.checked_add(local.port.checked_sub(publish.host_ports.0)?)?;
@@ -264,16 +265,16 @@ impl Tcp {
             IpAddr::V4(_) => r.cfg.v4.map(|c| (c.guest.into(), c.gateway.into()))?,
             IpAddr::V6(_) => r.cfg.v6.map(|c| (c.guest.into(), c.gateway.into()))?,
         };
-        let tuple = |dst| Tuple { src: Endpoint::new(guest, port), dst, proto: proto::TCP };
-        if !r.hides(peer.addr) {
-            return Some(tuple(peer));
-        }
-        // Several of the host's addresses become one, so the client's port may be taken.
-        let wish = tuple(Endpoint::new(gateway, peer.port));
-        if !self.index.contains_key(&wish) {
+        let client = if r.hides(peer.addr) { gateway } else { peer.addr };
+        let tuple =
+            |client_port| Tuple { src: Endpoint::new(guest, port), dst: Endpoint::new(client, client_port), proto: proto::TCP };
+        let wish = tuple(peer.port);
+        let taken = self.index.get(&wish).and_then(|&i| self.flows.get(i));
+        if taken.is_none_or(|f| f.accepted == Some((peer, local))) {
             return Some(wish);
         }
-        (0..1024).map(|_| tuple(Endpoint::new(gateway, 1024 + r.rng.below(64_512) as u16))).find(|t| !self.index.contains_key(t))
+        // One client's port leads to several of the host's addresses and ports, or several clients appear as the gateway.
+        (0..1024).map(|_| tuple(1024 + r.rng.below(64_512) as u16)).find(|t| !self.index.contains_key(t))
     }
 
     /// Something happened at a flow's socket.

@@ -140,18 +140,24 @@ impl Udp {
             dont_fragment: p.ip.dont_fragment,
         };
         self.used(r, slot, true);
-        let mut sent = send(edge, sock, p, opts);
         // A datagram socket first returns the errors of earlier datagrams. They go to the guest as what they are,
         // and this datagram gets its turn.
-        if sent.is_err() && self.reports(r, token, sock, edge) > 0 {
-            sent = send(edge, sock, p, opts);
-        }
-        match sent {
-            Ok(n) => {
-                r.stats.udp_to_host += n;
-                Ok(())
+        let mut turns = 2;
+        loop {
+            let e = match send(edge, sock, p, opts) {
+                Ok(n) => {
+                    r.stats.udp_to_host += n;
+                    return Ok(());
+                }
+                Err(e) => e,
+            };
+            turns -= 1;
+            match (self.reports(r, token, sock, edge), turns) {
+                (0, _) => return Err(refuse(r, p, e, edge)),
+                // The report has told the guest already, and better.
+                (_, 0) => return Err(DropReason::HostRefused),
+                _ => {}
             }
-            Err(e) => Err(refuse(r, p, e, edge)),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::wire::{ipv4, ipv6, udp};
 const BATCH: usize = 32;
 /// Sockets served in one [`Udp::flush`].
 const TURNS: usize = 16;
-/// Errors of a socket taken as earlier datagrams' before the socket is left until its next event.
+/// Errors without a report that are taken as earlier datagrams' before the socket is left until its next event.
 const MAX_ERRORS: usize = 4;
 
 impl Udp {
@@ -67,11 +67,8 @@ impl Udp {
                     return n == BATCH;
                 }
                 // What an earlier datagram met with. The report says it better, if there is one.
-                Err(e) => {
-                    if self.reports(r, token, sock, edge) == 0 {
-                        self.plain_error(r, token, e, edge);
-                    }
-                }
+                Err(_) if self.reports(r, token, sock, edge) > 0 => return true,
+                Err(e) => self.plain_error(r, token, e, edge),
             }
         }
         false
