@@ -88,7 +88,7 @@ pub fn queued_as_icmp(e: &QueuedError, v6: bool) -> IcmpQuote {
             IcmpQuote { ty: e.ty, code: e.code, rest }
         }
         _ => match from_errno(e.errno) {
-            SockError::TooBig(_) => as_icmp(SockError::TooBig(u16::try_from(e.info).ok().filter(|m| *m > 0)), v6),
+            SockError::TooBig(_) => as_icmp(SockError::TooBig(Some(e.info.min(65_535) as u16).filter(|m| *m > 0)), v6),
             other => as_icmp(other, v6),
         },
     }

@@ -5,7 +5,7 @@ use super::{Sock, Sockets};
 use crate::edge::Slots;
 use crate::sys::tcp::{SendMemory, TcpInfo};
 use crate::sys::{socket, stream, tcp};
-use hibernet_netstack::edge::{Payload, Peek, SendSpace, SockError, SockId, TcpStatus, Token};
+use hibernet_netstack::edge::{Payload, Peek, Ready, SendSpace, SockError, SockId, TcpStatus, Token};
 use hibernet_netstack::tuple::Endpoint;
 use std::io;
 use std::net::SocketAddr;
@@ -26,11 +26,13 @@ pub(super) struct Tcp {
     v6: bool,
     /// Where the kernel's peek offset stands, or [`OFF`]. A peek moves it on, taking moves it back, never below 0.
     peek_at: i64,
+    /// Without peek offset: bytes wait behind an urgent mark, which a peek from the start does not pass.
+    at_mark: bool,
 }
 
 impl Tcp {
     pub(super) fn new(fd: OwnedFd, v6: bool) -> Self {
-        Tcp { fd, v6, peek_at: OFF }
+        Tcp { fd, v6, peek_at: OFF, at_mark: false }
     }
 }
 
@@ -152,6 +154,10 @@ impl Sockets {
         // Exactly the bytes before the offset are there. The call does not say whether the FIN is: the state does; and what was
         // received before it was looked at is in the queue by now.
         let state = TcpInfo::of(s.fd.as_fd())?.state;
+        if tcp::unread(s.fd.as_fd())? as usize > offset {
+            s.at_mark = true;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         if !tcp::peer_finished(state) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -181,6 +187,9 @@ impl Sockets {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(sock_error(&e)),
             }
+        }
+        if std::mem::take(&mut s.at_mark) {
+            self.notice(id, Ready { readable: true, ..Ready::default() });
         }
         Ok(())
     }

@@ -145,8 +145,14 @@ impl Sockets {
             let _ = socket::bind(s, SocketAddr::new(unspecified(to.addr), port));
         }
         socket::connect(s, SocketAddr::from(to)).map_err(|e| connect_error(&e, v6))?;
+        self.udp_connected(token, fd, to)
+    }
+
+    /// Takes a socket over that is connected to `peer`. What others had sent to it before is not heard.
+    pub fn udp_connected(&mut self, token: Token, fd: OwnedFd, peer: Endpoint) -> Result<SockId, SockError> {
+        let v6 = peer.addr.is_ipv6();
         let options = HeaderOptions::new();
-        self.register(token, Sock::Udp(Udp { fd, v6, peer: Some(to), options, segments: true, pending: None }))
+        self.register(token, Sock::Udp(Udp { fd, v6, peer: Some(peer), options, segments: true, pending: None }))
     }
 
     /// Takes the bound socket of a published port over. It is silent until [`Sockets::listen`].

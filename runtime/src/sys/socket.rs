@@ -162,3 +162,9 @@ pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: as above.
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
+
+/// Sends urgent data on a TCP socket: the last byte is the urgent one.
+pub fn send_urgent(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `data`, which is only read.
+    check_len(unsafe { libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL | libc::MSG_OOB) })
+}

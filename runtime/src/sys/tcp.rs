@@ -77,6 +77,14 @@ impl SendMemory {
     }
 }
 
+/// Bytes that were received and not read (`SIOCINQ`), with `SO_OOBINLINE` those behind an urgent mark too. A FIN does not count.
+pub fn unread(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut n: libc::c_int = 0;
+    // SAFETY: SIOCINQ (the same number as FIONREAD) writes one int, to `n`.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut n) })?;
+    Ok(u32::try_from(n).unwrap_or(0))
+}
+
 /// Bytes that were sent or wait for it and are not acknowledged by the peer (`SIOCOUTQ`), a FIN included.
 pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u32> {
     let mut n: libc::c_int = 0;
