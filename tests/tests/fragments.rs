@@ -214,7 +214,9 @@ fn options_and_extension_headers_do_not_confuse() {
 #[test]
 fn an_overlap_spoils_the_datagram_and_what_comes_of_it_later() {
     for remote in REMOTES.map(ip) {
-        for (at, len) in [(0, 808), (792, 16), (800, 16), (400, 800), (1600, 400), (792, 816), (0, 2000)] {
+        for (at, len) in
+            [(0, 808), (792, 16), (800, 16), (400, 800), (1600, 400), (792, 816), (1000, 200), (1200, 400), (0, 2000)]
+        {
             let mut w = world();
             let h = header(&w, remote);
             let whole = datagram(&h, &bytes(2000));
@@ -268,6 +270,18 @@ fn fragments_that_contradict_each_other_spoil_the_datagram() {
             assert_eq!(w.dropped_total(), 1, "a spoiled datagram counts once");
         }
     }
+}
+
+#[test]
+fn bytes_behind_the_end_do_not_fill_a_hole_before_it() {
+    let mut w = world();
+    let h = header(&w, ip(REMOTES[0]));
+    let whole = datagram(&h, &bytes(2000));
+    for (at, len, more) in [(0, 400, true), (1200, 400, true), (800, 400, false)] {
+        let packet = h.fragment(UDP, &whole[at..at + len], at as u16, more);
+        inject(&mut w, &h, &packet);
+    }
+    assert_eq!((arrived(&mut w), w.dropped(DropReason::FragmentBad), w.dropped_total()), (vec![], 1, 1));
 }
 
 #[test]

@@ -277,6 +277,9 @@ fn many_replies_come_in_order_and_no_call_takes_them_all() {
     for seq in 0..300 {
         assert_eq!(reply(&mut w).unwrap().2, seq);
     }
+    w.edge.host.ping_reply(sock, 1000, b"x");
+    w.settle();
+    assert_eq!(reply(&mut w).unwrap().2, 1000);
 }
 
 #[test]

@@ -235,6 +235,9 @@ fn many_datagrams_come_in_order_and_no_call_takes_them_all() {
         assert_eq!(w.take_udp(1000).unwrap().1, i.to_be_bytes());
     }
     assert!(!w.stack.flush(w.now(), &mut w.edge));
+    w.edge.host.udp_reply(sock, b"and another");
+    w.settle();
+    assert_eq!(w.take_udp(1000).unwrap().1, b"and another");
 }
 
 #[test]
@@ -528,6 +531,33 @@ fn a_mapped_address_leads_to_the_hosts_loopback_and_answers_come_from_it() {
         let (src, .., quoted) = w.take_icmp().unwrap();
         assert_eq!((src, quote(&quoted).dst), (mapped, to));
     }
+}
+
+#[test]
+fn a_mapped_address_of_ours_keeps_its_services() {
+    let reach = Reach { map_host_loopback: ["10.0.2.2", "10.0.2.3"].map(ip).into(), ..Reach::default() };
+    let mut w = World::new(Config { reach, ..Config::default() });
+    for (a, port, forwarded) in
+        [("10.0.2.2", 67, false), ("10.0.2.3", 53, false), ("10.0.2.2", 53, true), ("10.0.2.3", 54, true), ("10.0.2.2", 68, true)]
+    {
+        let before = w.stack.stats().udp_to_host;
+        send(&mut w, 1000, Endpoint::new(ip(a), port), b"for whom?");
+        assert_eq!(w.stack.stats().udp_to_host - before, u64::from(forwarded), "{a} port {port}");
+    }
+    // A guest that has no address yet has no flows either.
+    let header = Ip::new(ip("0.0.0.0"), ip("10.0.2.2"));
+    send_with(&mut w, &header, 68, 1234, b"nobody");
+    assert_eq!(w.stack.stats().udp_to_host, 3);
+}
+
+#[test]
+fn a_flow_ends_where_the_hosts_own_addresses_begin() {
+    let mut w = world();
+    let to = Endpoint::new(ip(REMOTES[0]), 7);
+    let sock = open_flow(&mut w, 1000, to);
+    w.stack.set_host_addresses(vec![to.addr]);
+    send(&mut w, 1000, to, b"more");
+    assert_eq!((w.dropped(DropReason::ReachDenied), w.edge.host.udp(sock).sent.len()), (1, 1));
 }
 
 #[test]

@@ -232,6 +232,25 @@ fn strangers_do_not_use_up_the_guests_flows() {
 }
 
 #[test]
+fn the_guests_flows_come_before_those_of_strangers() {
+    let limits = Limits { udp_flows: 4, ..Limits::default() };
+    let (mut w, sock) = with(Config { limits, ..config(8053, 8053, 53) });
+    for port in 1..=2 {
+        answers(&mut w, 1000, end(CLIENTS[0], port), b"own");
+        let own = w.edge.host.last();
+        w.edge.host.udp_reply(own, b"reply");
+        w.settle();
+        arrives(&mut w, sock, end(CLIENTS[0], 100 + port), HOST[0], b"stranger");
+    }
+    answers(&mut w, 1000, end(CLIENTS[0], 3), b"own");
+    assert_eq!((w.stack.flow_counts().1, w.dropped_total()), (4, 0));
+    assert_eq!(w.edge.host.udp_sockets().len(), 4, "the guest's third flow was not opened");
+    // The stranger idle longest gave way.
+    answers(&mut w, 53, end(CLIENTS[0], 102), b"still there");
+    assert_eq!(w.edge.host.udp(sock).sent.len(), 1);
+}
+
+#[test]
 fn clients_that_cannot_be_are_dropped() {
     let (mut w, sock) = world();
     for (from, why) in [
