@@ -331,7 +331,8 @@ impl Flow {
 
     /// Whether the guest ought to hear that its window grew: it stands nearly still, and much more can be offered.
     fn window_should_open<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> bool {
-        let left = self.rcv_edge.minus(self.rcv_nxt);
+        // What rounding promised beyond the edge may have been used.
+        let left = self.rcv_edge.max(self.rcv_nxt).minus(self.rcv_nxt);
         if left >= WINDOW_LOW || left >= self.room(cx) / 2 {
             return false;
         }
