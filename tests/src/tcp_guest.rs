@@ -358,6 +358,51 @@ impl TcpGuest {
         got
     }
 
+    /// Writes `data` like a simple sender: segments of at most `mss` bytes within the window that was offered, and after a
+    /// second without progress everything again from the first byte that was not acknowledged. Returns how many segments were
+    /// sent again. What comes back besides acknowledgements is thrown away.
+    ///
+    /// # Panics
+    /// If not all is acknowledged within `limit`, the window's right edge moves back, or the connection is reset.
+    pub fn write(&mut self, w: &mut World, data: &[u8], mss: usize, limit: Duration) -> u64 {
+        let (start, end) = (self.snd_nxt, w.now() + limit);
+        let at = |seq: u32| seq.wrapping_sub(start) as usize;
+        // From the last segment seen: what is acknowledged, and how far we may send.
+        let (mut una, mut edge, mut highest, mut resent) = (0, self.their_window as usize, 0, 0);
+        let mut moved = w.now();
+        while una < data.len() {
+            assert!(w.now() < end, "{una} of {} bytes were taken within {limit:?}; the window reaches to {edge}", data.len());
+            for s in self.drain(w) {
+                assert_eq!(s.flags & (SYN | RST), 0, "after {una} bytes: {s:?}");
+                if at(s.ack) < una || at(s.ack) > data.len() {
+                    continue;
+                }
+                if at(s.ack) > una {
+                    moved = w.now();
+                }
+                una = at(s.ack);
+                let right = una + self.their_window as usize;
+                // Rounding to the unit of the scale may move the edge by less than one unit (RFC 7323 section 2.4).
+                assert!(right + (1 << self.their_scale.unwrap_or(0)) > edge, "the window shrank from {edge} to {right}");
+                edge = right.max(edge);
+            }
+            if w.now().since(moved) >= Duration::from_secs(1) && una < highest {
+                resent += at(self.snd_nxt).saturating_sub(una).div_ceil(mss) as u64;
+                self.snd_nxt = start.wrapping_add(una as u32);
+                moved = w.now();
+            }
+            let from = at(self.snd_nxt);
+            let n = data.len().min(edge).saturating_sub(from).min(mss);
+            if n > 0 {
+                self.send(w, &data[from..from + n]);
+                highest = highest.max(from + n);
+            } else if una < data.len() {
+                w.run(Duration::from_millis(1));
+            }
+        }
+        resent
+    }
+
     /// A frame with a segment of theirs.
     fn mirrored(&self, w: &World, s: &TcpSegment) -> Vec<u8> {
         let (src, dst) = (self.remote.addr, self.local.addr);
