@@ -1,7 +1,7 @@
 //! Datagrams that wait to be sent with one call.
 
 use super::error::{is_about_the_past, sock_error};
-use super::udp::Udp;
+use super::udp::{FITS_ANYWHERE, Udp};
 use super::{SocketStats, Sockets};
 use crate::edge::Slots;
 use crate::sys::addr::SockAddr;
@@ -162,7 +162,7 @@ fn send_all(
                 repeated = false;
             }
             // The error of an earlier datagram: it is cleared now, and stands in the error queue.
-            Err(e) if !repeated && is_about_the_past(&e) => repeated = true,
+            Err(e) if !repeated && is_about_the_past(&e) && !is_too_long(&e, pieces[0].len()) => repeated = true,
             // The interface cannot segment, or the segments are longer than its MTU.
             Err(e) if run > 1 && !is_full(&e) => s.segments = false,
             // As a router whose queue is full would.
@@ -186,6 +186,11 @@ fn send_all(
 
 fn is_full(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock || matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Whether the error is surely about the datagram that was to be sent: tried again, it would be reported twice.
+fn is_too_long(e: &io::Error, len: usize) -> bool {
+    e.raw_os_error() == Some(libc::EMSGSIZE) && len > FITS_ANYWHERE
 }
 
 /// How many datagrams at the start can go as one: equal ones, and a shorter one at the end.

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Datagrams up to this length pass every path (IPv6's least MTU is 1280), so that how oversize ones are treated need not be set.
-const FITS_ANYWHERE: usize = 1200;
+pub(super) const FITS_ANYWHERE: usize = 1200;
 /// How much of a datagram that caused an error is kept: what fits into an ICMPv6 error.
 const QUOTE: usize = 1232;
 /// Errors of earlier datagrams that one receive skips; they stand in the error queue.
