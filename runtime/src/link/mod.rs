@@ -1,5 +1,7 @@
 //! Links to guests: everything that carries Ethernet frames.
 
+pub mod channel;
+pub mod pcap;
 pub mod socket;
 pub mod tap;
 pub mod vnet;
@@ -161,6 +163,36 @@ pub trait Link: Send {
 
     /// Counters.
     fn stats(&self) -> LinkStats;
+}
+
+impl<L: Link + ?Sized> Link for Box<L> {
+    fn info(&self) -> LinkInfo {
+        (**self).info()
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        (**self).fd()
+    }
+
+    fn recv_batch(&mut self, slots: &mut Slots, out: &mut RxBatch) -> Result<(), LinkError> {
+        (**self).recv_batch(slots, out)
+    }
+
+    fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError> {
+        (**self).send(slots, frame)
+    }
+
+    fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
+        (**self).flush(slots)
+    }
+
+    fn stop(&mut self, slots: &mut Slots) {
+        (**self).stop(slots);
+    }
+
+    fn stats(&self) -> LinkStats {
+        (**self).stats()
+    }
 }
 
 /// Longest frame: an IP packet of 65,535 bytes behind its Ethernet header.

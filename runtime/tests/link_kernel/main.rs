@@ -4,5 +4,7 @@ mod exercise;
 mod frames;
 mod ns;
 mod packet;
+#[path = "../support/mod.rs"]
+mod support;
 mod tap;
 mod vmm;

@@ -1,7 +1,8 @@
 //! A test runs itself again in a new user and network namespace, so that it needs no privilege and touches nothing of the machine.
 
-use std::io::Write;
+pub use crate::support::skip;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Set in the process that is in the namespace.
 const INSIDE: &str = "HIBERNET_LINK_TEST";
@@ -16,18 +17,6 @@ macro_rules! in_namespace {
             $crate::ns::run(concat!(module_path!(), "::", stringify!($name)), || $body);
         }
     )*};
-}
-
-/// Says that something was not tested and why; a failure where nothing may be left out.
-pub fn skip(test: &str, why: &str) {
-    let line = format!("SKIPPED: {test}: {why}");
-    eprintln!("{line}");
-    if let Some(path) = std::env::var_os("HIBERNET_SKIP_LOG")
-        && let Ok(mut f) = std::fs::OpenOptions::new().append(true).create(true).open(path)
-    {
-        writeln!(f, "{line}").ok();
-    }
-    assert!(std::env::var("HIBERNET_REQUIRE_ALL").as_deref() != Ok("1"), "{line}");
 }
 
 /// Runs `body` in a namespace.
@@ -70,4 +59,17 @@ pub fn sysctl(path: &str, value: &str) {
 /// Whether the kernel has IPv6.
 pub fn has_ipv6() -> bool {
     std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// Waits until an interface has its carrier, which comes a while after its other end is set up.
+pub fn wait_for_carrier(device: &str) {
+    let end = Instant::now() + Duration::from_secs(10);
+    let has_it = || {
+        let out = Command::new("ip").args(["-br", "link", "show", device]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).split_whitespace().nth(1) == Some("UP")
+    };
+    while !has_it() {
+        assert!(Instant::now() < end, "{device} has no carrier");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

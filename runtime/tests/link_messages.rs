@@ -1,0 +1,131 @@
+//! Links over datagram and seqpacket sockets, which carry bare frames.
+
+use hibernet::edge::Slots;
+use hibernet::link::socket::SocketLink;
+use hibernet::link::{Link, LinkError, RxBatch};
+use hibernet::sys::socket::set_option;
+use hibernet_netstack::edge::{Gso, GsoKind, Payload, RxChecksum, TxChecksum, TxError, TxFrame};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+
+fn frame(head: &[u8]) -> TxFrame<'_> {
+    TxFrame { head, body: Payload::EMPTY, keep_body: false, checksum: None, gso: None }
+}
+
+fn link() -> (SocketLink, UnixDatagram, Slots) {
+    let (ours, peer) = UnixDatagram::pair().unwrap();
+    peer.set_nonblocking(true).unwrap();
+    (SocketLink::messages(ours.into(), 1500, None).unwrap(), peer, Slots::new(128).unwrap())
+}
+
+#[test]
+fn frames_pass_both_ways_without_offloads() {
+    let (mut link, peer, mut slots) = link();
+    let info = link.info();
+    assert!(!info.checksum && !info.tso && !info.uso);
+    for i in 0..5u8 {
+        peer.send(&[i; 60]).unwrap();
+    }
+    let mut batch = RxBatch::default();
+    while batch.len() < 5 {
+        link.recv_batch(&mut slots, &mut batch).unwrap();
+    }
+    for (i, r) in batch.drain().enumerate() {
+        assert_eq!((slots.bytes(r.frame), r.checksum, r.gso), (&[i as u8; 60][..], RxChecksum::Unverified, None));
+        slots.give(r.slot);
+    }
+    link.recv_batch(&mut slots, &mut batch).unwrap();
+    assert!(batch.is_empty(), "it would block");
+
+    let slot = slots.take().unwrap();
+    slots.slot_mut(slot)[..4].copy_from_slice(b"body");
+    link.send(&mut slots, TxFrame { body: Payload { slot, offset: 0, len: 4 }, ..frame(b"an Ethernet header, ") }).unwrap();
+    link.flush(&mut slots).unwrap();
+    let mut buf = [0; 100];
+    let n = peer.recv(&mut buf).unwrap();
+    assert_eq!(&buf[..n], b"an Ethernet header, body");
+    assert_eq!(slots.in_use(), 0);
+}
+
+#[test]
+fn what_needs_an_offload_is_refused() {
+    let (mut link, _peer, mut slots) = link();
+    let checksum = Some(TxChecksum { start: 34, offset: 6 });
+    let gso = Some(Gso { kind: GsoKind::Udp, size: 100 });
+    assert_eq!(link.send(&mut slots, TxFrame { checksum, ..frame(&[0; 60]) }), Err(TxError::TooBig));
+    assert_eq!(link.send(&mut slots, TxFrame { gso, ..frame(&[0; 60]) }), Err(TxError::TooBig));
+    assert_eq!(link.stats().tx_too_big, 2);
+}
+
+#[test]
+fn impossible_messages_are_counted() {
+    let (mut link, peer, mut slots) = link();
+    set_option(peer.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, 1 << 20).unwrap();
+    peer.send(&[]).unwrap();
+    peer.send(&[0; 13]).unwrap();
+    peer.send(&[0; 80_000]).unwrap();
+    peer.send(&[0; 14]).unwrap();
+    let mut batch = RxBatch::default();
+    link.recv_batch(&mut slots, &mut batch).unwrap();
+    assert_eq!(batch.len(), 1);
+    let s = link.stats();
+    assert_eq!((s.rx_too_short, s.rx_too_long, s.rx_frames), (2, 1, 1));
+}
+
+#[test]
+fn a_full_peer_costs_counted_frames() {
+    let (mut link, peer, mut slots) = link();
+    for _ in 0..10_000 {
+        link.send(&mut slots, frame(&[7; 60])).unwrap();
+    }
+    link.flush(&mut slots).unwrap();
+    let s = link.stats();
+    assert!(s.tx_full > 0 && s.tx_frames > 0);
+    assert_eq!(s.tx_full + s.tx_frames, 10_000);
+    let mut arrived = 0;
+    while peer.recv(&mut [0; 60]).is_ok() {
+        arrived += 1;
+    }
+    assert_eq!(arrived, s.tx_frames);
+    link.send(&mut slots, frame(&[8; 60])).unwrap();
+    link.flush(&mut slots).unwrap();
+    let mut buf = [0; 60];
+    peer.recv(&mut buf).unwrap();
+    assert_eq!(buf, [8; 60]);
+}
+
+#[test]
+fn a_datagram_peer_that_is_gone_is_found_by_sending() {
+    let (mut link, peer, mut slots) = link();
+    drop(peer);
+    link.send(&mut slots, frame(&[0; 60])).unwrap();
+    assert!(matches!(link.flush(&mut slots), Err(LinkError::Closed)));
+    assert_eq!(link.stats().tx_down, 1);
+}
+
+#[test]
+fn a_connection_ends_after_its_last_frame() {
+    let (ours, peer) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    let mut slots = Slots::new(16).unwrap();
+    let mut link = SocketLink::messages(ours, 1500, None).unwrap();
+    rustix::net::send(&peer, &[3; 60], rustix::net::SendFlags::empty()).unwrap();
+    drop(peer);
+    let mut batch = RxBatch::default();
+    link.recv_batch(&mut slots, &mut batch).unwrap();
+    assert_eq!(batch.drain().map(|r| slots.give(r.slot)).count(), 1);
+    assert!(matches!(link.recv_batch(&mut slots, &mut batch), Err(LinkError::Closed)));
+    assert_eq!(slots.in_use(), 0);
+}
+
+#[test]
+fn streams_are_refused() {
+    let (a, _b) = UnixStream::pair().unwrap();
+    assert!(SocketLink::messages(a.into(), 1500, None).is_err());
+    assert!(SocketLink::messages(std::fs::File::open("/dev/null").unwrap().into(), 1500, None).is_err());
+}
