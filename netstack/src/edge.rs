@@ -324,15 +324,6 @@ pub enum Peek {
     Eof,
 }
 
-/// Room for sending in a TCP socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SendSpace {
-    /// Bytes that the socket will surely still take, from its buffer's size and what its queue occupies.
-    pub free: u32,
-    /// Bytes taken that the peer has not acknowledged.
-    pub unacked: u32,
-}
-
 /// State of a TCP socket, from the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpStatus {
@@ -412,8 +403,11 @@ pub trait HostSockets: PayloadStore {
     /// Ends the sending side (FIN after what was sent).
     fn tcp_shutdown(&mut self, sock: SockId) -> Result<(), SockError>;
 
-    /// Room for sending.
-    fn tcp_space(&mut self, sock: SockId) -> SendSpace;
+    /// Bytes that the socket will surely still take, from its buffer's size and what its queue occupies.
+    fn tcp_space(&mut self, sock: SockId) -> u32;
+
+    /// Bytes that the socket took and the peer has not acknowledged.
+    fn tcp_unacked(&mut self, sock: SockId) -> u32;
 
     /// State of the connection.
     fn tcp_status(&mut self, sock: SockId) -> TcpStatus;

@@ -179,19 +179,19 @@ fn room_for_sending_is_not_promised_too_high() {
             // The peer does not read: sooner or later the socket is full. Until then every promise is kept.
             loop {
                 let space = host.edge.tcp_space(sock);
-                assert!(space.unacked as usize <= sent);
-                let mut promised = space.free as usize;
+                assert!(host.edge.tcp_unacked(sock) as usize <= sent);
+                let mut promised = space as usize;
                 if promised == 0 {
                     break;
                 }
                 while promised > 0 {
                     let n = promised.min(chunk);
-                    assert_eq!(host.edge.tcp_send_bytes(sock, &data[..n]), Ok(n), "of {} in pieces of {chunk}", space.free);
+                    assert_eq!(host.edge.tcp_send_bytes(sock, &data[..n]), Ok(n), "of {} in pieces of {chunk}", space);
                     promised -= n;
                     sent += n;
                 }
             }
-            assert!(host.edge.tcp_space(sock).unacked > 0);
+            assert!(host.edge.tcp_unacked(sock) > 0);
             // And once the peer reads, there is room again, which is reported if a call came up short.
             while let n @ 1.. = host.edge.tcp_send_bytes(sock, &data).unwrap() {
                 sent += n;
@@ -219,7 +219,7 @@ fn status_of_a_connection() {
         assert!(s.established && s.mss >= 1000 && !s.rtt.is_zero(), "{s:?}");
         assert!(s.peer_window.is_some_and(|w| w >= 10_000), "{s:?}");
         let until = Instant::now() + PATIENCE;
-        while host.edge.tcp_space(sock).unacked > 0 {
+        while host.edge.tcp_unacked(sock) > 0 {
             assert!(Instant::now() < until);
         }
     }

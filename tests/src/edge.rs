@@ -6,8 +6,8 @@ use crate::payload::{PayloadPool, SlotKind};
 use core::net::IpAddr;
 use hibernet_netstack::Time;
 use hibernet_netstack::edge::{
-    Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, LinkInfo, Payload, PayloadStore, Peek, SendOpts, SendSpace,
-    SockError, SockId, TcpStatus, Token, TxError, TxFrame,
+    Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, LinkInfo, Payload, PayloadStore, Peek, SendOpts, SockError,
+    SockId, TcpStatus, Token, TxError, TxFrame,
 };
 use hibernet_netstack::tuple::Endpoint;
 
@@ -103,8 +103,12 @@ impl HostSockets for FakeEdge {
         self.host.tcp_shutdown(sock)
     }
 
-    fn tcp_space(&mut self, sock: SockId) -> SendSpace {
+    fn tcp_space(&mut self, sock: SockId) -> u32 {
         self.host.tcp_space(sock)
+    }
+
+    fn tcp_unacked(&mut self, sock: SockId) -> u32 {
+        self.host.tcp_unacked(sock)
     }
 
     fn tcp_status(&mut self, sock: SockId) -> TcpStatus {

@@ -7,8 +7,8 @@ pub use slots::{SLOT_SIZE, Slots};
 use crate::link::Link;
 use crate::sock::Sockets;
 use hibernet_netstack::edge::{
-    Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, Payload, PayloadStore, Peek, SendOpts, SendSpace, SockError,
-    SockId, TcpStatus, Token, TxError, TxFrame,
+    Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, Payload, PayloadStore, Peek, SendOpts, SockError, SockId,
+    TcpStatus, Token, TxError, TxFrame,
 };
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::checksum::Sum;
@@ -103,8 +103,12 @@ impl HostSockets for RuntimeEdge {
         self.sockets.tcp_shutdown(sock)
     }
 
-    fn tcp_space(&mut self, sock: SockId) -> SendSpace {
+    fn tcp_space(&mut self, sock: SockId) -> u32 {
         self.sockets.tcp_space(sock)
+    }
+
+    fn tcp_unacked(&mut self, sock: SockId) -> u32 {
+        self.sockets.tcp_unacked(sock)
     }
 
     fn tcp_status(&mut self, sock: SockId) -> TcpStatus {

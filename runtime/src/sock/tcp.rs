@@ -5,7 +5,7 @@ use super::{Sock, Sockets};
 use crate::edge::Slots;
 use crate::sys::tcp::{SendMemory, TcpInfo};
 use crate::sys::{socket, stream, tcp};
-use hibernet_netstack::edge::{Payload, Peek, Ready, SendSpace, SockError, SockId, TcpStatus, Token};
+use hibernet_netstack::edge::{Payload, Peek, Ready, SockError, SockId, TcpStatus, Token};
 use hibernet_netstack::tuple::Endpoint;
 use std::io;
 use std::net::SocketAddr;
@@ -200,15 +200,13 @@ impl Sockets {
     }
 
     /// See [`HostSockets::tcp_space`](hibernet_netstack::edge::HostSockets::tcp_space).
-    pub fn tcp_space(&mut self, id: SockId) -> SendSpace {
-        let Ok(s) = self.tcp(id) else { return SendSpace::default() };
-        let fd = s.fd.as_fd();
-        match SendMemory::of(fd) {
-            // Everything sent stays in the queue until it is acknowledged, so an empty queue answers the second question too.
-            Ok(m) if m.queued == 0 => SendSpace { free: payload_room(m), unacked: 0 },
-            Ok(m) => SendSpace { free: payload_room(m), unacked: tcp::unacknowledged(fd).unwrap_or(0) },
-            Err(_) => SendSpace::default(),
-        }
+    pub fn tcp_space(&mut self, id: SockId) -> u32 {
+        self.tcp(id).ok().and_then(|s| SendMemory::of(s.fd.as_fd()).ok()).map_or(0, payload_room)
+    }
+
+    /// See [`HostSockets::tcp_unacked`](hibernet_netstack::edge::HostSockets::tcp_unacked).
+    pub fn tcp_unacked(&mut self, id: SockId) -> u32 {
+        self.tcp(id).ok().and_then(|s| tcp::unacknowledged(s.fd.as_fd()).ok()).unwrap_or(0)
     }
 
     /// See [`HostSockets::tcp_status`](hibernet_netstack::edge::HostSockets::tcp_status).

@@ -3,7 +3,7 @@
 use super::{FakeHost, Kind};
 use core::time::Duration;
 use hibernet_netstack::Time;
-use hibernet_netstack::edge::{Close, Ready, SendSpace, SockError, SockId, TcpStatus, Token};
+use hibernet_netstack::edge::{Close, Ready, SockError, SockId, TcpStatus, Token};
 use hibernet_netstack::tuple::Endpoint;
 use std::collections::VecDeque;
 
@@ -442,9 +442,12 @@ impl FakeHost {
         Ok(())
     }
 
-    pub(crate) fn tcp_space(&mut self, sock: SockId) -> SendSpace {
-        let t = self.stream(sock);
-        SendSpace { free: t.free() as u32, unacked: t.tx.len() as u32 }
+    pub(crate) fn tcp_space(&mut self, sock: SockId) -> u32 {
+        self.stream(sock).free() as u32
+    }
+
+    pub(crate) fn tcp_unacked(&mut self, sock: SockId) -> u32 {
+        self.stream(sock).tx.len() as u32
     }
 
     pub(crate) fn tcp_status(&mut self, sock: SockId) -> TcpStatus {

@@ -22,7 +22,7 @@ impl Flow {
         }
         if ready.writable && self.events.has(Events::ESTABLISHED) {
             self.send_held(cx);
-            self.space = cx.edge.tcp_space(self.sock).free;
+            self.space = cx.edge.tcp_space(self.sock);
         }
         Fate::Keep
     }
@@ -40,7 +40,7 @@ impl Flow {
         if ready.writable || ready.readable {
             self.events.add(Events::CONNECTED);
             self.alive_at = Time::NEVER;
-            self.space = cx.edge.tcp_space(self.sock).free;
+            self.space = cx.edge.tcp_space(self.sock);
             self.send_syn_ack(cx);
         }
         Fate::Keep

@@ -272,7 +272,7 @@ impl Flow {
         }
         let all = taken == payload.len;
         self.rcv_nxt = self.rcv_nxt + taken;
-        if all {
+        if all && self.held_out_of_order() > 0 {
             self.close_gaps(cx);
         }
         if fin && all && self.rcv_nxt == seq + payload.len {

@@ -188,9 +188,10 @@ impl Flow {
         if self.rcv_acked == self.rcv_nxt {
             return;
         }
-        let space = cx.edge.tcp_space(self.sock);
-        self.space = space.free;
-        let waiting = if self.events.has(Events::FIN_FROM_GUEST) { 0 } else { space.unacked + self.held() };
+        let waiting = match self.events.has(Events::FIN_FROM_GUEST) {
+            true => 0,
+            false => cx.edge.tcp_unacked(self.sock) + self.held(),
+        };
         let upto = (self.rcv_nxt - waiting).max(self.rcv_acked);
         if upto != self.rcv_acked {
             self.send_ack(cx, upto);
@@ -204,9 +205,6 @@ impl Flow {
 
     /// A pure acknowledgement.
     fn send_ack<E: Edge>(&mut self, cx: &mut Cx<'_, E>, ack: Seq) {
-        if self.space < SPACE_LOW {
-            self.space = cx.edge.tcp_space(self.sock).free;
-        }
         if self.emit(cx, self.snd_nxt, ack, Flags::ACK, &[], Payload::EMPTY).is_err() {
             self.events.add(Events::ACK_NOW);
         }
@@ -261,6 +259,11 @@ impl Flow {
         options: &[u8],
         body: Payload,
     ) -> Result<(), DropReason> {
+        // Data segments follow one another; the socket is asked for them only when it matters.
+        let low = if body.is_empty() { SPACE_LOW } else { SPACE_LOW / 8 };
+        if self.space < low && self.events.has(Events::ESTABLISHED) {
+            self.space = cx.edge.tcp_space(self.sock);
+        }
         let window = self.offer_window(cx, ack, flags.has(Flags::SYN));
         let tuple = self.tuple.reversed();
         let header_len = HEADER_LEN + options.len();
@@ -310,9 +313,6 @@ impl Flow {
             let window = self.hold_room(cx.shared).min(65_535);
             self.rcv_edge = self.rcv_nxt + window;
             return window as u16;
-        }
-        if self.space < SPACE_LOW / 8 {
-            self.space = cx.edge.tcp_space(self.sock).free;
         }
         let edge = self.rcv_nxt + self.room(cx);
         if edge.after(self.rcv_edge) && edge.minus(self.rcv_edge) >= ACK_BYTES.min(u32::from(self.mss)) {
