@@ -7,7 +7,7 @@ mod receive;
 
 use super::host_error::refuse;
 use crate::config::Limits;
-use crate::edge::{Close, Edge, Ready, SendOpts, SockId, Token, TokenKind};
+use crate::edge::{Close, Edge, Ready, SendOpts, SockError, SockId, Token, TokenKind};
 use crate::flow::{Index, Lru, Slab};
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
@@ -102,15 +102,16 @@ impl Icmp {
             dont_fragment: p.ip.dont_fragment,
         };
         // As with UDP: the errors of earlier requests come first.
-        let mut turns = 2;
+        let mut again = true;
         while let Err(e) = edge.ping_send(sock, h.seq(), p.payload, &opts) {
-            turns -= 1;
-            match (self.reports(r, token, sock, edge), turns) {
-                (0, _) => return Err(refuse(r, p, e, edge)),
-                // The report has told the guest already, and better.
-                (_, 0) => return Err(DropReason::HostRefused),
-                _ => {}
+            if self.reports(r, token, sock, edge) == 0 {
+                return Err(refuse(r, p, e, edge));
             }
+            // The report has told the guest already. What is too long will be too long again.
+            if !again || matches!(e, SockError::TooBig(_)) {
+                return Err(DropReason::HostRefused);
+            }
+            again = false;
         }
         Ok(())
     }

@@ -74,12 +74,15 @@ impl Icmp {
 
     /// Passes the error reports of a socket on to the guest; returns their number.
     pub(super) fn reports<E: Edge>(&mut self, r: &mut Router, token: Token, sock: SockId, edge: &mut E) -> usize {
-        let mut n = 0;
+        let (mut n, mut last) = (0, None);
         while n < BATCH
             && let Some(report) = edge.take_report(sock)
         {
             n += 1;
-            if let Some(flow) = self.flows.get_live(token.index(), token.generation()) {
+            // The host's own errors come once per attempt.
+            let this = (report.icmp, report.offender);
+            let repeated = last.replace(this) == Some(this) && report.offender.is_none();
+            if !repeated && let Some(flow) = self.flows.get_live(token.index(), token.generation()) {
                 tell(r, flow, &report, edge);
             }
             edge.release(report.payload);

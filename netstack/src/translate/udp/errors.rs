@@ -18,11 +18,17 @@ const QUOTE: usize = 1280 - 40 - 8;
 impl Udp {
     /// Passes the error reports of a socket on to the guest; returns their number.
     pub(super) fn reports<E: Edge>(&mut self, r: &mut Router, token: Token, sock: SockId, edge: &mut E) -> usize {
-        let mut n = 0;
+        let (mut n, mut last) = (0, None);
         while n < MAX_REPORTS
             && let Some(report) = edge.take_report(sock)
         {
             n += 1;
+            // The host's own errors come once per attempt.
+            let this = (report.icmp, report.offender, report.destination);
+            if last.replace(this) == Some(this) && report.offender.is_none() {
+                edge.release(report.payload);
+                continue;
+            }
             let slot = match token.kind() {
                 TokenKind::UdpListener => report.destination.and_then(|to| self.clients.get(&(token.index(), to)).copied()),
                 _ => match self.flows.get_live(token.index(), token.generation()).map(|f| f.client) {

@@ -142,7 +142,7 @@ impl Udp {
         self.used(r, slot, true);
         // A datagram socket first returns the errors of earlier datagrams. They go to the guest as what they are,
         // and this datagram gets its turn.
-        let mut turns = 2;
+        let mut again = true;
         loop {
             let e = match send(edge, sock, p, opts) {
                 Ok(n) => {
@@ -151,13 +151,14 @@ impl Udp {
                 }
                 Err(e) => e,
             };
-            turns -= 1;
-            match (self.reports(r, token, sock, edge), turns) {
-                (0, _) => return Err(refuse(r, p, e, edge)),
-                // The report has told the guest already, and better.
-                (_, 0) => return Err(DropReason::HostRefused),
-                _ => {}
+            if self.reports(r, token, sock, edge) == 0 {
+                return Err(refuse(r, p, e, edge));
             }
+            // The report has told the guest already. What is too long will be too long again.
+            if !again || matches!(e, SockError::TooBig(_)) {
+                return Err(DropReason::HostRefused);
+            }
+            again = false;
         }
     }
 
