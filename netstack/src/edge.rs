@@ -419,7 +419,8 @@ pub trait HostSockets: PayloadStore {
     /// datagram is reported as an event.
     fn udp_send(&mut self, sock: SockId, data: Payload, opts: &SendOpts) -> Result<(), SockError>;
 
-    /// Receives up to `out.len()` datagrams; returns how many. Fewer than asked for: there are no more now.
+    /// Receives up to `out.len()` datagrams; returns how many. Fewer than asked for: there are no more now. A socket opened
+    /// for one destination yields only datagrams from there.
     fn udp_recv(&mut self, sock: SockId, out: &mut [Option<Datagram>]) -> Result<usize, SockError>;
 
     /// Opens a socket for echo requests of the family of `to`. `ident` is the guest's identifier, a wish.

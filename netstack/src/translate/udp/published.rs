@@ -35,9 +35,11 @@ impl Udp {
         d: &Datagram,
         edge: &mut E,
     ) -> Result<u32, DropReason> {
+        // A group's address cannot be an answer's source.
+        let local = d.to.filter(|a| !is_many(*a));
         if let Some(&slot) = self.clients.get(&(listener, d.from)) {
             if let Some(client) = self.flows.get_mut(slot).and_then(|f| f.client.as_mut()) {
-                client.local = d.to;
+                client.local = local;
             }
             return Ok(slot);
         }
@@ -58,7 +60,7 @@ impl Udp {
             self.close(oldest, edge);
         }
         let token = self.make_room(&[CLIENT], edge)?;
-        self.insert(r, token, tuple, d.from, sock, Some(Client { listener, local: d.to }))
+        self.insert(r, token, tuple, d.from, sock, Some(Client { listener, local }))
     }
 
     /// The address and port under which the guest sees a client: its own where the guest can answer to them, else the
