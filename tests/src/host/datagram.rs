@@ -219,13 +219,7 @@ impl FakeHost {
 
     pub(crate) fn udp_recv(&mut self, sock: SockId) -> Result<Option<Incoming>, SockError> {
         match &mut self.used(sock).kind {
-            Kind::Udp(u) => {
-                // The edge's promise: what others sent between bind and connect does not come in.
-                while u.to.is_some() && u.incoming.front().is_some_and(|d| Some(d.from) != u.to) {
-                    u.incoming.pop_front();
-                }
-                Ok(u.incoming.pop_front())
-            }
+            Kind::Udp(u) => Ok(u.incoming.pop_front()),
             k => panic!("{sock:?} is no UDP socket: {k:?}"),
         }
     }
