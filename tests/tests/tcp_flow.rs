@@ -239,3 +239,28 @@ fn an_idle_guest_that_vanished_is_found_by_keep_alives() {
     w.run(Duration::from_secs(1000));
     w.assert_clean();
 }
+
+#[test]
+fn a_guest_that_waits_for_room_for_a_whole_segment_hears_of_it() {
+    let mut w = World::with_link(Config::default(), World::offload_link(65_520));
+    let mut g = TcpGuest::new(&w, 40_000, remote());
+    g.mss = Some(65_480);
+    g.handshake(&mut w);
+    let sock = w.edge.host.last();
+    w.edge.host.peer(sock).tune(|t| {
+        t.sndbuf = 1 << 20;
+        t.drain = Drain { bytes: 1 << 20, every: Duration::from_millis(50) };
+    });
+    let mut edge = g.snd_nxt.wrapping_add(g.their_window);
+    let start = w.now();
+    while edge.wrapping_sub(g.snd_nxt) as i32 >= 65_480 {
+        g.send(&mut w, &bytes(65_480));
+        for s in g.drain(&mut w) {
+            edge = s.ack.wrapping_add(u32::from(s.window) << g.their_scale.unwrap_or(0));
+        }
+        assert_eq!(w.now(), start, "the window does not close");
+    }
+    w.run(Duration::from_millis(60));
+    let s = g.expect(&mut w);
+    assert!(u32::from(s.window) << g.their_scale.unwrap_or(0) > 65_480 * 2, "{s:?}");
+}

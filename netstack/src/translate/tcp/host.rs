@@ -21,8 +21,13 @@ impl Flow {
             }
         }
         if ready.writable && self.events.has(Events::ESTABLISHED) {
+            let held = self.held();
             self.send_held(cx);
             self.space = cx.edge.tcp_space(self.sock);
+            if held > 0 && self.held() == 0 {
+                // The guest may be waiting for room for a whole segment.
+                self.events.add(Events::ACK_NOW);
+            }
         }
         Fate::Keep
     }

@@ -25,7 +25,7 @@ const CONSUME_AT: u32 = 4096;
 const FRAMES_PER_TURN: u32 = 32;
 /// With less room than this known in the socket, it is asked again before a window is offered.
 const SPACE_LOW: u32 = 256 << 10;
-/// A guest that may send less than this hears at once when it may send much more.
+/// A guest that may send less than this, or than a segment, hears at once when it may send much more.
 const WINDOW_LOW: u32 = 32 << 10;
 /// How long to wait when the link takes no more frames.
 const LINK_RETRY: Duration = Duration::from_millis(5);
@@ -333,7 +333,7 @@ impl Flow {
     fn window_should_open<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> bool {
         // What rounding promised beyond the edge may have been used.
         let left = self.rcv_edge.max(self.rcv_nxt).minus(self.rcv_nxt);
-        if left >= WINDOW_LOW || left >= self.room(cx) / 2 {
+        if left >= WINDOW_LOW.max(self.mss.into()) || left >= self.room(cx) / 2 {
             return false;
         }
         self.room(cx) >= left + 2 * u32::from(self.mss)
