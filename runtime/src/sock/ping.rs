@@ -4,7 +4,7 @@ use super::error::{is_about_the_past, sock_error};
 use super::udp::{HeaderOptions, read_report};
 use super::{Sock, Sockets};
 use crate::edge::{SLOT_SIZE, Slots};
-use crate::sys::addr::{SockAddr, unspecified};
+use crate::sys::addr::SockAddr;
 use crate::sys::cmsg::Control;
 use crate::sys::datagram::{self, Arrived, RECV_BATCH};
 use crate::sys::socket::{self, set_option};
@@ -105,14 +105,14 @@ impl RawPings {
 impl Sockets {
     /// See [`HostSockets::ping_open`](hibernet_netstack::edge::HostSockets::ping_open).
     pub fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16) -> Result<SockId, SockError> {
-        let opened = match self.open_ping(token, to, ident) {
+        let opened = match self.open_ping(token, to) {
             Err(SockError::Prohibited) => self.open_raw_ping(token, to, ident),
             r => r,
         };
         opened.map_err(|e| self.failed(e))
     }
 
-    fn open_ping(&mut self, token: Token, to: IpAddr, ident: u16) -> Result<SockId, SockError> {
+    fn open_ping(&mut self, token: Token, to: IpAddr) -> Result<SockId, SockError> {
         let protocol = if to.is_ipv4() { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
         let error = |e: io::Error| sock_error(&e);
         let fd = socket::socket(socket::family(to), libc::SOCK_DGRAM, protocol).map_err(error)?;
@@ -124,10 +124,7 @@ impl Sockets {
         };
         set_option(s, level, recverr, 1).map_err(error)?;
         set_option(s, level, hop_limit, 1).map_err(error)?;
-        if ident > 0 {
-            // Taken by another process: the kernel chooses one at connect.
-            let _ = socket::bind(s, SocketAddr::new(unspecified(to), ident));
-        }
+        // The identifier is the kernel's choice. It would let a wish be bound twice, and then only one of the sockets hears replies.
         socket::connect(s, SocketAddr::new(to, 0)).map_err(error)?;
         let ident = socket::local_addr(s).map_err(error)?.port();
         self.register(token, Sock::Ping(Ping { fd, to, ident, options: HeaderOptions::new() }))
