@@ -1,6 +1,7 @@
 //! What we rely on the kernel for, checked by itself: when one of these fails, look there before you look at us.
 
 mod common;
+mod support;
 
 use common::{PATIENCE, loopbacks};
 use hibernet::sys::socket::{self, set_option};
@@ -69,7 +70,7 @@ fn peek_offset() {
         let (mut a, b) = pair(at);
         let off = |n| set_option(b.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, n);
         if off(0).is_err() {
-            eprintln!("SKIPPED: this kernel has no peek offset for TCP at {at}; the fallback is used");
+            support::skip("peek_offset", &format!("this kernel has no peek offset for TCP at {at}; the fallback is used"));
             continue;
         }
         let now = || socket::get_int(b.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF).unwrap();

@@ -3,6 +3,7 @@
 mod common;
 #[path = "link_kernel/ns.rs"]
 mod ns;
+mod support;
 
 use common::{Host, PATIENCE};
 use hibernet::sys::socket;
