@@ -85,6 +85,24 @@ fn empty_datagrams_pass_both_ways() {
 }
 
 #[test]
+fn only_what_an_ethernet_link_would_carry_may_be_refused_as_too_long() {
+    for (remote, headers) in REMOTES.map(ip).into_iter().zip([28, 48]) {
+        for (len, want) in [(100, true), (1500, true), (1501, false), (60_000, false)] {
+            let mut w = World::with_link(Config::default(), World::offload_link(65_520));
+            send(&mut w, 1000, Endpoint::new(remote, 7), &vec![1; len - headers]);
+            let sock = w.edge.host.last();
+            assert_eq!(w.edge.host.udp(sock).sent[0].opts.dont_fragment, want, "{len} bytes");
+            // Without don't-fragment there is nothing to refuse.
+            if remote.is_ipv4() {
+                let header = Ip { dont_fragment: false, ..Ip::new(w.guest_addr(remote), remote) };
+                send_with(&mut w, &header, 1000, 7, &vec![1; len - headers]);
+                assert!(!w.edge.host.udp(sock).sent[1].opts.dont_fragment);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_tuple_keeps_its_socket_and_another_gets_another() {
     let mut w = world();
     let to = Endpoint::new(ip(REMOTES[0]), 7);
@@ -167,7 +185,7 @@ fn a_super_datagram_goes_to_the_host_in_one_call() {
         let sock = w.edge.host.last();
         let sent = core::mem::take(&mut w.edge.host.udp(sock).sent);
         assert_eq!(sent.len(), 1);
-        assert_eq!((&sent[0].data, sent[0].opts.segment), (&data, Some(1200)));
+        assert_eq!((&sent[0].data, sent[0].opts.segment, sent[0].opts.dont_fragment), (&data, Some(1200), true));
         assert_eq!(w.stack.stats().udp_to_host, 9);
         // More pieces than the host cuts in one call; then one that is no super-datagram after all.
         let gso = Some(Gso { kind: GsoKind::Udp, size: 100 });

@@ -28,6 +28,10 @@ use std::collections::{HashMap, VecDeque};
 const IDLE: Duration = Duration::from_secs(30);
 /// And afterwards.
 const IDLE_STREAM: Duration = Duration::from_secs(180);
+/// Longer packets the host may fragment, whatever the guest says. Its kernel sets don't-fragment on all that its link carries,
+/// which may be far more than any way out does; over an Ethernet link it would have fragmented these itself. Shorter ones
+/// that do not fit the path are refused and reported, as path MTU discovery wants.
+const ETHERNET_MTU: u32 = 1500;
 /// Datagrams that one host call may cut a super-datagram into: Linux's UDP_MAX_SEGMENTS before 6.9.
 const MAX_SEGMENTS: usize = 64;
 
@@ -137,7 +141,7 @@ impl Udp {
             segment: None,
             to: flow.client.map(|_| flow.remote),
             from: flow.client.and_then(|c| c.local),
-            dont_fragment: p.ip.dont_fragment,
+            dont_fragment: p.ip.dont_fragment && packet_len(p) <= ETHERNET_MTU,
         };
         self.used(r, slot, true);
         // A datagram socket first returns the errors of earlier datagrams. They go to the guest as what they are,
@@ -261,11 +265,21 @@ impl Udp {
     }
 }
 
+/// Size of the datagrams in a super-datagram, if it is one.
+fn segment_size(p: &Packet<'_>) -> Option<u16> {
+    p.gso.filter(|g| g.kind == GsoKind::Udp && g.size > 0 && usize::from(g.size) < p.payload.len()).map(|g| g.size)
+}
+
+/// Length of the packet; of each packet in a super-datagram.
+fn packet_len(p: &Packet<'_>) -> u32 {
+    let beyond = segment_size(p).map_or(0, |size| p.payload.len() as u32 - u32::from(size));
+    p.ip.total_len.saturating_sub(beyond)
+}
+
 /// Hands a packet's datagrams to the host; returns their number.
 fn send<E: Edge>(edge: &mut E, sock: SockId, p: &Packet<'_>, mut opts: SendOpts) -> Result<u64, SockError> {
-    let size = match p.gso {
-        Some(g) if g.kind == GsoKind::Udp && g.size > 0 && usize::from(g.size) < p.payload.len() => g.size,
-        _ => return edge.udp_send(sock, p.payload, &opts).map(|()| 1),
+    let Some(size) = segment_size(p) else {
+        return edge.udp_send(sock, p.payload, &opts).map(|()| 1);
     };
     let (step, mut at) = (usize::from(size) * MAX_SEGMENTS, 0);
     while at < p.payload.len() {
