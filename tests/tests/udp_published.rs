@@ -67,11 +67,6 @@ fn the_guest_sees_the_client_and_the_answer_leaves_from_where_the_client_had_ask
     }
     assert_eq!(w.edge.host.udp_sockets(), [sock], "a socket beside the listener's was opened");
     assert_eq!((w.dropped_total(), w.stack.flow_counts().1), (0, 2));
-    // Another address of ours, used later by the same client, is where the next answer leaves from.
-    arrives(&mut w, sock, end(CLIENTS[0], 4000), "203.0.113.10", b"query");
-    assert!(w.take_udp(53).is_some());
-    answers(&mut w, 53, end(CLIENTS[0], 4000), b"answer");
-    assert_eq!(w.edge.host.udp(sock).sent.pop().unwrap().opts.from, Some(ip("203.0.113.10")));
     w.run(Duration::from_secs(181));
     assert_eq!(w.stack.flow_counts().1, 0);
     assert!(w.edge.host.is_open(sock), "the listener went with its clients");
@@ -127,6 +122,45 @@ fn clients_that_appear_alike_get_ports_of_their_own() {
         // And stays who it is.
         arrives(&mut w, sock, end(client, 4000), HOST[0], b"again");
         assert_eq!(w.take_udp(53).unwrap().0, from);
+    }
+}
+
+#[test]
+fn one_client_port_at_several_addresses_and_ports_of_ours_is_as_many_conversations() {
+    for (client, hosts) in CLIENTS.into_iter().zip([[HOST[0], "203.0.113.10"], [HOST[1], "2001:db8::6"]]) {
+        let publish = vec![
+            Publish { proto: UDP, addr: None, host_ports: (8053, 8053), guest_port: 53 },
+            Publish { proto: UDP, addr: None, host_ports: (8054, 8054), guest_port: 53 },
+        ];
+        let mut w = World::new(Config { publish, ..Config::default() });
+        w.stack.set_host_addresses(HOST.map(ip).into());
+        let socks = [w.listen_udp(0, end("::", 8053)), w.listen_udp(1, end("::", 8054))];
+        let client = end(client, 4000);
+        let ways: Vec<_> = socks.into_iter().flat_map(|s| hosts.map(|h| (s, h))).collect();
+        let mut seen = Vec::new();
+        for (sock, host) in &ways {
+            arrives(&mut w, *sock, client, host, b"query");
+            seen.push(w.take_udp(53).unwrap().0);
+        }
+        assert_eq!(seen[0], client);
+        assert!(seen.iter().all(|s| s.addr == client.addr));
+        assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 4, "{seen:?}");
+        for ((sock, host), seen) in ways.into_iter().zip(seen).rev() {
+            answers(&mut w, 53, seen, host.as_bytes());
+            let sent = w.edge.host.udp(sock).sent.pop().expect("no answer");
+            assert_eq!((sent.opts.to, sent.opts.from, &sent.data[..]), (Some(client), Some(ip(host)), host.as_bytes()));
+            arrives(&mut w, sock, client, host, b"again");
+            assert_eq!(w.take_udp(53).unwrap().0, seen);
+        }
+        assert_eq!((w.dropped_total(), w.stack.flow_counts().1), (0, 4));
+        // An error about the client concerns its conversations at that socket.
+        let icmp =
+            if client.addr.is_ipv4() { IcmpQuote { ty: 3, code: 3, rest: 0 } } else { IcmpQuote { ty: 1, code: 4, rest: 0 } };
+        w.edge.host.report(socks[0], Report { icmp, offender: None, destination: Some(client), payload: vec![] });
+        w.settle();
+        assert_eq!(core::iter::from_fn(|| w.take_icmp()).count(), 2);
+        w.run(Duration::from_secs(31));
+        assert_eq!(w.stack.flow_counts().1, 0);
     }
 }
 

@@ -29,15 +29,14 @@ impl Udp {
                 edge.release(report.payload);
                 continue;
             }
-            let slot = match token.kind() {
-                TokenKind::UdpListener => report.destination.and_then(|to| self.clients.get(&(token.index(), to)).copied()),
-                _ => match self.flows.get_live(token.index(), token.generation()).map(|f| f.client) {
-                    // The socket is shared: the report may be about another client.
-                    Some(Some(c)) => report.destination.and_then(|to| self.clients.get(&(c.listener, to)).copied()),
-                    _ => Some(token.index()),
-                },
+            let listener = match token.kind() {
+                TokenKind::UdpListener => Some(token.index()),
+                _ => self.flows.get_live(token.index(), token.generation()).and_then(|f| f.client).map(|c| c.listener),
             };
-            if let Some(flow) = slot.and_then(|s| self.flows.get(s)) {
+            let one = listener.is_none().then_some(token.index());
+            // A listener's socket is shared: the report may be about any of its clients.
+            let many = listener.into_iter().flat_map(|l| self.flows_with(l, report.destination));
+            for flow in one.into_iter().chain(many).filter_map(|slot| self.flows.get(slot)) {
                 tell(r, flow, report.icmp, report.offender, report.payload, edge);
             }
             edge.release(report.payload);

@@ -43,8 +43,8 @@ pub(crate) struct Udp {
     /// Flows whose other side has not answered, the guest's and clients': the first to go when room is needed.
     unreplied: [Lru; 2],
     listeners: Vec<Listener>,
-    /// Flows of published ports, by listener and client.
-    clients: HashMap<(u32, Endpoint), u32, Key>,
+    /// Flows of published ports, by the client's endpoint, the listener and our address.
+    clients: HashMap<(Endpoint, Client), u32, Key>,
     /// Flows of published ports, at most half of all, so that outsiders cannot use up the guest's.
     max_clients: usize,
     /// Sockets that had more to read than one turn takes.
@@ -72,10 +72,10 @@ struct Flow {
 }
 
 /// Of a flow that a client of a published port opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Client {
     listener: u32,
-    /// The address of ours that the client used last; answers leave from there.
+    /// The address of ours that the client uses; answers leave from there.
     local: Option<IpAddr>,
 }
 
@@ -223,7 +223,7 @@ impl Udp {
         let slot = self.flows.insert(make).ok_or(DropReason::FlowLimit)?;
         self.index.insert(tuple, slot);
         if let Some(c) = client {
-            self.clients.insert((c.listener, remote), slot);
+            self.clients.insert((remote, c), slot);
         }
         r.stats.udp_flows += 1;
         Ok(slot)
@@ -250,7 +250,7 @@ impl Udp {
         self.unreplied[flow.kind()].remove(slot);
         match flow.client {
             Some(c) => {
-                self.clients.remove(&(c.listener, flow.remote));
+                self.clients.remove(&(flow.remote, c));
             }
             None => edge.close(flow.sock, Close::Graceful),
         }

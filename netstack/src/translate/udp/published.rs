@@ -7,8 +7,10 @@ use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use core::net::IpAddr;
 
-/// How many ports are tried for a client that appears under our address and whose own port is taken.
+/// How many ports are tried for a client whose own port is taken.
 const PORT_TRIES: u32 = 64;
+/// How many of the host's addresses a listener remembers; what was sent from others is not found by error reports.
+const MAX_USED: usize = 64;
 
 /// The socket of a published port.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct Listener {
     publish: usize,
     pub(super) sock: SockId,
     local: Endpoint,
+    /// Addresses of the host that clients have used.
+    used: Vec<Option<IpAddr>>,
     /// In the backlog.
     pub(super) waits: bool,
 }
@@ -23,7 +27,7 @@ pub(super) struct Listener {
 impl Udp {
     /// Adds the socket of a published port; returns the token of its events.
     pub(crate) fn listening(&mut self, publish: usize, sock: SockId, local: Endpoint) -> Token {
-        self.listeners.push(Listener { publish, sock, local, waits: false });
+        self.listeners.push(Listener { publish, sock, local, used: Vec::new(), waits: false });
         Token::new(TokenKind::UdpListener, (self.listeners.len() - 1) as u32, 0)
     }
 
@@ -37,13 +41,13 @@ impl Udp {
     ) -> Result<u32, DropReason> {
         // A group's address cannot be an answer's source.
         let local = d.to.filter(|a| !is_many(*a));
-        if let Some(&slot) = self.clients.get(&(listener, d.from)) {
-            if let Some(client) = self.flows.get_mut(slot).and_then(|f| f.client.as_mut()) {
-                client.local = local;
-            }
+        if let Some(&slot) = self.clients.get(&(d.from, Client { listener, local })) {
             return Ok(slot);
         }
-        let l = self.listeners.get(listener as usize).ok_or(DropReason::NoService)?;
+        let l = self.listeners.get_mut(listener as usize).ok_or(DropReason::NoService)?;
+        if !l.used.contains(&local) && l.used.len() < MAX_USED {
+            l.used.push(local);
+        }
         let sock = l.sock;
         let guest = guest_endpoint(r, l, d.from.addr)?;
         if d.from.port == 0 || is_many(d.from.addr) {
@@ -51,7 +55,7 @@ impl Udp {
         }
         let far = self.client_as_seen(r, guest, d.from)?;
         let tuple = Tuple { src: guest, dst: far, proto: proto::UDP };
-        // The guest cannot tell two conversations with one endpoint apart: the newer one goes on.
+        // A flow of the guest's own to that client: this is its answer, or takes its place.
         if let Some(&old) = self.index.get(&tuple) {
             self.close(old, edge);
         }
@@ -63,21 +67,29 @@ impl Udp {
         self.insert(r, token, tuple, d.from, sock, Some(Client { listener, local }))
     }
 
-    /// The address and port under which the guest sees a client: its own where the guest can answer to them, else the
-    /// gateway's address, and another port if that one is taken.
+    /// The address and port under which the guest sees a client: its own address where the guest can answer to it, else the
+    /// gateway's, and another port if it is taken: by a client that appears alike, or the same at another address of ours.
     fn client_as_seen(&self, r: &mut Router, guest: Endpoint, client: Endpoint) -> Result<Endpoint, DropReason> {
-        if !r.hides(client.addr) {
-            return Ok(client);
-        }
-        let gateway = r.gateway_of(client.addr).ok_or(DropReason::FamilyDisabled)?;
-        let mut seen = Endpoint::new(gateway, client.port);
+        let hidden = r.hides(client.addr);
+        let addr = if hidden { r.gateway_of(client.addr).ok_or(DropReason::FamilyDisabled)? } else { client.addr };
+        let mut seen = Endpoint::new(addr, client.port);
         for _ in 0..PORT_TRIES {
-            if !self.index.contains_key(&Tuple { src: guest, dst: seen, proto: proto::UDP }) {
+            let tuple = Tuple { src: guest, dst: seen, proto: proto::UDP };
+            let own = !hidden && seen == client && !self.knows(&tuple);
+            if own || !self.index.contains_key(&tuple) {
                 return Ok(seen);
             }
             seen.port = 1024 + r.rng.below(65_536 - 1024) as u16;
         }
         Err(DropReason::FlowLimit)
+    }
+
+    /// The flows of a listener with a client, one for each address of ours that it uses.
+    pub(super) fn flows_with(&self, listener: u32, client: Option<Endpoint>) -> impl Iterator<Item = u32> {
+        let used = self.listeners.get(listener as usize).map_or(&[][..], |l| &l.used);
+        let client = client.into_iter();
+        client
+            .flat_map(move |c| used.iter().filter_map(move |&local| self.clients.get(&(c, Client { listener, local })).copied()))
     }
 }
 
