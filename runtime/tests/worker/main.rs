@@ -1,0 +1,5 @@
+//! The worker on an event loop, between a guest (smoltcp at the other end of a channel link) and real host sockets.
+
+mod flows;
+mod guest;
+mod life;
