@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use hibernet_netstack::Config;
+use hibernet_netstack::config::Limits;
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_tests::wire::flags::RST;
 use hibernet_tests::{Drain, Ended, TcpGuest, World, stream};
@@ -35,4 +36,44 @@ fn a_reset_after_both_fins_does_not_cut_off_what_is_held_for_the_peer() {
     assert!(w.edge.host.tcp(sock).received == data && w.edge.host.tcp(sock).eof_seen());
     assert_eq!(w.edge.host.tcp(sock).ended, Some(Ended::Fin));
     w.assert_clean();
+}
+
+/// Where little or nothing may be held, the window is the socket's room, perhaps less than a segment. No event tells when
+/// that grows, since the socket never had to refuse anything; the guest must hear of it all the same.
+#[test]
+fn a_window_smaller_than_a_segment_opens_again_and_again() {
+    for (hold, total) in [(1000, 64 << 20), (512 << 10, 0), (3000, 3000)] {
+        for mtu in [1500, 65_520] {
+            let limits = Limits { tcp_hold: hold, tcp_hold_total: total, ..Limits::default() };
+            let mut w = World::with_link(Config { limits, ..Config::default() }, World::offload_link(mtu));
+            w.edge.host.tcp_defaults.sndbuf = 4000;
+            w.edge.host.tcp_defaults.drain = Drain { bytes: 2000, every: Duration::from_millis(1) };
+            let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+            let data = stream::bytes(1, 0, 100_000);
+            let again = g.write(&mut w, &data, usize::from(mtu) - 40, Duration::from_secs(2));
+            assert_eq!(again, 0, "hold {hold}, total {total}, MTU {mtu}: segments had to be sent again");
+            w.run(Duration::from_secs(1));
+            assert!(w.edge.host.tcp(w.edge.host.last()).received == data);
+        }
+    }
+}
+
+/// Waiting for a peer that takes nothing costs little.
+#[test]
+fn a_closed_window_without_a_hold_is_watched_seldom() {
+    let limits = Limits { tcp_hold_total: 0, ..Limits::default() };
+    let mut w = World::new(Config { limits, ..Config::default() });
+    w.edge.host.tcp_defaults.sndbuf = 4000;
+    w.edge.host.tcp_defaults.drain = Drain::STOPPED;
+    let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+    g.send_all(&mut w, &[1; 4000], 1000);
+    w.run(Duration::from_secs(1));
+    let steps = w.steps;
+    w.run(Duration::from_secs(60));
+    assert!(w.steps - steps < 1500, "{} calls in a minute", w.steps - steps);
+    g.drain(&mut w);
+    let sock = w.edge.host.last();
+    w.edge.host.peer(sock).tune(|t| t.drain = Drain::FAST);
+    let update = g.expect_within(&mut w, Duration::from_millis(200));
+    assert!(update.window > 0);
 }

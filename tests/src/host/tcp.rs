@@ -443,7 +443,8 @@ impl FakeHost {
     }
 
     pub(crate) fn tcp_space(&mut self, sock: SockId) -> u32 {
-        self.stream(sock).free() as u32
+        let t = self.stream(sock);
+        t.free().min(t.tuning.max_write) as u32
     }
 
     pub(crate) fn tcp_unacked(&mut self, sock: SockId) -> u32 {

@@ -181,6 +181,7 @@ impl Flow {
         } else if owed > 0 && self.ack_at == Time::NEVER {
             self.ack_at = cx.r.now + ACK_DELAY;
         }
+        self.watch_window(cx);
     }
 
     /// The wait for an answer is over: acknowledges what the peer has acknowledged.
@@ -198,8 +199,7 @@ impl Flow {
             self.ack_backoff = 0;
         }
         if self.rcv_acked != self.rcv_nxt {
-            self.ack_at = cx.r.now + (ACK_DELAY * (1 << self.ack_backoff.min(6))).min(ACK_POLL_MAX);
-            self.ack_backoff = self.ack_backoff.saturating_add(1);
+            self.ack_at = cx.r.now + self.poll_interval();
         }
     }
 
@@ -324,18 +324,62 @@ impl Flow {
         offered.div_ceil(1 << self.rcv_scale).min(65_535) as u16
     }
 
-    /// What may be offered beyond `rcv_nxt`.
+    /// What may be offered beyond `rcv_nxt`. What rounding put into the hold beyond its limit counts against the socket's room.
     fn room<E: Edge>(&self, cx: &Cx<'_, E>) -> u32 {
-        self.space.saturating_add(self.hold_room(cx.shared)).min(65_535 << self.rcv_scale)
+        let (limits, held) = (&cx.shared.limits, self.held() + self.held_out_of_order());
+        let own = i64::from(limits.tcp_hold) - i64::from(held);
+        let all = i64::try_from(limits.tcp_hold_total).unwrap_or(i64::MAX).saturating_sub_unsigned(cx.shared.held);
+        let most = 65_535 << self.rcv_scale;
+        // Within 0 and `most`, so the cast loses nothing.
+        (i64::from(self.space) + own.min(all)).clamp(0, most) as u32
     }
 
-    /// Whether the guest ought to hear that its window grew: it stands nearly still, and much more can be offered.
-    fn window_should_open<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> bool {
+    /// What the guest may still send.
+    fn window_left(&self) -> u32 {
         // What rounding promised beyond the edge may have been used.
-        let left = self.rcv_edge.max(self.rcv_nxt).minus(self.rcv_nxt);
-        if left >= WINDOW_LOW.max(self.mss.into()) || left >= self.room(cx) / 2 {
+        self.rcv_edge.max(self.rcv_nxt).minus(self.rcv_nxt)
+    }
+
+    /// Whether the guest ought to hear that its window grew: it stands nearly still, and much more can be offered. Then
+    /// the edge is moved.
+    fn window_should_open<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> bool {
+        let left = self.window_left();
+        if left >= WINDOW_LOW.max(self.mss.into()) {
             return false;
         }
-        self.room(cx) >= left + 2 * u32::from(self.mss)
+        if self.space < u32::from(self.mss) {
+            self.space = cx.edge.tcp_space(self.sock);
+        }
+        let room = self.room(cx);
+        if left >= room / 2 {
+            return false;
+        }
+        // Where there is room for less than two segments even when the peer has everything (memory for the hold ran out,
+        // the segments are as large as the socket's buffer), half of it is enough: RFC 9293 section 3.8.6.2.2.
+        let much = room >= left + 2 * u32::from(self.mss) || {
+            let queued = self.held() + cx.edge.tcp_unacked(self.sock);
+            room - left >= room.saturating_add(queued) / 2
+        };
+        if much {
+            self.rcv_edge = self.rcv_nxt + room;
+            self.ack_backoff = 0;
+        }
+        much
+    }
+
+    /// The window is nearly closed, and no event will tell that the peer took something, since the socket was never
+    /// asked for more than it had room for: looks again soon.
+    fn watch_window<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        let waits = self.ack_at == Time::NEVER && self.held() == 0 && self.window_left() < ACK_BYTES.min(self.mss.into());
+        if waits && !self.events.has(Events::FIN_FROM_GUEST) && cx.edge.tcp_unacked(self.sock) > 0 {
+            self.ack_at = cx.r.now + self.poll_interval();
+        }
+    }
+
+    /// How long to wait before the socket is asked again what the peer took; longer each time.
+    fn poll_interval(&mut self) -> Duration {
+        let interval = (ACK_DELAY * (1 << self.ack_backoff.min(6))).min(ACK_POLL_MAX);
+        self.ack_backoff = self.ack_backoff.saturating_add(1);
+        interval
     }
 }
