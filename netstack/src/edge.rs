@@ -163,6 +163,13 @@ pub trait PayloadStore {
     /// Copies bytes into a buffer of the edge's; `None` if there is no room.
     fn stash(&mut self, bytes: &[u8]) -> Option<Payload>;
 
+    /// Copies `more` behind `to`, two datagrams received in this call, and releases `more`. False if there is no room, or the
+    /// store does not do this; then nothing has changed.
+    fn append(&mut self, to: &mut Payload, more: Payload) -> bool {
+        let _ = (to, more);
+        false
+    }
+
     /// Gives back a payload that was stashed, peeked or received and will not be transmitted.
     fn release(&mut self, p: Payload);
 }

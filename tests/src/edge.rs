@@ -52,6 +52,10 @@ impl PayloadStore for FakeEdge {
         self.pool.stash(bytes)
     }
 
+    fn append(&mut self, to: &mut Payload, more: Payload) -> bool {
+        self.pool.append(to, more)
+    }
+
     fn release(&mut self, p: Payload) {
         self.pool.release(p);
     }

@@ -29,6 +29,8 @@ pub struct PayloadPool {
     stashed: usize,
     /// Most bytes that may be stashed at once; beyond that [`PayloadPool::stash`] refuses. No limit if `None`.
     pub stash_limit: Option<usize>,
+    /// Nothing can be appended to a payload.
+    pub no_append: bool,
     /// Highest number of stashed bytes so far.
     pub stash_peak: usize,
 }
@@ -73,6 +75,27 @@ impl PayloadPool {
     /// One's-complement sum as [`hibernet_netstack::edge::PayloadStore::checksum`] wants it.
     pub fn checksum(&self, p: Payload) -> u16 {
         Sum::default().bytes(self.bytes(p)).fold()
+    }
+
+    /// Copies a datagram from a socket behind another. False if [`PayloadPool::no_append`] says so.
+    ///
+    /// # Panics
+    /// If either is not the whole of a slot filled from a socket.
+    pub fn append(&mut self, to: &mut Payload, more: Payload) -> bool {
+        if self.no_append {
+            return false;
+        }
+        for p in [&*to, &more] {
+            let slot = self.slots.get(&p.slot).unwrap_or_else(|| panic!("{p:?} is used after it was released or transmitted"));
+            assert_eq!((slot.kind, slot.bytes.len(), p.offset), (SlotKind::Socket, p.len(), 0), "{p:?} is no whole datagram");
+        }
+        assert_ne!(to.slot, more.slot, "appended to itself");
+        let bytes = self.bytes(more).to_vec();
+        self.release(more);
+        let Some(slot) = self.slots.get_mut(&to.slot) else { return false };
+        slot.bytes.extend_from_slice(&bytes);
+        to.len += more.len;
+        true
     }
 
     /// The stack gives a payload back, or hands it to a link.

@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 use core::time::Duration;
 use hibernet_netstack::config::{Limits, Reach};
-use hibernet_netstack::edge::{Gso, GsoKind, Ready, RxChecksum, SockError, SockId};
+use hibernet_netstack::edge::{Gso, GsoKind, LinkInfo, Ready, RxChecksum, SockError, SockId};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::IcmpQuote;
 use hibernet_netstack::{Config, DropReason};
@@ -230,6 +230,60 @@ fn merged_datagrams_reach_the_guest_one_by_one() {
             }
         }
     }
+}
+
+#[test]
+fn datagrams_in_a_row_that_look_like_segments_go_to_the_guest_as_such() {
+    // Lengths, and the frames that they take on a link that cuts super-datagrams.
+    let rows: [(&[usize], usize); 10] = [
+        (&[1000, 1000, 1000], 1),
+        (&[1000, 1000, 400], 1),
+        (&[1000, 400, 1000, 1000], 2),
+        (&[400, 1000, 1000], 2),
+        (&[0, 0, 5, 5, 0], 4),
+        (&[1], 1),
+        (&[1, 1], 1),
+        // No more than an IP packet holds.
+        (&[8000; 9], 2),
+        // What does not fit the link is not made longer.
+        (&[9000, 9000], 4),
+        (&[1, 2, 3, 4], 4),
+    ];
+    for remote in REMOTES.map(ip) {
+        for (lens, frames) in rows {
+            for (uso, can_append) in [(true, true), (true, false), (false, true)] {
+                let link = LinkInfo { uso, ..World::offload_link(8100) };
+                let mut w = World::with_link(Config::default(), link);
+                w.edge.pool.no_append = !can_append;
+                let from = Endpoint::new(remote, 7);
+                let sock = open_flow(&mut w, 1000, from);
+                let data: Vec<Vec<u8>> = lens.iter().enumerate().map(|(i, &n)| vec![i as u8 + 1; n]).collect();
+                data.iter().for_each(|d| w.edge.host.udp_reply(sock, d));
+                w.edge.host.advance(w.now());
+                let (token, ready) = w.edge.host.next_event().unwrap();
+                w.stack.socket_ready(w.now(), token, ready, &mut w.edge);
+                let plain: usize = lens.iter().map(|&n| if n > 8100 { 2 } else { 1 }).sum();
+                let want = if uso && can_append { frames } else { plain };
+                assert_eq!(w.edge.links[0].sent.len(), want, "{lens:?}, {uso}, {can_append}");
+                w.settle();
+                let got: Vec<Vec<u8>> = core::iter::from_fn(|| w.take_udp(1000).map(|(_, d)| d)).collect();
+                if plain == lens.len() {
+                    assert_eq!(got, data);
+                }
+                assert_eq!((w.stack.stats().udp_to_guest, w.dropped_total()), (lens.len() as u64, 0));
+            }
+        }
+    }
+    // Those that came another way are told apart.
+    let mut w = World::with_link(Config::default(), World::offload_link(1500));
+    let from = Endpoint::new(ip(REMOTES[0]), 7);
+    let sock = open_flow(&mut w, 1000, from);
+    for hop_limit in [Some(64), Some(63), Some(63), None] {
+        w.edge.host.udp_arrives(sock, Incoming { data: vec![1; 100], from, to: None, segment: None, hop_limit });
+    }
+    let (token, ready) = w.edge.host.next_event().unwrap();
+    w.stack.socket_ready(w.now(), token, ready, &mut w.edge);
+    assert_eq!(w.edge.links[0].sent.len(), 3);
 }
 
 #[test]

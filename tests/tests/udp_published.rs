@@ -318,4 +318,17 @@ fn merged_datagrams_of_a_client_and_many_at_once_arrive() {
         assert_eq!(got, data);
     }
     assert_eq!(w.take_udp(53), None);
+    // Those of several clients keep their order and do not become one.
+    let mut w = World::with_link(config(8053, 8053, 53), World::offload_link(1500));
+    let sock = w.listen_udp(0, end("::", 8053));
+    let ports = [1, 1, 2, 1, 2, 2];
+    for (i, port) in ports.into_iter().enumerate() {
+        let from = end(CLIENTS[0], port);
+        let d = Incoming { data: vec![i as u8; 10], from, to: Some(ip(HOST[0])), segment: None, hop_limit: None };
+        w.edge.host.udp_arrives(sock, d);
+    }
+    w.settle();
+    for (i, port) in ports.into_iter().enumerate() {
+        assert_eq!(w.take_udp(53), Some((end(CLIENTS[0], port), vec![i as u8; 10])));
+    }
 }

@@ -55,6 +55,10 @@ impl PayloadStore for RuntimeEdge {
         Some(Payload { slot, offset: 0, len: bytes.len() as u32 })
     }
 
+    fn append(&mut self, to: &mut Payload, more: Payload) -> bool {
+        self.slots.append(to, more)
+    }
+
     fn release(&mut self, p: Payload) {
         self.slots.give(p.slot);
     }

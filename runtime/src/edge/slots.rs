@@ -78,6 +78,24 @@ impl Slots {
         &slot[..p.len().min(slot.len())]
     }
 
+    /// Copies a payload behind another in that one's slot, and gives its own slot back. False, and nothing is done, if
+    /// there is no room or the other's slot has several owners.
+    pub fn append(&mut self, to: &mut Payload, more: Payload) -> bool {
+        let (at, len) = (to.offset as usize + to.len(), more.len());
+        let single = |slot: u32| self.owners.get(slot as usize) == Some(&1);
+        let source = more.slot as usize * SLOT_SIZE + more.offset as usize;
+        if to.slot == more.slot || !single(to.slot) || !single(more.slot) || at + len > SLOT_SIZE {
+            return false;
+        }
+        if more.offset as usize + len > SLOT_SIZE {
+            return false;
+        }
+        self.memory.bytes_mut().copy_within(source..source + len, to.slot as usize * SLOT_SIZE + at);
+        to.len += more.len;
+        self.give(more.slot);
+        true
+    }
+
     /// All bytes of a slot; none for a slot that does not exist.
     pub fn slot_mut(&mut self, slot: u32) -> &mut [u8] {
         if slot as usize >= self.owners.len() {
@@ -159,6 +177,33 @@ mod tests {
         assert_eq!(s.bytes(payload(77, 0, 4)).len(), 0);
         assert_eq!(s.bytes(Payload::EMPTY).len(), 0);
         assert!(s.slot_mut(Payload::NO_SLOT).is_empty());
+    }
+
+    #[test]
+    fn a_payload_is_appended_where_there_is_room_and_one_owner() {
+        let mut s = Slots::new(4).unwrap();
+        let [a, b, c] = [1, 2, 3].map(|fill| {
+            let slot = s.take().unwrap();
+            s.slot_mut(slot).fill(fill);
+            slot
+        });
+        let mut to = payload(a, 100, 10);
+        assert!(s.append(&mut to, payload(b, 5, 3)));
+        assert_eq!((to, s.bytes(to)), (payload(a, 100, 13), &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2][..]));
+        assert_eq!((s.in_use(), s.bytes(payload(a, 113, 1))), (2, &[1][..]));
+        let end = SLOT_SIZE as u32;
+        let mut full = payload(a, end - 5, 3);
+        for (mut to, more) in
+            [(full, payload(c, 0, 3)), (to, payload(a, 0, 1)), (to, payload(77, 0, 1)), (to, payload(c, end, 1))]
+        {
+            assert!(!s.append(&mut to, more));
+        }
+        assert!(!s.append(&mut Payload { slot: Payload::NO_SLOT, ..to }, payload(c, 0, 1)));
+        s.hold(a);
+        assert!(!s.append(&mut full, payload(c, 0, 1)));
+        s.give(a);
+        assert!(s.append(&mut full, payload(c, 0, 2)));
+        assert_eq!((full, s.in_use()), (payload(a, end - 5, 5), 1));
     }
 
     #[test]

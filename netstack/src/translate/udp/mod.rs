@@ -32,7 +32,7 @@ const IDLE_STREAM: Duration = Duration::from_secs(180);
 /// which may be far more than any way out does; over an Ethernet link it would have fragmented these itself. Shorter ones
 /// that do not fit the path are refused and reported, as path MTU discovery wants.
 const ETHERNET_MTU: u32 = 1500;
-/// Datagrams that one host call may cut a super-datagram into: Linux's UDP_MAX_SEGMENTS before 6.9.
+/// Segments of a super-datagram, either way: Linux's UDP_MAX_SEGMENTS before 6.9.
 const MAX_SEGMENTS: usize = 64;
 
 /// All UDP flows.

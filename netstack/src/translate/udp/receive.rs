@@ -1,10 +1,11 @@
 //! Datagrams from host sockets to the guest.
 
-use super::Udp;
+use super::{MAX_SEGMENTS, Udp};
 use crate::edge::{Datagram, Edge, Payload, Ready, Token, TokenKind};
 use crate::iptables::Iface;
 use crate::router::{Outgoing, Router};
 use crate::tuple::Tuple;
+use crate::verdict::DropReason;
 use crate::wire::{ipv4, ipv6, udp};
 
 /// Datagrams taken from a socket in one turn.
@@ -61,9 +62,7 @@ impl Udp {
         for _ in 0..MAX_ERRORS {
             match edge.udp_recv(sock, &mut batch) {
                 Ok(n) => {
-                    for d in batch.into_iter().take(n).flatten() {
-                        self.deliver(r, token, d, edge);
-                    }
+                    self.deliver(r, token, batch.into_iter().take(n).flatten(), edge);
                     return n == BATCH;
                 }
                 // What an earlier datagram met with. The report says it better, if there is one.
@@ -74,25 +73,65 @@ impl Udp {
         false
     }
 
-    fn deliver<E: Edge>(&mut self, r: &mut Router, token: Token, d: Datagram, edge: &mut E) {
-        let slot = match token.kind() {
-            TokenKind::UdpListener => self.client_flow(r, token.index(), &d, edge),
-            _ => Ok(token.index()),
-        };
-        let slot = match slot {
-            Ok(slot) => slot,
-            Err(why) => {
-                r.drop(why);
-                edge.release(d.payload);
-                return;
+    /// Sends what came from a socket to the guest: datagrams in a row that look like segments of one as such.
+    fn deliver<E: Edge>(&mut self, r: &mut Router, token: Token, batch: impl Iterator<Item = Datagram>, edge: &mut E) {
+        let mut held: Option<(Tuple, Datagram)> = None;
+        for d in batch {
+            let tuple = match self.accept(r, token, &d, edge) {
+                Ok(tuple) => tuple,
+                Err(why) => {
+                    r.drop(why);
+                    edge.release(d.payload);
+                    continue;
+                }
+            };
+            if let Some((t, head)) = &mut held
+                && *t == tuple
+                && join(r, tuple, head, &d, edge)
+            {
+                continue;
             }
-        };
-        self.used(r, slot, false);
-        match self.flows.get(slot) {
-            Some(flow) => emit(r, flow.tuple.reversed(), d, edge),
-            None => edge.release(d.payload),
+            if let Some((t, before)) = held.replace((tuple, d)) {
+                emit(r, t, before, edge);
+            }
+        }
+        if let Some((t, last)) = held {
+            emit(r, t, last, edge);
         }
     }
+
+    /// Finds the flow of a datagram, or makes it; returns the tuple of its packets to the guest.
+    fn accept<E: Edge>(&mut self, r: &mut Router, token: Token, d: &Datagram, edge: &mut E) -> Result<Tuple, DropReason> {
+        let slot = match token.kind() {
+            TokenKind::UdpListener => self.client_flow(r, token.index(), d, edge)?,
+            _ => token.index(),
+        };
+        self.used(r, slot, false);
+        self.flows.get(slot).map(|f| f.tuple.reversed()).ok_or(DropReason::FlowLimit)
+    }
+}
+
+/// Whether the link to the guest takes a super-datagram of `len` bytes of data, `size` in each segment.
+fn takes(r: &Router, tuple: Tuple, len: usize, size: usize) -> bool {
+    let headers = udp::HEADER_LEN + if tuple.dst.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+    let link = r.route(tuple.dst.addr).map(|l| r.links[usize::from(l.0)].info);
+    link.is_some_and(|l| l.uso && l.checksum && headers + size <= usize::from(l.mtu)) && headers + len <= 65_535
+}
+
+/// Makes a datagram the next segment of the one before it, if it can be that: copying it costs less than a frame of its own.
+fn join<E: Edge>(r: &Router, tuple: Tuple, head: &mut Datagram, d: &Datagram, edge: &mut E) -> bool {
+    let size = head.segment.map_or(head.payload.len(), usize::from);
+    let (have, more) = (head.payload.len(), d.payload.len());
+    // Only the last segment may be shorter, and none empty.
+    let fits = d.segment.is_none() && more > 0 && more <= size && have.is_multiple_of(size) && have / size < MAX_SEGMENTS;
+    if !fits || d.hop_limit != head.hop_limit || !takes(r, tuple, have + more, size) {
+        return false;
+    }
+    let joined = edge.append(&mut head.payload, d.payload);
+    if joined {
+        head.segment = Some(size as u16);
+    }
+    joined
 }
 
 /// Sends a datagram, or several that the host merged, to the guest.
@@ -109,9 +148,7 @@ fn emit<E: Edge>(r: &mut Router, tuple: Tuple, d: Datagram, edge: &mut E) {
             return;
         }
     };
-    let headers = udp::HEADER_LEN + if tuple.dst.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
-    let link = r.route(tuple.dst.addr).map(|l| r.links[usize::from(l.0)].info);
-    if link.is_some_and(|l| l.uso && l.checksum && headers + size <= usize::from(l.mtu)) && headers + len <= 65_535 {
+    if takes(r, tuple, len, size) {
         if send(r, edge, tuple, hop_limit, d.payload, false, Some(size as u16)) {
             r.stats.udp_to_guest += len.div_ceil(size) as u64;
         }
