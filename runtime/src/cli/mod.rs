@@ -126,10 +126,11 @@ struct TargetArgs {
 
 impl TargetArgs {
     fn target(self) -> Result<Target, Failure> {
+        let inherited = self.fd.map(Target::inherited).transpose()?;
         let named = self.tap.map(Target::Tap).or(self.packet.map(Target::Packet));
         named
             .or(self.netns)
-            .or(self.fd.map(Target::Fd))
+            .or(inherited)
             .ok_or_else(|| Failure::new(Status::Usage, "nothing to attach to: --tap, --packet, --netns or --fd"))
     }
 }
@@ -159,8 +160,8 @@ fn run(args: RunArgs) -> Result<u8, Failure> {
 }
 
 fn attach(args: AttachArgs) -> Result<u8, Failure> {
-    let plan = args.net.plan()?;
-    supervisor::attach(&plan, &args.target.target()?)
+    let target = args.target.target()?;
+    supervisor::attach(&args.net.plan()?, &target)
 }
 
 /// Prints to standard output. That nobody reads any more (`| head`) is no failure.

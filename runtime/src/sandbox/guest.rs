@@ -174,8 +174,8 @@ pub(crate) fn attach_packet(name: &str) -> Result<(LinkEnd, OwnedFd), Failure> {
 }
 
 /// Takes a link whose descriptor was inherited: a TAP's or a packet socket, whichever it is.
-pub(crate) fn attach_fd(fd: i32, mtu: u16) -> Result<(LinkEnd, OwnedFd), Failure> {
-    let owned = process::inherited_fd(fd).map_err(|e| link(format_args!("--fd {fd}: no such descriptor was handed over"), e))?;
+pub(crate) fn attach_fd(fd: i32, owned: &OwnedFd, mtu: u16) -> Result<(LinkEnd, OwnedFd), Failure> {
+    let owned = owned.try_clone().map_err(|e| link(format_args!("--fd {fd}"), e))?;
     let stat = rustix::fs::fstat(&owned).map_err(|e| link(format_args!("--fd {fd}"), e.into()))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket {
         let domain = socket::get_int(owned.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN);

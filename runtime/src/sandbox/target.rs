@@ -14,9 +14,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What to serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Target {
     /// A TAP of this network namespace: we take the descriptor's side.
     Tap(String),
@@ -26,8 +27,8 @@ pub enum Target {
     Process(Pid),
     /// A network namespace by its file.
     Namespace(PathBuf),
-    /// An inherited descriptor.
-    Fd(i32),
+    /// An inherited descriptor, and the number under which it was handed over.
+    Fd(i32, Arc<OwnedFd>),
 }
 
 impl Target {
@@ -49,12 +50,25 @@ impl Target {
         }
     }
 
+    /// Takes an inherited descriptor over. To be called before this process opens anything, so that the number cannot be one of
+    /// its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Link`] if no such descriptor was handed over.
+    pub fn inherited(fd: i32) -> Result<Target, Failure> {
+        match process::inherited_fd(fd) {
+            Ok(owned) => Ok(Target::Fd(fd, Arc::new(owned))),
+            Err(e) => Err(Failure::os(Status::Link, format_args!("--fd {fd}: no such descriptor was handed over"), e)),
+        }
+    }
+
     /// Opens, and where it is a namespace makes and configures, the link.
     pub(crate) fn open(&self, plan: &Plan) -> Result<(LinkEnd, OwnedFd), Failure> {
         match self {
             Target::Tap(name) => guest::attach_tap(name),
             Target::Packet(name) => guest::attach_packet(name),
-            Target::Fd(fd) => guest::attach_fd(*fd, plan.guest.mtu),
+            Target::Fd(number, fd) => guest::attach_fd(*number, fd, plan.guest.mtu),
             Target::Process(pid) => {
                 let proc = PathBuf::from(format!("/proc/{}/ns", pid.as_raw_nonzero()));
                 in_namespace(plan, &proc.join("net"), Some(&proc.join("user")))
@@ -163,7 +177,7 @@ impl Gone {
                 rustix::fs::inotify::add_watch(&inotify, dir, flags).map_err(fail)?;
                 gone.file = Some((inotify, path.clone(), inode));
             }
-            Target::Tap(_) | Target::Packet(_) | Target::Fd(_) => {}
+            Target::Tap(_) | Target::Packet(_) | Target::Fd(..) => {}
         }
         Ok(gone)
     }
