@@ -4,7 +4,7 @@ use super::{print, print_json};
 use crate::sandbox::failure::Failure;
 use crate::sandbox::guest;
 use crate::sandbox::plan::{Guest, LinkChoice};
-use crate::sandbox::probe::{self, Trial};
+use crate::sandbox::probe::{self, Attempt, Trial};
 use crate::sys::socket;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -112,9 +112,11 @@ fn namespaces_and_links() -> Vec<Need> {
 }
 
 fn confinement() -> Need {
-    match probe::confined() {
-        Ok(()) => ok("confinement", "system call filter, empty file system, no capabilities"),
-        Err(e) => missing("confinement", e.message, "a kernel with CONFIG_SECCOMP_FILTER, and a container that allows filters"),
+    const CONFINEMENT: &str = "a kernel with CONFIG_SECCOMP_FILTER, and a container that allows filters";
+    match probe::confined(|| Ok(())) {
+        Ok(Attempt::Done) => ok("confinement", "system call filter, empty file system, no capabilities"),
+        Ok(_) => missing("confinement", "a confined process did not survive", CONFINEMENT),
+        Err(e) => missing("confinement", e.message, CONFINEMENT),
     }
 }
 

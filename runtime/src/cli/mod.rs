@@ -1,5 +1,6 @@
 //! The command line.
 
+mod attempt;
 mod doctor;
 mod exec;
 mod list;
@@ -68,6 +69,12 @@ enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// What becomes of an attempt by a confined process (for tests)
+    #[command(hide = true)]
+    ConfinedAttempt {
+        /// What is attempted
+        what: attempt::What,
     },
     /// Say what this machine allows, and how to mend what it does not
     Doctor {
@@ -143,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::List { json } => list::list(json),
         Command::Exec { name, command } => exec::exec(&name, &command),
         Command::Stats { name, json } => stats::stats(&name, json),
+        Command::ConfinedAttempt { what } => attempt::attempt(what),
         Command::Doctor { json } => doctor::doctor(json),
     };
     match done {

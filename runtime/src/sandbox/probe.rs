@@ -7,6 +7,7 @@ use super::namespaces;
 use crate::sys::process::{self, Forked};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Result of trying something in namespaces.
@@ -97,12 +98,23 @@ fn converse<T: serde::de::DeserializeOwned>(channel: &Channel, pid: Pid) -> Tria
     }
 }
 
-/// Confines a process as a worker is confined.
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// It succeeded.
+    Done,
+    /// It failed, with this error number.
+    Refused(i32),
+    /// The process was ended by this signal.
+    Killed(i32),
+}
+
+/// Confines a process as a worker is confined, and has it attempt something.
 ///
 /// # Errors
 ///
-/// What could not be taken away.
-pub(crate) fn confined() -> Result<(), Failure> {
+/// What could not be taken away from it.
+pub(crate) fn confined(attempt: impl FnOnce() -> io::Result<()>) -> Result<Attempt, Failure> {
     let (ours, theirs) = Channel::pair()?;
     match super::worker_process::fork()? {
         Forked::Child => {
@@ -116,17 +128,28 @@ pub(crate) fn confined() -> Result<(), Failure> {
                 Err(_) => Report::Failed(Failure::new(Status::Internal, "the trial failed")),
             };
             let _ = theirs.send(&report, &[]);
-            process::exit_now(0)
+            if matches!(report, Report::Failed(_)) {
+                process::exit_now(0);
+            }
+            // Error numbers fit into an exit status.
+            let code = attempt().map_or_else(|e| e.raw_os_error().unwrap_or(255) as u8, |()| 0);
+            process::exit_now(code)
         }
         Forked::Parent(pid) => {
             drop(theirs);
             let answer = ours.recv::<Report<()>>();
-            wait(pid);
+            let end = wait(pid);
             match answer? {
-                Some((Report::Done(()), _)) => Ok(()),
-                Some((Report::Failed(e), _)) => Err(e),
-                _ => Err(Failure::new(Status::Internal, "the process ended when it was confined")),
+                Some((Report::Done(()), _)) => {}
+                Some((Report::Failed(e), _)) => return Err(e),
+                _ => return Err(Failure::new(Status::Internal, "the process ended when it was confined")),
             }
+            Ok(match end.map(|s| (s.exit_status(), s.terminating_signal())) {
+                Some((Some(0), _)) => Attempt::Done,
+                Some((Some(code), _)) => Attempt::Refused(code),
+                Some((_, Some(signal))) => Attempt::Killed(signal),
+                _ => return Err(Failure::new(Status::Internal, "the process could not be waited for")),
+            })
         }
     }
 }

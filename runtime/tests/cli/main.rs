@@ -1,0 +1,10 @@
+//! The `hibernet` command, run as it is.
+
+mod attach;
+mod confinement;
+mod control;
+mod kit;
+mod mistakes;
+mod run;
+mod terminal;
+mod user;
