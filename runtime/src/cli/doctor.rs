@@ -77,8 +77,8 @@ fn namespaces_and_links() -> Vec<Need> {
     const USERNS: &str = "sysctl user.max_user_namespaces (and kernel.unprivileged_userns_clone, or AppArmor's restriction), the container's seccomp profile, or run as root";
     let guest = |link| Guest { ifname: "eth0".into(), mtu: 65520, dhcp: false, link };
     let tap = probe::in_namespaces(|| {
-        let (_, fd) = guest::make_namespace(&guest(LinkChoice::Tap))?;
-        Ok(crate::sys::tun::adopt(fd, 65520).map_or((false, false), |t| (t.offloads.tso, t.offloads.uso)))
+        let opened = guest::make_namespace(&guest(LinkChoice::Tap))?;
+        Ok(crate::sys::tun::adopt(opened.fd, 65520).map_or((false, false), |t| (t.offloads.tso, t.offloads.uso)))
     });
     let packet = probe::in_namespaces(|| guest::make_namespace(&guest(LinkChoice::Packet)).map(|_| (true, true)));
     let mut needs = Vec::new();

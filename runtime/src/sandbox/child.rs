@@ -3,7 +3,7 @@
 
 use super::channel::Channel;
 use super::failure::{Failure, Status};
-use super::guest::{self, LinkEnd};
+use super::guest::{self, LinkEnd, Opened};
 use super::plan::Plan;
 use super::{mounts, namespaces};
 use crate::sys::process::{self, Forked, SignalSet};
@@ -153,7 +153,7 @@ fn run(plan: &Plan, resolv_conf: bool, argv: &[OsString], inherited: Inherited, 
     become_root()?;
     process::unshare(libc::CLONE_NEWNS).map_err(|e| namespaces::refused("cannot make a mount namespace", e))?;
     mounts::keep_private()?;
-    let (end, link) = guest::make_namespace(&plan.guest)?;
+    let Opened { end, fd: link, .. } = guest::make_namespace(&plan.guest)?;
     guest::configure(&plan.guest, &plan.config, &plan.guest.ifname)?;
     if resolv_conf {
         let v4 = plan.config.v4.map(|c| IpAddr::V4(c.dns));

@@ -2,7 +2,7 @@
 
 use super::failure::{Failure, Status};
 use super::namespaces;
-use super::netlink::{Interface, Netlink};
+use super::netlink::{Interface, Netlink, RemovalWatch};
 use super::plan::{Guest, LinkChoice};
 use crate::sys::packet::{self, PacketSocket};
 use crate::sys::tun::{self, TunError, TunOptions};
@@ -44,6 +44,21 @@ pub enum LinkKind {
     Messages,
 }
 
+/// A link that was opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) end: LinkEnd,
+    pub(crate) fd: OwnedFd,
+    /// For a packet socket: tells when its interface is removed. (The descriptor of a TAP says so itself.)
+    pub(crate) removal: Option<RemovalWatch>,
+}
+
+impl Opened {
+    fn new(end: LinkEnd, fd: OwnedFd) -> Self {
+        Opened { end, fd, removal: None }
+    }
+}
+
 /// The far end's name in its own namespace, where nothing else is.
 const FAR: &str = "far0";
 
@@ -63,7 +78,7 @@ fn packet_failure(e: packet::PacketError) -> Failure {
 
 /// Makes the sandbox's network namespace, in which the caller is afterwards, with its link. The caller has just entered a
 /// user namespace of its own and is still in the network namespace of its parent.
-pub(crate) fn make_namespace(guest: &Guest) -> Result<(LinkEnd, OwnedFd), Failure> {
+pub(crate) fn make_namespace(guest: &Guest) -> Result<Opened, Failure> {
     let new = || process::unshare(libc::CLONE_NEWNET).map_err(|e| namespaces::refused("cannot make a network namespace", e));
     if guest.link != LinkChoice::Packet {
         new()?;
@@ -97,7 +112,7 @@ fn veth_failure(e: io::Error) -> Failure {
 }
 
 /// Makes the link in a network namespace that exists already, in which the caller is, and stays.
-pub(crate) fn make_in_namespace(guest: &Guest) -> Result<(LinkEnd, OwnedFd), Failure> {
+pub(crate) fn make_in_namespace(guest: &Guest) -> Result<Opened, Failure> {
     if guest.link != LinkChoice::Packet {
         match make_tap(guest) {
             Err(TunError::NoDevice | TunError::DevicePermission) if guest.link == LinkChoice::Any => {}
@@ -115,10 +130,10 @@ pub(crate) fn make_in_namespace(guest: &Guest) -> Result<(LinkEnd, OwnedFd), Fai
     end
 }
 
-fn make_tap(guest: &Guest) -> Result<(LinkEnd, OwnedFd), TunError> {
+fn make_tap(guest: &Guest) -> Result<Opened, TunError> {
     let tun = tun::open(&TunOptions { name: &guest.ifname, create: true, mtu: Some(guest.mtu.into()), multi_queue: false })?;
     let end = LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: Some(tun.mac) };
-    Ok((end, tun.fd))
+    Ok(Opened::new(end, tun.fd))
 }
 
 /// In the namespace of the far end: its kernel must send nothing of its own to the guest.
@@ -132,7 +147,7 @@ fn prepare_far() -> Result<Netlink, Failure> {
 }
 
 /// Sets the far end up and opens the packet socket on it. The caller is in `near` afterwards.
-fn open_far(netlink: &mut Netlink, far: &OwnedFd, near: &OwnedFd, guest: &Guest) -> Result<(LinkEnd, OwnedFd), Failure> {
+fn open_far(netlink: &mut Netlink, far: &OwnedFd, near: &OwnedFd, guest: &Guest) -> Result<Opened, Failure> {
     let enter = |ns: &OwnedFd| {
         namespaces::enter(ns, namespaces::Kind::Net).map_err(|e| link("cannot change to the namespace of the link's far end", e))
     };
@@ -140,41 +155,44 @@ fn open_far(netlink: &mut Netlink, far: &OwnedFd, near: &OwnedFd, guest: &Guest)
     netlink.set_up(index, None).map_err(|e| link("cannot set the link's far end up", e))?;
     enter(far)?;
     let socket = packet::open(FAR).map_err(packet_failure);
+    let removal = RemovalWatch::new(index).map_err(|e| link("cannot watch the link's far end", e));
     enter(near)?;
     let mut near_netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
     let near = near_netlink.interface(&guest.ifname).map_err(|e| link("cannot find the new interface", e))?;
-    let (mut end, fd) = packet_end(socket?);
-    end.guest_mac = near.mac.map(Mac);
-    Ok((end, fd))
+    let mut opened = packet_end(socket?);
+    opened.end.guest_mac = near.mac.map(Mac);
+    opened.removal = Some(removal?);
+    Ok(opened)
 }
 
-fn packet_end(s: PacketSocket) -> (LinkEnd, OwnedFd) {
+fn packet_end(s: PacketSocket) -> Opened {
     let kind = LinkKind::Packet { mac: s.mac, receive_buffer: s.receive_buffer };
-    (LinkEnd { kind, ifname: s.name, mtu: s.mtu, guest_mac: None }, s.fd)
+    Opened::new(LinkEnd { kind, ifname: s.name, mtu: s.mtu, guest_mac: None }, s.fd)
 }
 
 /// Takes a TAP of this network namespace that somebody else made.
-pub(crate) fn attach_tap(name: &str) -> Result<(LinkEnd, OwnedFd), Failure> {
+pub(crate) fn attach_tap(name: &str) -> Result<Opened, Failure> {
     let tun = tun::open(&TunOptions { name, create: false, mtu: None, multi_queue: false })
         .map_err(|e| Failure::new(Status::Link, format!("cannot attach to the TAP {name}: {e}")))?;
     // The guest is whatever the interface leads to, not the interface itself: its address is learned.
-    Ok((LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None }, tun.fd))
+    Ok(Opened::new(LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None }, tun.fd))
 }
 
 /// Opens a packet socket on an interface of this network namespace, such as a TAP whose descriptor a VMM holds. Sets the
 /// interface up if it is down.
-pub(crate) fn attach_packet(name: &str) -> Result<(LinkEnd, OwnedFd), Failure> {
-    let socket = packet::open(name).map_err(packet_failure)?;
+pub(crate) fn attach_packet(name: &str) -> Result<Opened, Failure> {
+    let mut opened = packet_end(packet::open(name).map_err(packet_failure)?);
     let mut netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
     let i = netlink.interface(name).map_err(|e| link(format_args!("cannot look at {name}"), e))?;
+    opened.removal = Some(RemovalWatch::new(i.index).map_err(|e| link(format_args!("cannot watch {name}"), e))?);
     if !i.up {
         netlink.set_up(i.index, None).map_err(|e| link(format_args!("cannot set {name} up"), e))?;
     }
-    Ok(packet_end(socket))
+    Ok(opened)
 }
 
 /// Takes a link whose descriptor was inherited: a TAP's or a packet socket, whichever it is.
-pub(crate) fn attach_fd(fd: i32, owned: &OwnedFd, mtu: u16) -> Result<(LinkEnd, OwnedFd), Failure> {
+pub(crate) fn attach_fd(fd: i32, owned: &OwnedFd, mtu: u16) -> Result<Opened, Failure> {
     let owned = owned.try_clone().map_err(|e| link(format_args!("--fd {fd}"), e))?;
     let stat = rustix::fs::fstat(&owned).map_err(|e| link(format_args!("--fd {fd}"), e.into()))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket {
@@ -182,12 +200,15 @@ pub(crate) fn attach_fd(fd: i32, owned: &OwnedFd, mtu: u16) -> Result<(LinkEnd, 
         if domain.is_ok_and(|d| d == libc::AF_PACKET) {
             return packet::adopt(owned, mtu.into()).map(packet_end).map_err(packet_failure);
         }
-        return Ok((LinkEnd { kind: LinkKind::Messages, ifname: format!("fd{fd}"), mtu: mtu.into(), guest_mac: None }, owned));
+        return Ok(Opened::new(
+            LinkEnd { kind: LinkKind::Messages, ifname: format!("fd{fd}"), mtu: mtu.into(), guest_mac: None },
+            owned,
+        ));
     }
     let tun = tun::adopt(owned, mtu.into()).map_err(|e| {
         Failure::new(Status::Link, format!("--fd {fd} is neither a socket nor a TAP with virtio-net headers: {e}"))
     })?;
-    Ok((LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None }, tun.fd))
+    Ok(Opened::new(LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None }, tun.fd))
 }
 
 /// Configures the guest's interface, and loopback, in the current network namespace.

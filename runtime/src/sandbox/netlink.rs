@@ -11,9 +11,11 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{RecvFlags, SocketFlags, SocketType, socket_with};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// A connection to the rtnetlink of one network namespace; it stays with that namespace.
 #[derive(Debug)]
@@ -162,6 +164,58 @@ impl Netlink {
         m.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
         m.attributes.push(RouteAttribute::Oif(index));
         self.change(RouteNetlinkMessage::NewRoute(m), NLM_F_CREATE | NLM_F_EXCL)
+    }
+}
+
+/// Tells when an interface is removed. A packet socket alone does not: it reports that the interface went down, which
+/// happens a moment before, and nothing after.
+#[derive(Debug)]
+pub(crate) struct RemovalWatch {
+    socket: OwnedFd,
+    index: u32,
+}
+
+impl RemovalWatch {
+    /// Begins to watch an interface of the network namespace in which the caller is.
+    pub(crate) fn new(index: u32) -> io::Result<Self> {
+        const RTMGRP_LINK: u32 = 1;
+        // NETLINK_ROUTE is protocol 0.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(rustix::net::AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, RTMGRP_LINK))?;
+        Ok(RemovalWatch { socket, index })
+    }
+
+    /// From its parts, which may have come from another process.
+    pub(crate) fn from_parts(socket: OwnedFd, index: u32) -> Self {
+        RemovalWatch { socket, index }
+    }
+
+    /// The interface's number.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The socket, readable when something may have happened.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Takes what is pending; whether the interface was removed.
+    pub(crate) fn is_removed(&self) -> bool {
+        let mut removed = false;
+        let mut buf = vec![0; 32 << 10];
+        while let Ok((n, _)) = rustix::net::recv(&self.socket, &mut buf[..], RecvFlags::DONTWAIT) {
+            let mut rest = &buf[..n];
+            while let Ok(m) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+                let len = (m.header.length as usize).next_multiple_of(4).max(16);
+                rest = rest.get(len..).unwrap_or_default();
+                if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(l)) = m.payload {
+                    removed |= l.header.index == self.index;
+                }
+            }
+        }
+        removed
     }
 }
 

@@ -3,6 +3,7 @@
 use super::channel::Channel;
 use super::child::{Child, Inherited, Namespaces};
 use super::failure::{Failure, Status};
+use super::guest::Opened;
 use super::host::{self, HostFds};
 use super::plan::Plan;
 use super::resolv::Watch;
@@ -386,7 +387,8 @@ fn next_child() -> Result<Option<(Pid, WaitStatus)>, Failure> {
 fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
     let mut base = Base::new(plan, &[])?;
     let mut gone = Gone::watch(target)?;
-    let (end, link) = target.open(plan)?;
+    let Opened { end, fd: link, removal } = target.open(plan)?;
+    gone.interface = removal;
     let host = std::mem::take(&mut base.host);
     // The worker alone holds the link: it goes when the worker does.
     let mut worker = WorkerProcess::start(plan, WorkerParts { end, link, host, stats: base.stats.take() })?;

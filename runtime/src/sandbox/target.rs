@@ -2,8 +2,9 @@
 
 use super::channel::Channel;
 use super::failure::{Failure, Status};
-use super::guest::{self, LinkEnd};
+use super::guest::{self, LinkEnd, Opened};
 use super::namespaces::{self, Kind};
+use super::netlink::RemovalWatch;
 use super::plan::Plan;
 use crate::sys::process::{self, Forked};
 use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags};
@@ -64,7 +65,7 @@ impl Target {
     }
 
     /// Opens, and where it is a namespace makes and configures, the link.
-    pub(crate) fn open(&self, plan: &Plan) -> Result<(LinkEnd, OwnedFd), Failure> {
+    pub(crate) fn open(&self, plan: &Plan) -> Result<Opened, Failure> {
         match self {
             Target::Tap(name) => guest::attach_tap(name),
             Target::Packet(name) => guest::attach_packet(name),
@@ -80,12 +81,13 @@ impl Target {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
-    Link(LinkEnd),
+    /// With the link's descriptor, and for a packet link the watch and the number of the interface watched.
+    Link(LinkEnd, Option<u32>),
     Failed(Failure),
 }
 
 /// Makes the link within a namespace, from a process that goes there and ends: there may be no way back.
-fn in_namespace(plan: &Plan, net: &Path, user: Option<&Path>) -> Result<(LinkEnd, OwnedFd), Failure> {
+fn in_namespace(plan: &Plan, net: &Path, user: Option<&Path>) -> Result<Opened, Failure> {
     let net_fd = namespaces::open_namespace(net)?;
     let user_fd = user.map(namespaces::open_namespace).transpose()?;
     let (ours, theirs) = Channel::pair()?;
@@ -94,9 +96,11 @@ fn in_namespace(plan: &Plan, net: &Path, user: Option<&Path>) -> Result<(LinkEnd
             drop(ours);
             let done = catch_unwind(AssertUnwindSafe(|| {
                 enter(&net_fd, user_fd, net)?;
-                let (end, link) = guest::make_in_namespace(&plan.guest)?;
+                let Opened { end, fd, removal } = guest::make_in_namespace(&plan.guest)?;
                 guest::configure(&plan.guest, &plan.config, &plan.guest.ifname)?;
-                theirs.send(&Report::Link(end), &[link.as_fd()])
+                let mut fds = vec![fd.as_fd()];
+                fds.extend(removal.as_ref().map(|r| r.fd().as_fd()));
+                theirs.send(&Report::Link(end, removal.as_ref().map(RemovalWatch::index)), &fds)
             }));
             if let Ok(Err(e)) = done {
                 let _ = theirs.send(&Report::Failed(e), &[]);
@@ -108,7 +112,12 @@ fn in_namespace(plan: &Plan, net: &Path, user: Option<&Path>) -> Result<(LinkEnd
             let answer = ours.recv()?;
             while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
             match answer {
-                Some((Report::Link(end), mut fds)) if fds.len() == 1 => Ok((end, fds.remove(0))),
+                Some((Report::Link(end, watched), fds)) => {
+                    let mut fds = fds.into_iter();
+                    let fd = fds.next().ok_or_else(|| Failure::new(Status::Internal, "the link's descriptor did not arrive"))?;
+                    let removal = fds.next().zip(watched).map(|(fd, index)| RemovalWatch::from_parts(fd, index));
+                    Ok(Opened { end, fd, removal })
+                }
                 Some((Report::Failed(e), _)) => Err(e),
                 _ => Err(Failure::new(Status::Internal, "the link could not be made in the namespace")),
             }
@@ -148,12 +157,14 @@ fn enter(net: &OwnedFd, user: Option<OwnedFd>, path: &Path) -> Result<(), Failur
 pub(crate) struct Gone {
     process: Option<OwnedFd>,
     file: Option<(OwnedFd, PathBuf, u64)>,
+    /// Of the interface, where the worker cannot notice that it goes.
+    pub(crate) interface: Option<RemovalWatch>,
 }
 
 impl Gone {
     /// Begins to watch, before anything is made there.
     pub(crate) fn watch(target: &Target) -> Result<Self, Failure> {
-        let mut gone = Gone { process: None, file: None };
+        let mut gone = Gone { process: None, file: None, interface: None };
         match target {
             Target::Process(pid) => {
                 let fd = pidfd_open(*pid, PidfdFlags::empty()).map_err(|e| match e {
@@ -184,7 +195,8 @@ impl Gone {
 
     /// What to wait for.
     pub(crate) fn fds(&self) -> Vec<&OwnedFd> {
-        self.process.iter().chain(self.file.as_ref().map(|f| &f.0)).collect()
+        let interface = self.interface.as_ref().map(RemovalWatch::fd);
+        self.process.iter().chain(self.file.as_ref().map(|f| &f.0)).chain(interface).collect()
     }
 
     /// Whether it has gone.
@@ -202,6 +214,7 @@ impl Gone {
             // Another namespace may have taken the name at once.
             any && rustix::fs::stat(path).map_or(true, |s| s.st_ino != *inode)
         });
-        ended || removed
+        let unplugged = self.interface.as_ref().is_some_and(RemovalWatch::is_removed);
+        ended || removed || unplugged
     }
 }

@@ -16,7 +16,8 @@ fn a_running_worker_has_nothing() {
         worker != 0
     });
     let status = std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
-    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim_start_matches(':').trim().to_owned());
+    let field =
+        |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim_start_matches(':').trim().to_owned());
     assert_eq!(field("NoNewPrivs").as_deref(), Some("1"));
     assert_eq!(field("Seccomp").as_deref(), Some("2"));
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
@@ -40,7 +41,8 @@ fn a_running_worker_has_nothing() {
         for fd in std::fs::read_dir(format!("/proc/{worker}/fd")).unwrap().flatten() {
             let to = std::fs::read_link(fd.path()).unwrap();
             let to = to.to_string_lossy();
-            let harmless = ["/dev/net/tun", "/dev/null", "/null", "socket:", "pipe:", "anon_inode:"].iter().any(|p| to.starts_with(p));
+            let harmless =
+                ["/dev/net/tun", "/dev/null", "/null", "socket:", "pipe:", "anon_inode:"].iter().any(|p| to.starts_with(p));
             assert!(harmless || fd.file_name() == "2", "{to}");
         }
     }

@@ -50,7 +50,7 @@ fn a_detached_sandbox_is_listed_and_entered() {
     let script = "pwd; cat /proc/net/fib_trie /etc/resolv.conf; exit 9";
     let (code, out, err) = finish(&mut hibernet(&["exec", &sandbox.name, "--", "sh", "-c", script]));
     assert_eq!(code, 9, "{err}");
-    assert!(out.starts_with(dir.to_str().unwrap()) && out.contains("10.1.2.3") && out.contains("nameserver 10.1.2.1"), "{out}");
+    assert!(out.starts_with(dir.to_str().unwrap()) && out.contains("10.1.2.3") && out.contains("nameserver 10.1.2.4"), "{out}");
     let (code, _, err) = finish(&mut hibernet(&["exec", &sandbox.name, "--", "nosuchprogram"]));
     assert_eq!(code, 127, "{err}");
     let (code, _, err) = finish(&mut hibernet(&["exec", &sandbox.name, "--", "sh", "-c", "kill -9 $$"]));
@@ -102,8 +102,11 @@ fn a_detached_command_writes_where_it_was_told() {
     }
     let dir = TempDir::new().unwrap();
     let file = dir.as_path().join("out");
-    let command = ["sh", "-c", "echo out; echo err >&2; cat; echo end"];
+    let go = dir.as_path().join("go");
+    let script = format!("echo out; echo err >&2; cat; until [ -e {} ]; do sleep 0.02; done; echo end", go.display());
+    let command = ["sh", "-c", &script];
     let sandbox = Detached::start("output", &["--output", file.to_str().unwrap()], &command);
+    std::fs::write(&go, "").unwrap();
     wait_until("it has ended", || !lives(sandbox.pid));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "out\nerr\nend\n");
 }
