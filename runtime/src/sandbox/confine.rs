@@ -19,7 +19,8 @@ fn fail(what: &'static str) -> impl FnOnce(Errno) -> Failure {
 }
 
 /// Takes file system, resources and privileges away. The caller is alone in namespaces of its own, with all capabilities
-/// there. `writes_files`: a capture goes to a file, whose size is then not limited.
+/// there. `writes_files`: a capture or the log
+/// goes to a file, whose size is then not limited.
 pub(crate) fn drop_privileges(writes_files: bool) -> Result<(), Failure> {
     mounts::empty_root()?;
     let files = getrlimit(Resource::Nofile).maximum;

@@ -9,6 +9,7 @@ use super::log;
 use super::namespaces;
 use super::plan::Plan;
 use crate::link::Link;
+use crate::link::pcap::PcapLink;
 use crate::link::socket::SocketLink;
 use crate::link::tap::TapLink;
 use crate::sys::packet::PacketSocket;
@@ -150,8 +151,17 @@ fn run(plan: &Plan, parts: WorkerParts, resolver: OwnedFd, stop: OwnedFd, report
     drop(null);
     process::close_all_but(&keep).map_err(|e| Failure::os(Status::Internal, "cannot close the supervisor's descriptors", e))?;
     let link = make_link(&end, link)?;
-    confine::drop_privileges(host.pcap.is_some() || host.log.is_some())?;
+    let file_on_stderr = rustix::fs::fstat(rustix::stdio::stderr())
+        .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::RegularFile);
+    confine::drop_privileges(host.pcap.is_some() || host.log.is_some() || file_on_stderr)?;
     let log = log::root(&plan.log, host.log);
+    let link = match host.pcap {
+        Some(file) => {
+            let tee = PcapLink::new(link, Box::new(file), log.clone());
+            Box::new(tee.map_err(|e| Failure::os(Status::File, "cannot write to the capture file", e))?)
+        }
+        None => link,
+    };
     let setup = WorkerSetup {
         config: plan.config.clone(),
         links: vec![link],
