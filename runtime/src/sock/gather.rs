@@ -68,6 +68,9 @@ impl Sockets {
             let mut stats = self.stats;
             let sent = self.udp(id).and_then(|s| deliver(s, slots, pieces, to.as_ref(), opts.from, &mut stats));
             self.stats = stats;
+            if sent.is_err() {
+                self.expect_reports(id);
+            }
             return sent;
         }
         slots.hold(data.slot);

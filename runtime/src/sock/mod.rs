@@ -104,6 +104,8 @@ struct Entry {
     /// Changes whenever the slot is given out.
     generation: u16,
     token: Option<Token>,
+    /// The error queue may hold something. Cleared when it was found empty; whatever comes later is an event.
+    reports: bool,
     sock: Sock,
 }
 
@@ -187,15 +189,18 @@ impl Sockets {
         for i in 0..n {
             let (set, word) = (self.events[i].event_set(), self.events[i].data());
             match u32::try_from(word) {
-                Ok(id) => out.push((
-                    SockId(id),
-                    Ready {
+                Ok(id) => {
+                    let ready = Ready {
                         readable: set.contains(EventSet::IN),
                         writable: set.contains(EventSet::OUT),
                         peer_closed: set.contains(EventSet::READ_HANG_UP),
                         error: set.intersects(EventSet::ERROR | EventSet::HANG_UP),
-                    },
-                )),
+                    };
+                    if ready.error {
+                        self.expect_reports(SockId(id));
+                    }
+                    out.push((SockId(id), ready));
+                }
                 Err(_) => self.raw_ready(slots, word == RAW_V6),
             }
         }
@@ -258,7 +263,7 @@ impl Sockets {
         let index = match self.free.pop() {
             Some(i) => i,
             None if self.entries.len() < 1 << INDEX_BITS => {
-                self.entries.push(Entry { generation: 0, token: None, sock: Sock::Free });
+                self.entries.push(Entry { generation: 0, token: None, reports: false, sock: Sock::Free });
                 (self.entries.len() - 1) as u32
             }
             None => return Err(SockError::NoResources),
@@ -266,6 +271,7 @@ impl Sockets {
         let e = &mut self.entries[index as usize];
         e.generation = (e.generation + 1) & ((1 << (32 - INDEX_BITS)) - 1);
         e.token = token;
+        e.reports = false;
         e.sock = sock;
         self.stats.opened += 1;
         Ok(SockId(u32::from(e.generation) << INDEX_BITS | index))
@@ -315,6 +321,13 @@ impl Sockets {
             }
             Sock::RawPing(s) => self.raw.closed(slots, s),
             _ => {}
+        }
+    }
+
+    /// The error queue of a socket has to be looked at.
+    fn expect_reports(&mut self, id: SockId) {
+        if let Some(e) = self.entry_mut(id) {
+            e.reports = true;
         }
     }
 

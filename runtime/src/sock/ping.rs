@@ -198,7 +198,7 @@ impl Sockets {
                         Ok(n) if n > 0 => self.stats.wrong_sender += 1,
                         Ok(_) => return Ok(None),
                         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                        Err(e) if is_about_the_past(&e) => {}
+                        Err(e) if is_about_the_past(&e) => self.expect_reports(id),
                         Err(e) => return Err(sock_error(&e)),
                     }
                 }

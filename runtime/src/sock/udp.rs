@@ -20,6 +20,9 @@ const QUOTE: usize = 1232;
 /// Errors of earlier datagrams that one receive skips; they stand in the error queue.
 const MAX_SKIPPED: usize = 64;
 
+/// Wish for a socket's buffers.
+const BUFFER: libc::c_int = 4 << 20;
+
 /// What the kernel does with datagrams longer than the path's MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PathMtu {
@@ -118,6 +121,9 @@ fn prepare(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     } else {
         set_option(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
     }
+    // Bursts must not be lost while others have their turn. The system's limits bound it.
+    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER);
+    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, BUFFER);
     // Linux 5.0; before, datagrams come one by one.
     let _ = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
     Ok(())
@@ -233,7 +239,10 @@ impl Sockets {
                 Ok(n) if n < got.len() => break,
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if is_about_the_past(&e) && skipped < MAX_SKIPPED => skipped += 1,
+                Err(e) if is_about_the_past(&e) && skipped < MAX_SKIPPED => {
+                    self.expect_reports(id);
+                    skipped += 1;
+                }
                 Err(e) if filled == 0 => return Err(sock_error(&e)),
                 Err(_) => break,
             }
@@ -260,7 +269,12 @@ impl Sockets {
             Sock::RawPing(s) => return s.reports.pop_front(),
             Sock::Tcp(_) | Sock::Free => return None,
         };
-        read_report(slots, fd, v6, peer)
+        if !entry.reports {
+            return None;
+        }
+        let report = read_report(slots, fd, v6, peer);
+        entry.reports = report.is_some();
+        report
     }
 }
 
