@@ -38,13 +38,8 @@ impl HostFds {
         for (index, p) in plan.config.publish.iter().enumerate() {
             fds.publish(index, p, v4, v6)?;
         }
-        // Where ping sockets are closed to us, these serve; without the right to them the guest's pings are refused.
-        if v4 {
-            fds.raw_icmp4 = socket::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP).ok();
-        }
-        if v6 {
-            fds.raw_icmp6 = socket::socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6).ok();
-        }
+        fds.raw_icmp4 = v4.then(|| raw_icmp(libc::AF_INET, libc::IPPROTO_ICMP)).flatten();
+        fds.raw_icmp6 = v6.then(|| raw_icmp(libc::AF_INET6, libc::IPPROTO_ICMPV6)).flatten();
         let watch =
             netlink::open_address_watch().map_err(|e| Failure::os(Status::Internal, "cannot watch the host's addresses", e))?;
         fds.address_watch = Some(watch);
@@ -82,6 +77,15 @@ impl HostFds {
             }
         }
         Ok(())
+    }
+}
+
+/// A raw socket, where ping sockets are closed to us and these are not. Only there: it hears every ICMP message of the
+/// host, so the worker would be woken for nothing. Without either the guest's pings are refused.
+fn raw_icmp(family: libc::c_int, protocol: libc::c_int) -> Option<OwnedFd> {
+    match socket::socket(family, libc::SOCK_DGRAM, protocol) {
+        Ok(_) => None,
+        Err(_) => socket::socket(family, libc::SOCK_RAW, protocol).ok(),
     }
 }
 

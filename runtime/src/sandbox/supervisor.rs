@@ -13,6 +13,7 @@ use super::worker_process::{WorkerParts, WorkerProcess};
 use crate::cli::values::publish_text;
 use crate::control::registry::{Entry, Registration, Registry, start_time};
 use crate::sys::process::{self, Forked, Received, SignalFd, SignalSet};
+use crate::sys::tun;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus, getrlimit, setrlimit, wait};
 use serde::{Deserialize, Serialize};
@@ -343,6 +344,11 @@ impl Running {
         if worker_gone {
             self.worker.has_ended();
         }
+        // Removing the interface waits for every processor; with the namespace it is removed behind our back.
+        if let Some(link) = &self.link {
+            let _ = tun::keep_interface(link.as_fd());
+        }
+        self.link = None;
         self.worker.end();
         self.base.registration = None;
         while let Ok(Some(_)) = next_child() {}
