@@ -54,6 +54,27 @@ fn receive(host: &mut Host, sock: SockId, n: usize) -> Vec<(Datagram, Vec<u8>)> 
     all
 }
 
+#[test]
+fn a_burst_waits_in_the_socket_as_long_as_the_host_lets_it() {
+    let limit: usize = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
+    // The kernel takes about 2.3 KiB for each; by default it holds some 90 of them.
+    let n = limit.min(2 << 20) * 2 / 4096;
+    for at in loopbacks() {
+        let (peer, to) = peer(at);
+        let mut host = Host::new();
+        let sock = host.edge.udp_open(token(1), to, None).unwrap();
+        send(&mut host, sock, b"where are you?", &opts());
+        host.edge.flush();
+        let (_, from) = peer.recv_from(&mut [0; 100]).unwrap();
+        for i in 0..n {
+            peer.send_to(&numbered(i, 1300), from).unwrap();
+        }
+        for (i, (_, bytes)) in receive(&mut host, sock, n).into_iter().enumerate() {
+            assert_eq!(bytes, numbered(i, 1300));
+        }
+    }
+}
+
 fn numbered(i: usize, len: usize) -> Vec<u8> {
     (0..len).map(|j| (i * 31 + j) as u8).collect()
 }

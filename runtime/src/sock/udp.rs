@@ -17,6 +17,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub(super) const FITS_ANYWHERE: usize = 1200;
 /// How much of a datagram that caused an error is kept: what fits into an ICMPv6 error.
 const QUOTE: usize = 1232;
+/// Bytes of datagrams that may wait in a socket, the kernel's bookkeeping (about half) not counted: what a fast peer sends while
+/// we are not scheduled.
+const RECEIVE_BUFFER: libc::c_int = 2 << 20;
 /// Errors of earlier datagrams that one receive skips; they stand in the error queue.
 const MAX_SKIPPED: usize = 64;
 
@@ -114,7 +117,7 @@ impl Udp {
     }
 }
 
-/// Has the kernel keep reports of errors, and merge equal datagrams into one read where it can.
+/// Has the kernel keep reports of errors, merge equal datagrams into one read where it can, and hold bursts.
 fn prepare(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if v6 {
         set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
@@ -126,7 +129,8 @@ fn prepare(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, BUFFER);
     // Linux 5.0; before, datagrams come one by one.
     let _ = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
-    Ok(())
+    // No more than net.core.rmem_max, which the kernel sees to.
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER)
 }
 
 impl Sockets {
