@@ -150,6 +150,9 @@ pub struct LinkInfo {
     pub uso: bool,
     /// MAC address of the guest's side, if known beforehand.
     pub guest_mac: Option<Mac>,
+    /// Most bytes of one connection that should be on their way from the guest at a time, because the link's queue loses more or
+    /// because more is slower; `u32::MAX` for no limit. The window that the guest is offered is no larger. At least 65,535.
+    pub in_flight: u32,
 }
 
 /// Payload memory.

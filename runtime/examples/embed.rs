@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = Config::default();
     let v4 = config.v4.ok_or("this example speaks IPv4")?;
     let gateway_mac = config.gateway_mac;
-    let info = LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(GUEST_MAC) };
+    let info = LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(GUEST_MAC), in_flight: u32::MAX };
     let (link, guest) = channel(info, 64)?;
     let worker = Worker::new(WorkerSetup {
         config,

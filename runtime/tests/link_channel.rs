@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-const INFO: LinkInfo = LinkInfo { mtu: 1500, checksum: true, tso: true, uso: false, guest_mac: None };
+const INFO: LinkInfo = LinkInfo { mtu: 1500, checksum: true, tso: true, uso: false, guest_mac: None, in_flight: u32::MAX };
 
 fn readable(fd: BorrowedFd<'_>, limit: Duration) -> bool {
     let epoll = Epoll::new().unwrap();

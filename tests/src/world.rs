@@ -40,12 +40,12 @@ impl World {
 
     /// The link of [`World::new`].
     pub fn plain_link() -> LinkInfo {
-        LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(Mac(GUEST_MAC)) }
+        LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(Mac(GUEST_MAC)), in_flight: u32::MAX }
     }
 
     /// A link that can do everything, MTU `mtu`.
     pub fn offload_link(mtu: u16) -> LinkInfo {
-        LinkInfo { mtu, checksum: true, tso: true, uso: true, guest_mac: Some(Mac(GUEST_MAC)) }
+        LinkInfo { mtu, checksum: true, tso: true, uso: true, guest_mac: Some(Mac(GUEST_MAC)), in_flight: u32::MAX }
     }
 
     /// With a link of the test's choice.

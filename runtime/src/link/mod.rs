@@ -195,6 +195,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
     }
 }
 
+/// Bytes of a connection that may be on their way from the guest: a local link needs no more at any speed (the delay is that of a
+/// wake-up), more falls out of the processor's cache before it is read, and bursts outgrow queues.
+const IN_FLIGHT: u32 = 320 * 1024;
+
 /// Longest frame: an IP packet of 65,535 bytes behind its Ethernet header.
 const MAX_FRAME: usize = ethernet::HEADER_LEN + 65_535;
 

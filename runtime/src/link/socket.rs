@@ -1,7 +1,7 @@
 //! Sockets that keep message boundaries: packet sockets, Unix and other datagram and seqpacket sockets.
 
 use super::vnet::{self, BadHeader};
-use super::{BATCH, Link, LinkError, LinkStats, Received, RxBatch, check_size, release};
+use super::{BATCH, IN_FLIGHT, Link, LinkError, LinkStats, Received, RxBatch, check_size, release};
 use crate::edge::{SLOT_SIZE, Slots};
 use crate::sys::mmsg::{self, Message};
 use crate::sys::packet::{self, PacketSocket};
@@ -76,7 +76,9 @@ impl SocketLink {
     /// Over a packet socket. `guest_mac`: the guest's address, if it is known.
     pub fn packet(socket: PacketSocket, guest_mac: Option<Mac>) -> SocketLink {
         let uso = system::kernel_version() >= USO_KERNEL;
-        let info = LinkInfo { mtu: socket.mtu.min(65_535) as u16, checksum: true, tso: true, uso, guest_mac };
+        // The kernel counts what its bookkeeping takes too.
+        let in_flight = IN_FLIGHT.min(socket.receive_buffer / 4 * 3);
+        let info = LinkInfo { mtu: socket.mtu.min(65_535) as u16, checksum: true, tso: true, uso, guest_mac, in_flight };
         SocketLink::with(socket.fd, Kind::Packet, info)
     }
 
@@ -89,7 +91,7 @@ impl SocketLink {
             _ => return Err(io::Error::new(ErrorKind::InvalidInput, "the socket does not keep message boundaries")),
         };
         set_nonblocking(&fd)?;
-        Ok(SocketLink::with(fd, kind, LinkInfo { mtu, checksum: false, tso: false, uso: false, guest_mac }))
+        Ok(SocketLink::with(fd, kind, LinkInfo { mtu, checksum: false, tso: false, uso: false, guest_mac, in_flight: IN_FLIGHT }))
     }
 
     fn with(fd: OwnedFd, kind: Kind, info: LinkInfo) -> SocketLink {

@@ -1,7 +1,7 @@
 //! TAP interfaces.
 
 use super::vnet::{self, BadHeader};
-use super::{Link, LinkError, LinkStats, Received, RxBatch, check_size, release};
+use super::{IN_FLIGHT, Link, LinkError, LinkStats, Received, RxBatch, check_size, release};
 use crate::edge::{SLOT_SIZE, Slots};
 use crate::sys::tun::Tun;
 use hibernet_netstack::edge::{LinkInfo, Payload, TxError, TxFrame};
@@ -29,6 +29,7 @@ impl TapLink {
             tso: tun.offloads.tso,
             uso: tun.offloads.uso,
             guest_mac,
+            in_flight: IN_FLIGHT,
         };
         TapLink { queue: File::from(tun.fd), info, stats: LinkStats::default(), stopped: false }
     }

@@ -100,7 +100,7 @@ impl Pair {
     /// Adds a link with a guest to the setup and starts the worker.
     pub fn new(mut setup: WorkerSetup) -> Pair {
         let (v4, v6) = (setup.config.v4.unwrap(), setup.config.v6.unwrap());
-        let info = LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(MAC) };
+        let info = LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(MAC), in_flight: u32::MAX };
         let (link, end) = channel(info, 1024).unwrap();
         setup.links.push(Box::new(link));
         let mut manager = EventManager::new().unwrap();

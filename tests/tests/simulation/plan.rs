@@ -100,6 +100,7 @@ impl Plan {
             tso: offload,
             uso: offload,
             guest_mac: rng.chance(50).then_some(hibernet_netstack::wire::Mac(GUEST_MAC)),
+            in_flight: pick(&mut rng, &[0, 320 * 1024, u32::MAX]),
         };
         // One seed in eight has a clean link, so that UDP is counted to the last datagram and no fault hides a stall.
         let percent = if rng.chance(12) { 0 } else { 5 };

@@ -329,7 +329,9 @@ impl Flow {
         let (limits, held) = (&cx.shared.limits, self.held() + self.held_out_of_order());
         let own = i64::from(limits.tcp_hold) - i64::from(held);
         let all = i64::try_from(limits.tcp_hold_total).unwrap_or(i64::MAX).saturating_sub_unsigned(cx.shared.held);
-        let most = 65_535 << self.rcv_scale;
+        let link = cx.r.route(self.tuple.src.addr).and_then(|l| cx.r.links.get(usize::from(l.0)));
+        let in_flight = link.map_or(u32::MAX, |l| l.info.in_flight).max(65_535).max(2 * u32::from(self.mss));
+        let most = (65_535 << self.rcv_scale).min(i64::from(in_flight));
         // Within 0 and `most`, so the cast loses nothing.
         (i64::from(self.space) + own.min(all)).clamp(0, most) as u32
     }
