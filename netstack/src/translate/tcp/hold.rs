@@ -12,6 +12,8 @@ pub(super) struct Hold {
     pieces: Vec<(Seq, Vec<u8>)>,
     /// Bytes in `pieces`.
     out_of_order: u32,
+    /// Where the FIN stands that came with the last piece.
+    pub(super) fin: Option<Seq>,
 }
 
 impl Hold {

@@ -263,7 +263,7 @@ impl Flow {
         }
         if seq != self.rcv_nxt {
             self.events.add(Events::ACK_NOW);
-            return self.keep_for_later(cx, seq, payload);
+            return self.keep_for_later(cx, seq, payload, fin);
         }
         let taken = self.deliver(cx, payload);
         self.rcv_segments = self.rcv_segments.saturating_add(1);
@@ -272,10 +272,11 @@ impl Flow {
         }
         let all = taken == payload.len;
         self.rcv_nxt = self.rcv_nxt + taken;
+        let held_fin = self.hold.as_ref().and_then(|h| h.fin);
         if all && self.held_out_of_order() > 0 {
             self.close_gaps(cx);
         }
-        if fin && all && self.rcv_nxt == seq + payload.len {
+        if fin && all && self.rcv_nxt == seq + payload.len || held_fin == Some(self.rcv_nxt) {
             self.rcv_nxt = self.rcv_nxt + 1;
             self.events.add(Events::FIN_FROM_GUEST);
             self.events.add(Events::ACK_NOW);
@@ -287,8 +288,8 @@ impl Flow {
         Ok(Fate::Keep)
     }
 
-    /// A segment behind a gap. Its FIN, if any, will be sent again.
-    fn keep_for_later<E: Edge>(&mut self, cx: &mut Cx<'_, E>, seq: Seq, payload: Payload) -> Result<Fate, DropReason> {
+    /// A segment behind a gap.
+    fn keep_for_later<E: Edge>(&mut self, cx: &mut Cx<'_, E>, seq: Seq, payload: Payload, fin: bool) -> Result<Fate, DropReason> {
         let limits = &cx.shared.limits;
         if cx.shared.held + u64::from(payload.len) > limits.tcp_hold_total || payload.len > limits.tcp_out_of_order {
             return Err(DropReason::TcpReassemblyLimit);
@@ -298,6 +299,9 @@ impl Flow {
         let hold = self.hold.get_or_insert_default();
         if hold.insert(seq, &bytes[..n], limits.tcp_out_of_order).is_none() {
             return Err(DropReason::TcpReassemblyLimit);
+        }
+        if fin {
+            hold.fin = Some(seq + payload.len);
         }
         self.recount(cx.shared);
         cx.r.stats.tcp_out_of_order += 1;
