@@ -4,7 +4,7 @@ use core::time::Duration;
 use hibernet_netstack::Config;
 use hibernet_netstack::config::Limits;
 use hibernet_netstack::tuple::Endpoint;
-use hibernet_tests::wire::flags::RST;
+use hibernet_tests::wire::flags::{FIN, RST};
 use hibernet_tests::{Drain, Ended, TcpGuest, World, stream};
 
 fn remote() -> Endpoint {
@@ -76,4 +76,67 @@ fn a_closed_window_without_a_hold_is_watched_seldom() {
     w.edge.host.peer(sock).tune(|t| t.drain = Drain::FAST);
     let update = g.expect_within(&mut w, Duration::from_millis(200));
     assert!(update.window > 0);
+}
+
+/// Rounding may promise a little beyond the window's edge. While bytes of that are missing the window must not say zero:
+/// there are stacks that never send again what is in flight when a window closes.
+#[test]
+fn a_window_does_not_close_over_what_it_promised() {
+    for extra in (0..256).step_by(5) {
+        let limits = Limits { tcp_hold: 5000 + extra, ..Limits::default() };
+        let mut w = World::new(Config { limits, ..Config::default() });
+        w.edge.host.tcp_defaults.sndbuf = 3000;
+        w.edge.host.tcp_defaults.drain = Drain::STOPPED;
+        let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+        g.drain(&mut w);
+        g.send(&mut w, b"x");
+        w.run(Duration::from_secs(1));
+        g.send_at(&mut w, 0, b"x");
+        g.expect_ack(&mut w);
+        let promised = g.their_window as usize;
+        let data = stream::bytes(1, 0, promised);
+        // All that was promised but its last byte.
+        for piece in data[..promised - 1].chunks(997) {
+            g.send(&mut w, piece);
+        }
+        // An old byte asks for an acknowledgement of all of it.
+        g.send_at(&mut w, 0, b"x");
+        let last = g.drain(&mut w).pop().expect("an acknowledgement");
+        assert_eq!(last.ack, g.snd_nxt, "hold {}: the promise is kept", limits.tcp_hold);
+        assert!(last.window > 0, "hold {}: closed with a byte in flight", limits.tcp_hold);
+        g.send(&mut w, &data[promised - 1..]);
+        g.send_at(&mut w, 0, b"x");
+        g.expect_ack(&mut w);
+        // And it does close: a byte at a time opens nothing for ever.
+        let mut taken = 0;
+        for _ in 0..1000 {
+            let before = g.snd_nxt;
+            g.send(&mut w, b"y");
+            g.send_at(&mut w, 0, b"x");
+            let ack = g.drain(&mut w).pop().map_or(before, |s| s.ack);
+            taken += ack.wrapping_sub(before);
+            g.snd_nxt = ack;
+        }
+        assert!(taken < 300, "{taken} bytes beyond the promise");
+    }
+}
+
+/// The acknowledgement of our FIN was lost and the guest's TIME-WAIT is over: its RST says that it had everything.
+#[test]
+fn a_reset_in_answer_to_the_last_fin_is_no_reset_for_the_peer() {
+    let mut w = World::new(Config::default());
+    let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+    let sock = w.edge.host.last();
+    g.fin(&mut w);
+    g.expect_ack(&mut w);
+    w.edge.host.peer(sock).send(b"last").fin();
+    w.settle();
+    let got: Vec<u8> = g.drain(&mut w).into_iter().flat_map(|s| s.data).collect();
+    assert_eq!(got, b"last");
+    g.ack_at(&mut w, 4);
+    let fin = g.expect_within(&mut w, Duration::from_secs(2));
+    assert_eq!(fin.flags & FIN, FIN);
+    g.rst(&mut w);
+    assert_eq!(w.edge.host.tcp(sock).ended, Some(Ended::Fin));
+    w.assert_clean();
 }

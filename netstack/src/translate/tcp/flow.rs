@@ -122,6 +122,8 @@ pub(super) struct Flow {
     pub(super) rcv_acked: Seq,
     /// Right edge of the window offered to the guest; never moves back.
     pub(super) rcv_edge: Seq,
+    /// The furthest right edge that the guest was told: up to a unit of the scale beyond `rcv_edge`, by rounding.
+    pub(super) rcv_promised: Seq,
     /// Scale of our window.
     pub(super) rcv_scale: u8,
     /// Segments with data since the last acknowledgement.
@@ -174,6 +176,7 @@ impl Flow {
             rcv_nxt: Seq(0),
             rcv_acked: Seq(0),
             rcv_edge: Seq(0),
+            rcv_promised: Seq(0),
             rcv_scale: 0,
             rcv_segments: 0,
             ack_backoff: 0,

@@ -15,8 +15,8 @@ use crate::wire::{ipv4, ipv6};
 pub(super) const IDLE: core::time::Duration = core::time::Duration::from_secs(7200);
 /// After so many retransmissions without an answer the guest counts as away.
 const AWAY: u8 = 3;
-/// What rounding the window up may have promised beyond its edge.
-const ROUNDING: u32 = (1 << WINDOW_SCALE) - 1;
+/// What may have been promised beyond the window's edge: by rounding it up, and by a unit that kept it from closing.
+const ROUNDING: u32 = (2 << WINDOW_SCALE) - 1;
 
 impl Flow {
     /// A segment from the guest. What it makes necessary is sent when the flow is settled.
@@ -98,6 +98,7 @@ impl Flow {
         self.rcv_nxt = h.seq + 1;
         self.rcv_acked = self.rcv_nxt;
         self.rcv_edge = self.rcv_nxt;
+        self.rcv_promised = self.rcv_nxt;
         self.take_syn_options(cx.r, options);
         self.establish(cx, h);
         // The window of a SYN is never scaled.
@@ -153,6 +154,14 @@ impl Flow {
             return Err(DropReason::TcpUnacceptable);
         }
         if h.seq == self.rcv_nxt || h.seq == self.rcv_acked {
+            let fin_only = self.events.has(Events::FIN_SENT) && self.snd_una == self.fin_seq;
+            if self.events.has(Events::FIN_FROM_GUEST) && fin_only {
+                // It had everything, and its acknowledgement of our FIN was lost: as good as that.
+                self.snd_una = self.snd_nxt;
+                self.resend_at = Time::NEVER;
+                self.events.add(Events::FIN_ACKED);
+                return Ok(Fate::Keep);
+            }
             return Ok(Fate::ResetHost);
         }
         if h.seq.after(self.rcv_nxt) && h.seq.before(self.rcv_edge) {

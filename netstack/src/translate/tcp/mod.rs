@@ -191,6 +191,7 @@ impl Tcp {
         flow.rcv_nxt = h.seq + 1;
         flow.rcv_acked = flow.rcv_nxt;
         flow.rcv_edge = flow.rcv_nxt;
+        flow.rcv_promised = flow.rcv_nxt;
         flow.snd_wnd = u32::from(h.window);
         flow.snd_wl1 = h.seq;
         flow.take_syn_options(r, options);

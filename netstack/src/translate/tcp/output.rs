@@ -312,6 +312,7 @@ impl Flow {
         if syn {
             let window = self.hold_room(cx.shared).min(65_535);
             self.rcv_edge = self.rcv_nxt + window;
+            self.rcv_promised = self.rcv_edge;
             return window as u16;
         }
         let edge = self.rcv_nxt + self.room(cx);
@@ -321,7 +322,14 @@ impl Flow {
         let offered = self.rcv_edge.max(ack).minus(ack);
         // Rounded up, so that the edge does not creep back as the acknowledgement moves (RFC 7323 section 2.4); what that
         // adds is taken too.
-        offered.div_ceil(1 << self.rcv_scale).min(65_535) as u16
+        let field = offered.div_ceil(1 << self.rcv_scale).min(65_535);
+        if field == 0 && ack.before(self.rcv_promised) {
+            // Never closed over what may be in flight: not every sender resends that into a closed window. The unit is
+            // taken too.
+            return 1;
+        }
+        self.rcv_promised = self.rcv_promised.max(ack + (field << self.rcv_scale));
+        field as u16
     }
 
     /// What may be offered beyond `rcv_nxt`. What rounding put into the hold beyond its limit counts against the socket's room.
