@@ -183,9 +183,14 @@ impl Lab {
         table.lines().any(|l| l.split_whitespace().nth(1).is_some_and(|a| format!("{a} ").ends_with(port)) && l.contains(state))
     }
 
+    /// Path of the program under test.
+    pub fn binary(&self) -> String {
+        hibernet().to_string_lossy().into_owned()
+    }
+
     /// Runs `hibernet` with these arguments in the namespace *host*, to its end.
     pub fn hibernet(&self, seconds: u32, args: &[&str]) -> Done {
-        let bin = hibernet().to_string_lossy().into_owned();
+        let bin = self.binary();
         let mut argv = vec![bin.as_str()];
         argv.extend_from_slice(args);
         self.run(Place::Host, seconds, &argv)
@@ -201,7 +206,7 @@ impl Lab {
 
     /// Starts `hibernet` in the background.
     pub fn spawn_hibernet(&self, args: &[&str]) -> Proc {
-        let bin = hibernet().to_string_lossy().into_owned();
+        let bin = self.binary();
         let mut argv = vec![bin.as_str()];
         argv.extend_from_slice(args);
         self.spawn(Place::Host, &argv)

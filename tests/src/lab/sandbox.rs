@@ -67,11 +67,30 @@ impl<'a> Sandbox<'a> {
         server
     }
 
+    /// PIDs of hibernet's own processes, supervisor first; the command and its children are not among them.
+    fn own(&self) -> Vec<u32> {
+        let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let exe = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let supervisor = self.supervisor.pid();
+        proc::tree(supervisor).into_iter().filter(|p| name(p).contains("hibernet") || exe(p) == exe(&supervisor)).collect()
+    }
+
+    /// PID of the network worker, in the machine's own PID namespace.
+    pub fn worker(&self) -> u32 {
+        *self.own().last().expect("the supervisor runs")
+    }
+
+    /// PID of the network worker in the lab's PID namespace.
+    pub fn worker_inside(&self) -> u32 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.worker())).expect("the worker runs");
+        let line = status.lines().find(|l| l.starts_with("NSpid:")).expect("NSpid");
+        line.split_whitespace().last().and_then(|n| n.parse().ok()).expect("a number")
+    }
+
     /// Resident memory in KiB of hibernet's own processes: supervisor and worker, without the command.
     pub fn resident_kib(&self) -> u64 {
-        let own = proc::tree(self.supervisor.pid());
-        own.iter()
-            .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.contains("hibernet")))
+        self.own()
+            .iter()
             .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())
             .filter_map(|s| s.lines().find(|l| l.starts_with("VmRSS:"))?.split_whitespace().nth(1)?.parse::<u64>().ok())
             .sum()
