@@ -80,11 +80,14 @@ impl<'a> Sandbox<'a> {
         *self.own().last().expect("the supervisor runs")
     }
 
-    /// PID of the network worker in the lab's PID namespace.
+    /// PID of the network worker in the lab's PID namespace (it has one of its own below that).
     pub fn worker_inside(&self) -> u32 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.worker())).expect("the worker runs");
-        let line = status.lines().find(|l| l.starts_with("NSpid:")).expect("NSpid");
-        line.split_whitespace().last().and_then(|n| n.parse().ok()).expect("a number")
+        let numbers = |pid: u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("hibernet runs");
+            let line = status.lines().find_map(|l| l.strip_prefix("NSpid:")).expect("NSpid").to_owned();
+            line.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>()
+        };
+        numbers(self.worker())[numbers(self.supervisor.pid()).len() - 1]
     }
 
     /// Resident memory in KiB of hibernet's own processes: supervisor and worker, without the command.
@@ -94,5 +97,18 @@ impl<'a> Sandbox<'a> {
             .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())
             .filter_map(|s| s.lines().find(|l| l.starts_with("VmRSS:"))?.split_whitespace().nth(1)?.parse::<u64>().ok())
             .sum()
+    }
+}
+
+impl Drop for Sandbox<'_> {
+    /// Ends it as a user would, so that its ports are free afterwards.
+    fn drop(&mut self) {
+        if self.supervisor.running() {
+            self.supervisor.signal("TERM");
+            let end = std::time::Instant::now() + Duration::from_secs(5);
+            while self.supervisor.running() && std::time::Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
     }
 }
