@@ -36,6 +36,8 @@ fn ping_reaches_gateway_and_world() {
         for to in [family.gateway(), family.remote()] {
             // Small, one frame of the uplink's MTU, and fragments outside.
             for size in ["0", "56", "1400", "8000", "20000"] {
+                // The first packet that is too long for the path finds out how long one may be, as behind any router.
+                sandbox.run(30, &["ping", family.flag(), "-c", "1", "-W", "1", "-s", size, to]);
                 let done = sandbox.run(30, &["ping", family.flag(), "-c", "5", "-i", "0.02", "-W", "3", "-s", size, to]);
                 assert!(done.ok().contains(" 0% packet loss"), "{done}");
                 assert!(!done.stdout.contains("DUP!"), "{done}");

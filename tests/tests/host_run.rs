@@ -239,6 +239,17 @@ fn an_ordinary_user_needs_nothing() {
 }
 
 #[test]
+fn a_capture_can_be_read() {
+    let Some(lab) = Lab::new(&["curl", "python3", "tcpdump"]) else { return };
+    let _server = lab.serve_peer(Place::Remote, "http_store.py", &["/etc"], hibernet_tests::lab::Family::V4, 8000);
+    let file = lab.path("capture");
+    lab.in_sandbox(20, &["--pcap", &file], "curl -sS --max-time 10 http://10.99.0.1:8000/hostname").ok();
+    let read = lab.run(Place::Host, 10, &["tcpdump", "-nr", &file, "tcp"]);
+    assert!(read.ok().contains(&format!("{GUEST4}.")) && read.stdout.contains("10.99.0.1.8000: Flags [S]"), "{read}");
+    assert!(read.stdout.contains("10.99.0.1.8000 > ") && read.stdout.contains("Flags [S.]"), "{read}");
+}
+
+#[test]
 fn sandboxes_can_be_listed_and_entered() {
     let Some(lab) = Lab::new(&["ip"]) else { return };
     let done = lab.hibernet(20, &["run", "--detach", "--name", "here", "--", "sleep", "1000"]);
