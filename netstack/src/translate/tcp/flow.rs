@@ -102,6 +102,8 @@ pub(super) struct Flow {
     pub(super) mss: u16,
     /// Acknowledged by the guest but still in the host socket's queue.
     pub(super) unconsumed: u32,
+    /// Memory in bytes that the host socket's queue may have taken since it was empty last; an estimate.
+    pub(super) queued_since_empty: u32,
     /// Sequence number of our FIN, once `FIN_FROM_HOST`.
     pub(super) fin_seq: Seq,
     /// Duplicate acknowledgements in a row.
@@ -166,6 +168,7 @@ impl Flow {
             snd_wl1: Seq(0),
             mss: 536,
             unconsumed: 0,
+            queued_since_empty: 0,
             fin_seq: iss,
             dup_acks: 0,
             recover: None,

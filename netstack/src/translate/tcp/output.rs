@@ -18,9 +18,12 @@ const ACK_BYTES: u32 = 32 << 10;
 const ACK_DELAY: Duration = Duration::from_millis(2);
 /// Longest interval at which the socket is asked what the peer acknowledged.
 const ACK_POLL_MAX: Duration = Duration::from_millis(128);
-/// Acknowledged bytes stay in the socket's queue until there are so many: fewer calls for small exchanges, and far
-/// less than the smallest receive buffer.
-const CONSUME_AT: u32 = 4096;
+/// Acknowledged bytes of small exchanges stay in the socket's queue for a while: fewer calls. Not after so many bytes of
+/// the kernel's memory came since the queue was empty: it is freed buffer by buffer, so a few bytes at the end of one
+/// can keep the receive window closed.
+const CONSUME_AT: u32 = 16 << 10;
+/// What a received segment costs the kernel beside its data.
+const SEGMENT_COST: u32 = 768;
 /// Frames per flow and turn; then other flows have theirs.
 const FRAMES_PER_TURN: u32 = 32;
 /// With less room than this known in the socket, it is asked again before a window is offered.
@@ -36,10 +39,13 @@ impl Flow {
         if !self.events.has(Events::ESTABLISHED) {
             return Fate::Keep;
         }
-        if self.unconsumed >= CONSUME_AT {
+        if self.unconsumed > 0 && self.queued_since_empty >= CONSUME_AT {
             let n = core::mem::take(&mut self.unconsumed);
             if cx.edge.tcp_consume(self.sock, n).is_err() {
                 return Fate::ResetGuest;
+            }
+            if !self.in_flight() && !self.events.has(Events::READABLE) {
+                self.queued_since_empty = 0;
             }
         }
         self.shut_down(cx);
@@ -94,6 +100,7 @@ impl Flow {
                         self.timing = Some((self.snd_nxt + len, cx.r.now));
                     }
                     self.sent(cx.r, len);
+                    self.queued_since_empty = self.queued_since_empty.saturating_add(len + SEGMENT_COST);
                     frames += 1;
                 }
                 Ok(Peek::Empty) if self.events.has(Events::RESET_BY_HOST) => return Fate::ResetGuest,
