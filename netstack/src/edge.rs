@@ -270,7 +270,7 @@ pub struct Ready {
     pub writable: bool,
     /// The peer closed its sending side.
     pub peer_closed: bool,
-    /// An error is pending (see [`HostSockets::take_error`]) or both sides are closed.
+    /// An error is pending (see [`HostSockets::take_error`]).
     pub error: bool,
 }
 
@@ -326,7 +326,7 @@ pub struct ErrorReport {
 /// Result of a peek.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peek {
-    /// Bytes at the offset asked for.
+    /// Bytes at the offset asked for. If they are fewer than asked for, no more are there now; `readable` announces more.
     Data(Payload),
     /// Nothing there yet.
     Empty,

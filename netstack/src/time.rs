@@ -31,6 +31,14 @@ impl Time {
         self.0
     }
 
+    /// The first multiple of `grid` that is not earlier. Deadlines on a grid come up together.
+    pub const fn round_up(self, grid: Duration) -> Time {
+        match self.0.checked_next_multiple_of(grid.as_nanos() as u64) {
+            Some(ns) => Time(ns),
+            None => Time::NEVER,
+        }
+    }
+
     /// Time passed since `earlier`; zero if `earlier` is later.
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -116,7 +116,7 @@ impl Forwarder {
             match q.receive(r, sock, edge) {
                 Ok(true) => {
                     r.stats.dns_answers += 1;
-                    return self.end(token.index(), edge);
+                    return self.end(r, token.index(), edge);
                 }
                 Ok(false) => {}
                 Err(_) => failed = true,
@@ -158,11 +158,12 @@ impl Forwarder {
             q.failed += 1;
         }
         refuse(r, edge, q.ours, q.guest, &q.message, Some(&q.start), Message::SERVFAIL);
-        self.end(index, edge);
+        self.end(r, index, edge);
     }
 
-    fn end<E: Edge>(&mut self, index: u32, edge: &mut E) {
+    fn end<E: Edge>(&mut self, r: &mut Router, index: u32, edge: &mut E) {
         if let Some(mut q) = self.queries.remove(index) {
+            r.timers.cancel(&mut q.deadline);
             q.close(edge);
         }
     }

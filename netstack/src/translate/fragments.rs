@@ -222,12 +222,12 @@ impl Reassembly {
             }
         }
         if partial.is_complete() {
-            let partial = self.remove(slot);
+            let partial = self.remove(r, slot);
             return partial.map(|p| whole(p, r, edge)).transpose();
         }
         while self.bytes > self.max_bytes {
             let Some(oldest) = self.by_age.oldest() else { break };
-            self.remove(oldest);
+            self.remove(r, oldest);
             if oldest == slot {
                 return Err(DropReason::FragmentLimit);
             }
@@ -239,7 +239,7 @@ impl Reassembly {
     fn open(&mut self, r: &mut Router, name: Name) -> Option<u32> {
         if self.partials.is_full() {
             let oldest = self.by_age.oldest()?;
-            if self.remove(oldest).is_some_and(|p| !p.spoiled) {
+            if self.remove(r, oldest).is_some_and(|p| !p.spoiled) {
                 r.drop(DropReason::FragmentLimit);
             }
         }
@@ -273,8 +273,9 @@ impl Reassembly {
         }
     }
 
-    fn remove(&mut self, slot: u32) -> Option<Partial> {
-        let p = self.partials.remove(slot)?;
+    fn remove(&mut self, r: &mut Router, slot: u32) -> Option<Partial> {
+        let mut p = self.partials.remove(slot)?;
+        r.timers.cancel(&mut p.deadline);
         self.bytes -= p.cost();
         self.index.remove(&p.name);
         self.by_age.remove(slot);
@@ -287,7 +288,7 @@ impl Reassembly {
         if !r.timers.fired(&mut p.deadline, token, queued, r.now) {
             return;
         }
-        let Some(p) = self.remove(token.index()).filter(|p| !p.spoiled) else { return };
+        let Some(p) = self.remove(r, token.index()).filter(|p| !p.spoiled) else { return };
         r.drop(DropReason::FragmentTimeout);
         let (Name { src, dst, .. }, Some(first)) = (p.name, p.first) else { return };
         let from = if r.is_ours(dst) { Some(dst) } else { r.gateway_of(src) };

@@ -34,7 +34,7 @@ const RAW_V6: u64 = 2 << 32;
 
 /// What events a flow's socket is registered for.
 fn interest() -> EventSet {
-    EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED
+    EventSet::IN | EventSet::OUT | EventSet::PRIORITY | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED
 }
 
 macro_rules! socket_stats {
@@ -190,11 +190,14 @@ impl Sockets {
             let (set, word) = (self.events[i].event_set(), self.events[i].data());
             match u32::try_from(word) {
                 Ok(id) => {
+                    if set.contains(EventSet::PRIORITY) {
+                        self.urgent(SockId(id));
+                    }
                     let ready = Ready {
                         readable: set.contains(EventSet::IN),
                         writable: set.contains(EventSet::OUT),
                         peer_closed: set.contains(EventSet::READ_HANG_UP),
-                        error: set.intersects(EventSet::ERROR | EventSet::HANG_UP),
+                        error: set.contains(EventSet::ERROR),
                     };
                     if ready.error {
                         self.expect_reports(SockId(id));

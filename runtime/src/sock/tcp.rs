@@ -28,11 +28,13 @@ pub(super) struct Tcp {
     peek_at: i64,
     /// Without peek offset: bytes wait behind an urgent mark, which a peek from the start does not pass.
     at_mark: bool,
+    /// Urgent data came at some time: a peek may stop at their mark although more is there.
+    urgent: bool,
 }
 
 impl Tcp {
     pub(super) fn new(fd: OwnedFd, v6: bool) -> Self {
-        Tcp { fd, v6, peek_at: OFF, at_mark: false }
+        Tcp { fd, v6, peek_at: OFF, at_mark: false, urgent: false }
     }
 }
 
@@ -91,7 +93,7 @@ impl Sockets {
             self.retry_read(id);
             return Ok(Peek::Empty);
         };
-        let peeked = self.peek_into(id, offset, &mut slots.slot_mut(slot)[..max]);
+        let peeked = self.peek_past_mark(id, offset, &mut slots.slot_mut(slot)[..max]);
         match peeked {
             Ok(n) if n > 0 => Ok(Peek::Data(Payload { slot, offset: 0, len: n as u32 })),
             Ok(_) => {
@@ -103,6 +105,23 @@ impl Sockets {
                 if e.kind() == io::ErrorKind::WouldBlock { Ok(Peek::Empty) } else { Err(sock_error(&e)) }
             }
         }
+    }
+
+    /// Urgent data came.
+    pub(super) fn urgent(&mut self, id: SockId) {
+        if let Ok(s) = self.tcp(id) {
+            s.urgent = true;
+        }
+    }
+
+    /// As [`Sockets::peek_into`], and goes on behind the urgent mark, of which a stream has one at a time.
+    fn peek_past_mark(&mut self, id: SockId, offset: u32, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.peek_into(id, offset, out)?;
+        if n == 0 || n == out.len() || !self.tcp(id).is_ok_and(|s| s.urgent) {
+            return Ok(n);
+        }
+        // Whatever stands in the way of the rest is found by the next peek.
+        Ok(n + self.peek_into(id, offset + n as u32, &mut out[n..]).unwrap_or(0))
     }
 
     /// Peeks at `offset`: the number of bytes, 0 at the end of the stream, `WouldBlock` if there are none yet.

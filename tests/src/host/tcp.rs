@@ -76,7 +76,7 @@ pub struct Tuning {
     pub rtt: Duration,
     /// MSS that the host reports.
     pub mss: u16,
-    /// Most bytes that one peek yields.
+    /// Most bytes that one peek yields. Where it cuts one short, another event announces the rest, as the contract wants.
     pub max_peek: usize,
 }
 
@@ -405,7 +405,12 @@ impl FakeHost {
         let n = (t.rx.len() - offset).min(max as usize).min(t.tuning.max_peek);
         if n > 0 {
             t.peeked = t.peeked.max(offset + n);
-            return Ok(PeekResult::Data(t.rx.range(offset..offset + n).copied().collect()));
+            let cut = n < max as usize && t.rx.len() > offset + n;
+            let data = t.rx.range(offset..offset + n).copied().collect();
+            if cut {
+                self.notify(sock);
+            }
+            return Ok(PeekResult::Data(data));
         }
         match (t.state, t.peer_fin) {
             (State::Dead, false) => match t.error.take() {

@@ -119,7 +119,7 @@ impl Icmp {
     fn open<E: Edge>(&mut self, r: &mut Router, p: &Packet<'_>, to: IpAddr, edge: &mut E) -> Result<u32, DropReason> {
         if self.flows.is_full() {
             let oldest = self.unreplied.oldest().ok_or(DropReason::FlowLimit)?;
-            self.close(oldest, edge);
+            self.close(r, oldest, edge);
         }
         let tuple = p.tuple();
         let (index, generation) = self.flows.next().ok_or(DropReason::FlowLimit)?;
@@ -143,8 +143,9 @@ impl Icmp {
         Ok(slot)
     }
 
-    fn close<E: Edge>(&mut self, slot: u32, edge: &mut E) {
-        let Some(flow) = self.flows.remove(slot) else { return };
+    fn close<E: Edge>(&mut self, r: &mut Router, slot: u32, edge: &mut E) {
+        let Some(mut flow) = self.flows.remove(slot) else { return };
+        r.timers.cancel(&mut flow.deadline);
         self.index.remove(&flow.tuple);
         self.unreplied.remove(slot);
         edge.close(flow.sock, Close::Graceful);
@@ -182,7 +183,7 @@ impl Icmp {
     pub(crate) fn timer<E: Edge>(&mut self, r: &mut Router, token: Token, queued: Time, edge: &mut E) {
         let Some(flow) = self.flows.get_live(token.index(), token.generation()) else { return };
         if r.timers.fired(&mut flow.deadline, token, queued, r.now) {
-            self.close(token.index(), edge);
+            self.close(r, token.index(), edge);
         }
     }
 }

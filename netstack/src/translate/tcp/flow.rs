@@ -20,6 +20,7 @@ use crate::time::Time;
 use crate::timers::Deadline;
 use crate::tuple::{Endpoint, Tuple};
 use crate::wire::tcp::Seq;
+use core::time::Duration;
 
 /// Things that have happened to a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +57,8 @@ impl Events {
     pub(super) const LINK_FULL: Events = Events(1 << 13);
     /// Counted as half-open.
     pub(super) const HALF_OPEN: Events = Events(1 << 14);
+    /// The peer has closed its sending side: there is an end to be found behind what is in the socket.
+    pub(super) const PEER_CLOSED: Events = Events(1 << 15);
 
     /// Whether all of `e` happened.
     pub(super) const fn has(self, e: Events) -> bool {
@@ -132,8 +135,9 @@ pub(super) struct Flow {
     pub(super) rcv_segments: u8,
     /// Doublings of the interval at which the host socket is asked what the peer acknowledged.
     pub(super) ack_backoff: u8,
-    /// What the host socket will surely still take.
+    /// What the host socket will surely still take, and `rcv_nxt` when it was asked.
     pub(super) space: u32,
+    pub(super) asked_at: Seq,
     pub(super) hold: Option<Box<Hold>>,
     /// How many held bytes of this flow the total of all flows contains.
     pub(super) counted: u32,
@@ -184,6 +188,7 @@ impl Flow {
             rcv_segments: 0,
             ack_backoff: 0,
             space: 0,
+            asked_at: Seq(0),
             hold: None,
             counted: 0,
             ack_at: Time::NEVER,
@@ -219,8 +224,10 @@ impl Flow {
         self.events.has(Events::FIN_ACKED) && self.events.has(Events::FIN_TO_HOST)
     }
 
-    /// The earliest of the flow's deadlines.
+    /// The earliest of the flow's deadlines, on a grid: most flows end before theirs, and the timer need not fire for each.
     pub(super) fn due(&self) -> Time {
-        self.ack_at.min(self.resend_at).min(self.alive_at)
+        let ack = self.ack_at.round_up(Duration::from_millis(1));
+        let resend = self.resend_at.round_up(Duration::from_millis(4));
+        ack.min(resend).min(self.alive_at.round_up(Duration::from_secs(1)))
     }
 }

@@ -11,20 +11,17 @@ impl Flow {
         if !self.events.has(Events::CONNECTED) {
             return self.connect_ended(cx, ready);
         }
-        if ready.readable || ready.peer_closed {
-            self.events.add(Events::READABLE);
-        }
+        self.note_readable(ready);
         if ready.error && cx.edge.take_error(self.sock).is_some() {
             self.reset_by_host(cx);
             if !self.events.has(Events::ESTABLISHED) {
                 return Fate::ResetGuest;
             }
         }
-        if ready.writable && self.events.has(Events::ESTABLISHED) {
-            let held = self.held();
+        if ready.writable && self.held() > 0 {
             self.send_held(cx);
-            self.space = cx.edge.tcp_space(self.sock);
-            if held > 0 && self.held() == 0 {
+            self.ask_space(cx);
+            if self.held() == 0 {
                 // The guest may be waiting for room for a whole segment.
                 self.events.add(Events::ACK_NOW);
             }
@@ -39,22 +36,35 @@ impl Flow {
         {
             return Fate::ConnectFailed(e);
         }
-        if ready.readable || ready.peer_closed {
-            self.events.add(Events::READABLE);
-        }
+        self.note_readable(ready);
         if ready.writable || ready.readable {
             self.events.add(Events::CONNECTED);
             self.alive_at = Time::NEVER;
-            self.space = cx.edge.tcp_space(self.sock);
             self.send_syn_ack(cx);
         }
         Fate::Keep
+    }
+
+    fn note_readable(&mut self, ready: Ready) {
+        if ready.readable || ready.peer_closed {
+            self.events.add(Events::READABLE);
+        }
+        if ready.peer_closed {
+            self.events.add(Events::PEER_CLOSED);
+        }
+    }
+
+    /// Asks the socket how much it takes.
+    pub(super) fn ask_space<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        self.space = cx.edge.tcp_space(self.sock);
+        self.asked_at = self.rcv_nxt;
     }
 
     /// The peer reset the connection, or the host gave it up. What the guest has not had yet is still in the socket.
     pub(super) fn reset_by_host<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
         self.events.add(Events::RESET_BY_HOST);
         self.events.add(Events::READABLE);
+        self.events.add(Events::PEER_CLOSED);
         self.hold = None;
         self.recount(cx.shared);
     }

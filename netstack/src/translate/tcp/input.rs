@@ -136,6 +136,7 @@ impl Flow {
         self.snd_wnd = u32::from(h.window) << self.snd_scale;
         self.snd_wnd_max = self.snd_wnd;
         self.snd_wl1 = h.seq;
+        self.asked_at = self.rcv_nxt;
         self.backoff = 0;
         self.resend_at = Time::NEVER;
         self.events.clear(Events::LINK_FULL);
@@ -287,8 +288,8 @@ impl Flow {
         }
         if fin && all && self.rcv_nxt == seq + payload.len || held_fin == Some(self.rcv_nxt) {
             self.rcv_nxt = self.rcv_nxt + 1;
+            // Its acknowledgement waits a little for the peer's FIN, which mostly follows at once.
             self.events.add(Events::FIN_FROM_GUEST);
-            self.events.add(Events::ACK_NOW);
         }
         if !all {
             self.events.add(Events::ACK_NOW);

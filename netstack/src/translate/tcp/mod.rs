@@ -329,6 +329,7 @@ impl Tcp {
             return;
         }
         let Some(mut flow) = self.flows.remove(index) else { return };
+        r.timers.cancel(&mut flow.deadline);
         self.index.remove(&flow.tuple);
         if flow.events.clear(Events::HALF_OPEN) {
             self.shared.half_open -= 1;

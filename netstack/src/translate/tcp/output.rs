@@ -26,8 +26,9 @@ const CONSUME_AT: u32 = 16 << 10;
 const SEGMENT_COST: u32 = 768;
 /// Frames per flow and turn; then other flows have theirs.
 const FRAMES_PER_TURN: u32 = 32;
-/// With less room than this known in the socket, it is asked again before a window is offered.
-const SPACE_LOW: u32 = 256 << 10;
+/// After so many bytes from the guest, or with less room than this for holding, the socket is asked for its room before a
+/// window is offered.
+const ASK_EVERY: u32 = 32 << 10;
 /// A guest that may send less than this, or than a segment, hears at once when it may send much more.
 const WINDOW_LOW: u32 = 32 << 10;
 /// How long to wait when the link takes no more frames.
@@ -102,6 +103,10 @@ impl Flow {
                     self.sent(cx.r, len);
                     self.queued_since_empty = self.queued_since_empty.saturating_add(len + SEGMENT_COST);
                     frames += 1;
+                    // The rest will be announced; only the end is not announced twice.
+                    if len < room.min(most) && !self.events.has(Events::PEER_CLOSED) {
+                        self.events.clear(Events::READABLE);
+                    }
                 }
                 Ok(Peek::Empty) if self.events.has(Events::RESET_BY_HOST) => return Fate::ResetGuest,
                 Ok(Peek::Empty) => {
@@ -266,10 +271,10 @@ impl Flow {
         options: &[u8],
         body: Payload,
     ) -> Result<(), DropReason> {
-        // Data segments follow one another; the socket is asked for them only when it matters.
-        let low = if body.is_empty() { SPACE_LOW } else { SPACE_LOW / 8 };
-        if self.space < low && self.events.has(Events::ESTABLISHED) {
-            self.space = cx.edge.tcp_space(self.sock);
+        // For a guest that sends little, what may be held is window enough.
+        let ask = self.rcv_nxt.minus(self.asked_at) >= ASK_EVERY || self.hold_room(cx.shared) < ASK_EVERY;
+        if ask && self.events.has(Events::ESTABLISHED) {
+            self.ask_space(cx);
         }
         let window = self.offer_window(cx, ack, flags.has(Flags::SYN));
         let tuple = self.tuple.reversed();

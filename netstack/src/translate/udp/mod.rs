@@ -173,14 +173,14 @@ impl Udp {
         }
         let remote = Endpoint::new(to, tuple.dst.port);
         let wish = (tuple.src.port != 0).then_some(tuple.src.port);
-        let mut token = self.make_room(&[GUEST, CLIENT], edge)?;
+        let mut token = self.make_room(r, &[GUEST, CLIENT], edge)?;
         let mut sock = edge.udp_open(token, remote, wish);
         // The host may have fewer sockets than we have flows.
         if sock == Err(SockError::NoResources)
             && let Some(oldest) = self.unreplied[GUEST].oldest()
         {
-            self.close(oldest, edge);
-            token = self.make_room(&[], edge)?;
+            self.close(r, oldest, edge);
+            token = self.make_room(r, &[], edge)?;
             sock = edge.udp_open(token, remote, wish);
         }
         let sock = sock.map_err(|e| refuse(r, p, e, edge))?;
@@ -188,10 +188,10 @@ impl Udp {
     }
 
     /// Makes sure that a flow fits, at the cost of unreplied ones of these kinds, and returns the token that it will have.
-    fn make_room<E: Edge>(&mut self, kinds: &[usize], edge: &mut E) -> Result<Token, DropReason> {
+    fn make_room<E: Edge>(&mut self, r: &mut Router, kinds: &[usize], edge: &mut E) -> Result<Token, DropReason> {
         if self.flows.is_full() {
             let oldest = kinds.iter().find_map(|&k| self.unreplied[k].oldest()).ok_or(DropReason::FlowLimit)?;
-            self.close(oldest, edge);
+            self.close(r, oldest, edge);
         }
         let (index, generation) = self.flows.next().ok_or(DropReason::FlowLimit)?;
         Ok(Token::new(TokenKind::Udp, index, generation))
@@ -244,8 +244,9 @@ impl Udp {
         r.timers.set(&mut flow.deadline, flow.token, due);
     }
 
-    fn close<E: Edge>(&mut self, slot: u32, edge: &mut E) {
-        let Some(flow) = self.flows.remove(slot) else { return };
+    fn close<E: Edge>(&mut self, r: &mut Router, slot: u32, edge: &mut E) {
+        let Some(mut flow) = self.flows.remove(slot) else { return };
+        r.timers.cancel(&mut flow.deadline);
         self.index.remove(&flow.tuple);
         self.unreplied[flow.kind()].remove(slot);
         match flow.client {
@@ -260,7 +261,7 @@ impl Udp {
     pub(crate) fn timer<E: Edge>(&mut self, r: &mut Router, token: Token, queued: Time, edge: &mut E) {
         let Some(flow) = self.flows.get_live(token.index(), token.generation()) else { return };
         if r.timers.fired(&mut flow.deadline, token, queued, r.now) {
-            self.close(token.index(), edge);
+            self.close(r, token.index(), edge);
         }
     }
 }

@@ -57,13 +57,13 @@ impl Udp {
         let tuple = Tuple { src: guest, dst: far, proto: proto::UDP };
         // A flow of the guest's own to that client: this is its answer, or takes its place.
         if let Some(&old) = self.index.get(&tuple) {
-            self.close(old, edge);
+            self.close(r, old, edge);
         }
         if self.clients.len() >= self.max_clients {
             let oldest = self.unreplied[CLIENT].oldest().ok_or(DropReason::FlowLimit)?;
-            self.close(oldest, edge);
+            self.close(r, oldest, edge);
         }
-        let token = self.make_room(&[CLIENT], edge)?;
+        let token = self.make_room(r, &[CLIENT], edge)?;
         self.insert(r, token, tuple, d.from, sock, Some(Client { listener, local }))
     }
 
