@@ -156,16 +156,45 @@ fn run(plan: &Plan, resolv_conf: bool, argv: &[OsString], inherited: Inherited, 
     let Opened { end, fd: link, .. } = guest::make_namespace(&plan.guest)?;
     guest::configure(&plan.guest, &plan.config, &plan.guest.ifname)?;
     if resolv_conf {
-        let v4 = plan.config.v4.map(|c| IpAddr::V4(c.dns));
-        let v6 = plan.config.v6.map(|c| IpAddr::V6(c.dns));
-        let servers: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
-        mounts::replace_resolv_conf(&mounts::resolv_conf(&servers, &plan.config.search))?;
+        mounts::replace_resolv_conf(&resolv_conf_text(plan))?;
     }
     let ns = Namespaces { user: namespaces::own("user")?, mount: namespaces::own("mnt")?, net: namespaces::own("net")? };
     channel.send(&FromChild::Link(end), &[link.as_fd(), ns.user.as_fd(), ns.mount.as_fd(), ns.net.as_fd()])?;
     drop((link, ns));
     wait(channel)?;
     Err(execute(argv, inherited))
+}
+
+fn resolv_conf_text(plan: &Plan) -> String {
+    let v4 = plan.config.v4.map(|c| IpAddr::V4(c.dns));
+    let v6 = plan.config.v6.map(|c| IpAddr::V6(c.dns));
+    let servers: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
+    mounts::resolv_conf(&servers, &plan.config.search)
+}
+
+/// Covers /etc/resolv.conf in the sandbox again, if it is not any more: when the host replaces the file, the mount goes with
+/// the old one. Does so from a process of its own, whose end the supervisor notices as that of any child.
+pub(crate) fn cover_resolv_conf_again(plan: &Plan, namespaces: &Namespaces) {
+    match process::fork(0) {
+        Ok(Forked::Parent(_)) => {}
+        Ok(Forked::Child) => {
+            let text = resolv_conf_text(plan);
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                let fail = |e| Failure::os(Status::Namespaces, "cannot enter the sandbox", e);
+                namespaces::enter(&namespaces.user, namespaces::Kind::User).map_err(fail)?;
+                namespaces::enter(&namespaces.mount, namespaces::Kind::Mount).map_err(fail)?;
+                if std::fs::read("/etc/resolv.conf").is_ok_and(|now| now == text.as_bytes()) {
+                    return Ok(());
+                }
+                mounts::replace_resolv_conf(&text)
+            }));
+            if let Ok(Err(e)) = done {
+                eprintln!("hibernet: warning: {e}");
+            }
+            process::exit_now(0)
+        }
+        Err(e) => eprintln!("hibernet: warning: cannot give the sandbox its /etc/resolv.conf again: {e}"),
+    }
 }
 
 /// Becomes user and group 0 of the user namespace. With one mapped id that is what it is already.

@@ -57,6 +57,13 @@ pub fn parse(text: &str) -> HostResolver {
     out
 }
 
+/// What happened in the directories that are watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The configuration, if it became another one. An empty file (in the middle of being rewritten) is no news.
+    pub resolver: Option<HostResolver>,
+}
+
 /// Tells when the resolver configuration may have changed.
 #[derive(Debug)]
 pub struct Watch {
@@ -100,9 +107,8 @@ impl Watch {
         }
     }
 
-    /// Takes what is pending; returns the configuration if it became another one. An empty file (in the middle of being
-    /// rewritten) is no news.
-    pub fn changed(&mut self) -> Option<HostResolver> {
+    /// Takes what is pending; `None` if nothing is.
+    pub fn changes(&mut self) -> Option<Changes> {
         let mut buf = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.inotify, &mut buf);
         let mut any = false;
@@ -114,11 +120,11 @@ impl Watch {
         }
         self.arm();
         let now = read_host();
-        if now == self.last || now.servers.is_empty() {
-            return None;
+        let resolver = (now != self.last && !now.servers.is_empty()).then(|| now.clone());
+        if resolver.is_some() {
+            self.last = now;
         }
-        self.last = now.clone();
-        Some(now)
+        Some(Changes { resolver })
     }
 }
 

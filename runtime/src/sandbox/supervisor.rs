@@ -1,7 +1,7 @@
 //! The supervisor: parent of the command and of the network worker. It has no part in the traffic.
 
 use super::channel::Channel;
-use super::child::{Child, Inherited, Namespaces};
+use super::child::{self, Child, Inherited, Namespaces};
 use super::failure::{Failure, Status};
 use super::guest::Opened;
 use super::host::{self, HostFds};
@@ -153,7 +153,13 @@ impl Base {
         let registration = register(plan, command)?;
         let stats = registration.as_ref().map(|r| listen(r.stats_socket())).transpose()?;
         let host = HostFds::open(plan)?;
-        let watch = if plan.follow_resolver { Watch::new().ok() } else { None };
+        let watch = match Watch::new() {
+            Ok(w) => Some(w),
+            Err(e) => {
+                eprintln!("hibernet: warning: {e}; changes of the host's resolvers will not be followed");
+                None
+            }
+        };
         Ok(Base { signals, inherited, registration, stats, host, watch })
     }
 }
@@ -257,7 +263,7 @@ fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> Result<u8, F
         return Err(e);
     }
     started(sandbox.base.registration.as_ref().map_or("", Registration::name));
-    let ended = sandbox.watch();
+    let ended = sandbox.watch(request, &namespaces);
     child.ended();
     sandbox.finish(&namespaces);
     ended
@@ -274,14 +280,16 @@ struct Running {
 
 impl Running {
     /// Supervises until the command has ended; its exit status.
-    fn watch(&mut self) -> Result<u8, Failure> {
+    fn watch(&mut self, request: &RunRequest, namespaces: &Namespaces) -> Result<u8, Failure> {
         let mut lost: Option<Failure> = None;
         loop {
             wait_for_events(&self.base, &[])?;
             while let Some(s) = next_signal(&self.base.signals)? {
                 self.forward(s);
             }
-            follow_resolver(&mut self.base, &self.worker);
+            if follow_resolver(&mut self.base, &request.plan, &self.worker) && request.resolv_conf {
+                child::cover_resolv_conf_again(&request.plan, namespaces);
+            }
             while let Some((pid, status)) = next_child()? {
                 if pid == self.child {
                     if let Some(code) = self.child_changed(status) {
@@ -375,10 +383,13 @@ fn next_signal(signals: &SignalFd) -> Result<Option<Received>, Failure> {
     signals.next().map_err(|e| Failure::os(Status::Internal, "cannot receive signals", e))
 }
 
-fn follow_resolver(base: &mut Base, worker: &WorkerProcess) {
-    if let Some(r) = base.watch.as_mut().and_then(Watch::changed) {
+/// Hands news of the host's resolvers to the worker; whether there may be any.
+fn follow_resolver(base: &mut Base, plan: &Plan, worker: &WorkerProcess) -> bool {
+    let Some(changes) = base.watch.as_mut().and_then(Watch::changes) else { return false };
+    if let (true, Some(r)) = (plan.follow_resolver, changes.resolver) {
         worker.set_resolvers(&r.servers);
     }
+    true
 }
 
 /// A child that ended or stopped, if there is one.
@@ -411,7 +422,7 @@ fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(&str)) -> R
                 return Ok(0);
             }
         }
-        follow_resolver(&mut base, &worker);
+        follow_resolver(&mut base, plan, &worker);
         if gone.is_gone() {
             worker.end();
             return Ok(0);

@@ -5,6 +5,7 @@ mod confinement;
 mod control;
 mod kit;
 mod mistakes;
+mod resolver;
 mod run;
 mod terminal;
 mod user;
