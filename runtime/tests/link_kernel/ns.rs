@@ -2,7 +2,6 @@
 
 pub use crate::support::skip;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// Set in the process that is in the namespace.
 const INSIDE: &str = "HIBERNET_LINK_TEST";
@@ -59,17 +58,4 @@ pub fn sysctl(path: &str, value: &str) {
 /// Whether the kernel has IPv6.
 pub fn has_ipv6() -> bool {
     std::path::Path::new("/proc/sys/net/ipv6").exists()
-}
-
-/// Waits until an interface has its carrier, which comes a while after its other end is set up.
-pub fn wait_for_carrier(device: &str) {
-    let end = Instant::now() + Duration::from_secs(10);
-    let has_it = || {
-        let out = Command::new("ip").args(["-br", "link", "show", device]).output().unwrap();
-        String::from_utf8_lossy(&out.stdout).split_whitespace().nth(1) == Some("UP")
-    };
-    while !has_it() {
-        assert!(Instant::now() < end, "{device} has no carrier");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

@@ -9,7 +9,21 @@ use hibernet::sys::interface::Interfaces;
 use hibernet::sys::packet::{self, PacketError};
 use hibernet_netstack::edge::{Payload, TxError, TxFrame};
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Waits until an interface has its carrier, which comes a while after its other end is set up.
+fn wait_for_carrier(device: &str) {
+    let end = Instant::now() + Duration::from_secs(10);
+    let has_it = || {
+        let out = Command::new("ip").args(["-br", "link", "show", device]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).split_whitespace().nth(1) == Some("UP")
+    };
+    while !has_it() {
+        assert!(Instant::now() < end, "{device} has no carrier");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 fn bench(mtu: u32) -> Bench {
     ns::ip(&format!("link add g0 mtu {mtu} type veth peer name h0 mtu {mtu}"));
@@ -18,7 +32,7 @@ fn bench(mtu: u32) -> Bench {
     }
     ns::ip("link set h0 up");
     exercise::configure("g0");
-    ns::wait_for_carrier("g0");
+    wait_for_carrier("g0");
     let mac = Interfaces::current().unwrap().mac("g0").unwrap().unwrap();
     let socket = packet::open("h0").unwrap();
     assert_eq!((socket.name.as_str(), socket.mtu), ("h0", mtu));
@@ -104,7 +118,7 @@ in_namespace! {
         b.link.flush(&mut b.slots).unwrap();
         assert_eq!(b.link.stats().tx_down, 1);
         ns::ip("link set h0 up");
-        ns::wait_for_carrier("g0");
+        wait_for_carrier("g0");
         exercise::udp(&mut b, false);
         ns::ip("link del g0");
         assert!(b.wait(Duration::from_secs(5)), "the end must make the descriptor report");

@@ -1,0 +1,52 @@
+//! What TCP makes of a link: how much may be on its way, and segments that overtake each other.
+
+use core::time::Duration;
+use hibernet_netstack::Config;
+use hibernet_netstack::edge::LinkInfo;
+use hibernet_netstack::tuple::Endpoint;
+use hibernet_tests::wire::flags::{ACK, FIN};
+use hibernet_tests::{TcpGuest, World};
+
+fn remote() -> Endpoint {
+    Endpoint::new("198.51.100.9".parse().unwrap(), 80)
+}
+
+#[test]
+fn the_window_is_no_larger_than_what_the_link_holds() {
+    for (in_flight, most) in [(100_000, 100_000), (0, 65_535)] {
+        let mut w = World::with_link(Config::default(), LinkInfo { in_flight, ..World::plain_link() });
+        let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+        let sock = w.edge.host.last();
+        let mut total = 0;
+        for _ in 0..200 {
+            g.send_all(&mut w, &[7; 14_000], 1400);
+            total += 14_000;
+            w.run(Duration::from_millis(50));
+            g.drain(&mut w);
+            // The field is rounded up to the window scale.
+            assert!(g.their_window <= most + 128, "{} bytes offered", g.their_window);
+        }
+        assert!(g.their_window >= most - 2 * 1460, "{} bytes offered of {most}", g.their_window);
+        assert_eq!(w.edge.host.peer(sock).take_received().len(), total);
+    }
+}
+
+#[test]
+fn a_fin_that_overtook_its_data_need_not_come_again() {
+    let mut w = World::new(Config::default());
+    let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+    let sock = w.edge.host.last();
+    let start = g.snd_nxt;
+    g.snd_nxt = start.wrapping_add(5);
+    let last = g.segment(ACK | FIN, b"world");
+    g.inject(&mut w, &last);
+    g.drain(&mut w);
+    assert!(!w.edge.host.tcp(sock).shutdown);
+    g.send_at(&mut w, 0, b"hello");
+    w.settle();
+    assert_eq!(w.edge.host.peer(sock).take_received(), b"helloworld");
+    assert!(w.edge.host.tcp(sock).shutdown, "the FIN was kept");
+    g.snd_nxt = start.wrapping_add(11);
+    let acks = g.drain(&mut w);
+    assert_eq!(acks.last().unwrap().ack, g.snd_nxt);
+}
