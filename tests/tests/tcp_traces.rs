@@ -140,3 +140,26 @@ fn a_reset_in_answer_to_the_last_fin_is_no_reset_for_the_peer() {
     assert_eq!(w.edge.host.tcp(sock).ended, Some(Ended::Fin));
     w.assert_clean();
 }
+
+/// After a time-out some stacks number their pure acknowledgements from where they went back to. While we take nothing of
+/// what they send (the peer is gone), these are below the last number seen; their window counts all the same.
+#[test]
+fn a_guest_that_went_back_can_open_its_window() {
+    let mut w = World::new(Config::default());
+    let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+    let sock = w.edge.host.last();
+    g.send(&mut w, b"taken");
+    g.drain(&mut w);
+    let old = g.clone();
+    g.window = 0;
+    g.snd_nxt = g.snd_nxt.wrapping_add(3000);
+    g.ack(&mut w);
+    w.edge.host.peer(sock).send(b"the last words").reset();
+    w.settle();
+    g.drain(&mut w);
+    let mut back = TcpGuest { window: 1000, ..old };
+    back.ack(&mut w);
+    assert_eq!(back.expect(&mut w).data, b"the last words");
+    assert_eq!(back.expect(&mut w).flags & RST, RST);
+    w.assert_clean();
+}

@@ -181,8 +181,10 @@ impl Flow {
         let same_window = window == self.snd_wnd;
         let opened = self.snd_wnd == 0 && window > 0;
         self.events.clear(Events::LINK_FULL);
-        if !h.seq.before(self.snd_wl1) {
-            self.snd_wl1 = h.seq;
+        // A closed window may be opened by any segment: a guest that went back to send again has numbers below SND.WL1,
+        // for as long as we do not take what it sends.
+        if !h.seq.before(self.snd_wl1) || self.snd_wnd == 0 {
+            self.snd_wl1 = self.snd_wl1.max(h.seq);
             self.snd_wnd = window;
             self.snd_wnd_max = self.snd_wnd_max.max(window);
         }
