@@ -10,7 +10,7 @@ pub(crate) mod values;
 
 pub use options::NetOptions;
 
-use crate::sandbox::failure::{Failure, Status};
+use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::supervisor::{self, RunRequest};
 use crate::sandbox::target::Target;
 use clap::{Args, Parser, Subcommand};
@@ -156,7 +156,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
-            eprintln!("hibernet: {e}");
+            complain(&e);
             ExitCode::from(e.status as u8)
         }
     }
@@ -173,7 +173,7 @@ fn attach(args: AttachArgs) -> Result<u8, Failure> {
 }
 
 /// Prints to standard output. That nobody reads any more (`| head`) is no failure.
-fn print(text: &str) -> Result<u8, Failure> {
+pub(crate) fn print(text: &str) -> Result<u8, Failure> {
     use std::io::Write;
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {

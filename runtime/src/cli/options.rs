@@ -21,7 +21,7 @@ pub struct NetOptions {
     pub map_host_loopback: Vec<IpAddr>,
 
     /// Let the guest reach the host's own addresses, or one of them, or one port there (repeatable)
-    #[arg(long, value_name = "ADDR[:PORT]", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = values::allow_host, help_heading = "Ports and reach")]
+    #[arg(long, value_name = "ADDR[:PORT]", num_args = 0..=1, default_missing_value = "", value_parser = values::allow_host, help_heading = "Ports and reach")]
     pub allow_host: Vec<AllowHost>,
 
     /// Let the guest reach link-local and cloud-metadata addresses

@@ -2,7 +2,7 @@
 //! executes the command.
 
 use super::channel::Channel;
-use super::failure::{Failure, Status};
+use super::failure::{Failure, Status, complain};
 use super::guest::{self, LinkEnd, Opened};
 use super::plan::Plan;
 use super::{mounts, namespaces};
@@ -189,11 +189,11 @@ pub(crate) fn cover_resolv_conf_again(plan: &Plan, namespaces: &Namespaces) {
                 mounts::replace_resolv_conf(&text)
             }));
             if let Ok(Err(e)) = done {
-                eprintln!("hibernet: warning: {e}");
+                complain(format_args!("warning: {e}"));
             }
             process::exit_now(0)
         }
-        Err(e) => eprintln!("hibernet: warning: cannot give the sandbox its /etc/resolv.conf again: {e}"),
+        Err(e) => complain(format_args!("warning: cannot give the sandbox its /etc/resolv.conf again: {e}")),
     }
 }
 

@@ -69,3 +69,9 @@ impl Failure {
         }
     }
 }
+
+/// Says something on standard error. That nobody hears it is no reason to stop.
+pub(crate) fn complain(what: impl Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "hibernet: {what}");
+}

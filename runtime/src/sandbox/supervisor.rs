@@ -2,7 +2,7 @@
 
 use super::channel::Channel;
 use super::child::{self, Child, Inherited, Namespaces};
-use super::failure::{Failure, Status};
+use super::failure::{Failure, Status, complain};
 use super::guest::Opened;
 use super::host::{self, HostFds};
 use super::plan::Plan;
@@ -10,6 +10,7 @@ use super::resolv::Watch;
 use super::stragglers;
 use super::target::{Gone, Target};
 use super::worker_process::{WorkerParts, WorkerProcess};
+use crate::cli::print;
 use crate::cli::values::publish_text;
 use crate::control::registry::{Entry, Registration, Registry, start_time};
 use crate::sys::process::{self, Forked, Received, SignalFd, SignalSet};
@@ -93,7 +94,7 @@ fn in_background_if(
                 Err(e) => {
                     match theirs.take() {
                         Some(c) => drop(c.send(&Started::Failed(e.clone()), &[])),
-                        None => eprintln!("hibernet: {e}"),
+                        None => complain(format_args!("{e}")),
                     }
                     e.status as u8
                 }
@@ -102,10 +103,7 @@ fn in_background_if(
         Forked::Parent(_) => {
             drop(theirs);
             match ours.recv()? {
-                Some((Started::Running(name), _)) => {
-                    println!("{name}");
-                    Ok(0)
-                }
+                Some((Started::Running(name), _)) => print(&format!("{name}\n")),
                 Some((Started::Failed(e), _)) => Err(e),
                 None => Err(Failure::new(Status::Internal, "the supervisor ended while it was being started")),
             }
@@ -156,7 +154,7 @@ impl Base {
         let watch = match Watch::new() {
             Ok(w) => Some(w),
             Err(e) => {
-                eprintln!("hibernet: warning: {e}; changes of the host's resolvers will not be followed");
+                complain(format_args!("warning: {e}; changes of the host's resolvers will not be followed"));
                 None
             }
         };
@@ -177,7 +175,7 @@ fn register(plan: &Plan, command: &[OsString]) -> Result<Option<Registration>, F
         Ok(r) => r,
         Err(e) if plan.name.is_some() || plan.detach => return Err(e),
         Err(e) => {
-            eprintln!("hibernet: warning: {e}; `list`, `exec` and `stats` will not know this sandbox");
+            complain(format_args!("warning: {e}; `list`, `exec` and `stats` will not know this sandbox"));
             return Ok(None);
         }
     };
@@ -304,7 +302,7 @@ impl Running {
                     self.link = None;
                     match worker_end(status) {
                         WorkerEnd::LinkGone => {
-                            eprintln!("hibernet: warning: the sandbox's link was removed; it has no network any more")
+                            complain(format_args!("warning: the sandbox's link was removed; it has no network any more"))
                         }
                         WorkerEnd::Unexpected(why) => {
                             lost = Some(worker_died(why));
@@ -404,11 +402,12 @@ fn next_child() -> Result<Option<(Pid, WaitStatus)>, Failure> {
 fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
     let mut base = Base::new(plan, &[])?;
     let mut gone = Gone::watch(target)?;
-    let Opened { end, fd: link, removal } = target.open(plan)?;
+    let (Opened { end, fd: link, removal }, unconfigured) = target.open(plan)?;
     gone.interface = removal;
     let host = std::mem::take(&mut base.host);
     // The worker alone holds the link: it goes when the worker does.
     let mut worker = WorkerProcess::start(plan, WorkerParts { end, link, host, stats: base.stats.take() })?;
+    unconfigured.configure()?;
     if let Some(r) = &mut base.registration {
         let pid = worker.pid.as_raw_nonzero().get();
         r.update(|e| e.worker = pid)?;

@@ -64,64 +64,115 @@ impl Target {
         }
     }
 
-    /// Opens, and where it is a namespace makes and configures, the link.
-    pub(crate) fn open(&self, plan: &Plan) -> Result<Opened, Failure> {
-        match self {
-            Target::Tap(name) => guest::attach_tap(name),
-            Target::Packet(name) => guest::attach_packet(name),
-            Target::Fd(number, fd) => guest::attach_fd(*number, fd, plan.guest.mtu),
+    /// Opens the link, or makes it where this is a namespace.
+    pub(crate) fn open(&self, plan: &Plan) -> Result<(Opened, Unconfigured), Failure> {
+        let opened = match self {
+            Target::Tap(name) => guest::attach_tap(name)?,
+            Target::Packet(name) => guest::attach_packet(name)?,
+            Target::Fd(number, fd) => guest::attach_fd(*number, fd, plan.guest.mtu)?,
             Target::Process(pid) => {
                 let proc = PathBuf::from(format!("/proc/{}/ns", pid.as_raw_nonzero()));
-                in_namespace(plan, &proc.join("net"), Some(&proc.join("user")))
+                let (helper, opened) = Helper::start(plan, &proc.join("net"), Some(&proc.join("user")))?;
+                return Ok((opened, Unconfigured(Some(helper))));
             }
-            Target::Namespace(path) => in_namespace(plan, path, None),
-        }
+            Target::Namespace(path) => {
+                let (helper, opened) = Helper::start(plan, path, None)?;
+                return Ok((opened, Unconfigured(Some(helper))));
+            }
+        };
+        Ok((opened, Unconfigured(None)))
     }
 }
+
+/// The link is served.
+#[derive(Debug, Serialize, Deserialize)]
+struct Configure;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
     /// With the link's descriptor, and for a packet link the watch and the number of the interface watched.
     Link(LinkEnd, Option<u32>),
+    Configured,
     Failed(Failure),
 }
 
-/// Makes the link within a namespace, from a process that goes there and ends: there may be no way back.
-fn in_namespace(plan: &Plan, net: &Path, user: Option<&Path>) -> Result<Opened, Failure> {
-    let net_fd = namespaces::open_namespace(net)?;
-    let user_fd = user.map(namespaces::open_namespace).transpose()?;
-    let (ours, theirs) = Channel::pair()?;
-    match process::fork(0).map_err(|e| Failure::os(Status::Resources, "cannot start a process", e))? {
-        Forked::Child => {
-            drop(ours);
-            let done = catch_unwind(AssertUnwindSafe(|| {
-                enter(&net_fd, user_fd, net)?;
-                let Opened { end, fd, removal } = guest::make_in_namespace(&plan.guest)?;
-                guest::configure(&plan.guest, &plan.config, &plan.guest.ifname)?;
-                let mut fds = vec![fd.as_fd()];
-                fds.extend(removal.as_ref().map(|r| r.fd().as_fd()));
-                theirs.send(&Report::Link(end, removal.as_ref().map(RemovalWatch::index)), &fds)
-            }));
-            if let Ok(Err(e)) = done {
-                let _ = theirs.send(&Report::Failed(e), &[]);
-            }
-            process::exit_now(0)
-        }
-        Forked::Parent(pid) => {
-            drop(theirs);
-            let answer = ours.recv()?;
-            while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
-            match answer {
-                Some((Report::Link(end, watched), fds)) => {
-                    let mut fds = fds.into_iter();
-                    let fd = fds.next().ok_or_else(|| Failure::new(Status::Internal, "the link's descriptor did not arrive"))?;
-                    let removal = fds.next().zip(watched).map(|(fd, index)| RemovalWatch::from_parts(fd, index));
-                    Ok(Opened { end, fd, removal })
+/// A process in the namespace that waits to configure the interface there.
+#[derive(Debug)]
+struct Helper {
+    pid: Pid,
+    channel: Channel,
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = process::kill(self.pid, libc::SIGKILL);
+        while matches!(waitpid(Some(self.pid), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
+    }
+}
+
+impl Helper {
+    /// Makes the link within a namespace, from a process that goes there: there may be no way back.
+    fn start(plan: &Plan, net: &Path, user: Option<&Path>) -> Result<(Self, Opened), Failure> {
+        let net_fd = namespaces::open_namespace(net)?;
+        let user_fd = user.map(namespaces::open_namespace).transpose()?;
+        let (channel, theirs) = Channel::pair()?;
+        let pid = match process::fork(0).map_err(|e| Failure::os(Status::Resources, "cannot start a process", e))? {
+            Forked::Child => {
+                drop(channel);
+                let done = catch_unwind(AssertUnwindSafe(|| {
+                    enter(&net_fd, user_fd, net)?;
+                    let Opened { end, fd, removal } = guest::make_in_namespace(&plan.guest)?;
+                    let mut fds = vec![fd.as_fd()];
+                    fds.extend(removal.as_ref().map(|r| r.fd().as_fd()));
+                    theirs.send(&Report::Link(end, removal.as_ref().map(RemovalWatch::index)), &fds)?;
+                    drop(fds);
+                    drop((fd, removal));
+                    if theirs.recv::<Configure>()?.is_some() {
+                        guest::configure(&plan.guest, &plan.config, &plan.guest.ifname)?;
+                        theirs.send(&Report::Configured, &[])?;
+                    }
+                    Ok(())
+                }));
+                if let Ok(Err(e)) = done {
+                    let _ = theirs.send(&Report::Failed(e), &[]);
                 }
-                Some((Report::Failed(e), _)) => Err(e),
-                _ => Err(Failure::new(Status::Internal, "the link could not be made in the namespace")),
+                process::exit_now(0)
             }
+            Forked::Parent(pid) => pid,
+        };
+        drop(theirs);
+        let helper = Helper { pid, channel };
+        match helper.channel.recv()? {
+            Some((Report::Link(end, watched), fds)) => {
+                let mut fds = fds.into_iter();
+                let fd = fds.next().ok_or_else(|| Failure::new(Status::Internal, "the link's descriptor did not arrive"))?;
+                let removal = fds.next().zip(watched).map(|(fd, index)| RemovalWatch::from_parts(fd, index));
+                Ok((helper, Opened { end, fd, removal }))
+            }
+            Some((Report::Failed(e), _)) => Err(e),
+            _ => Err(Failure::new(Status::Internal, "the link could not be made in the namespace")),
         }
+    }
+
+    /// Has it configure the interface, and ends it.
+    fn configure(self) -> Result<(), Failure> {
+        self.channel.send(&Configure, &[])?;
+        match self.channel.recv()? {
+            Some((Report::Configured, _)) => Ok(()),
+            Some((Report::Failed(e), _)) => Err(e),
+            _ => Err(Failure::new(Status::Internal, "the interface could not be configured in the namespace")),
+        }
+    }
+}
+
+/// A link that is there and not yet configured, so that whoever waits for its addresses finds it served.
+#[derive(Debug)]
+pub(crate) struct Unconfigured(Option<Helper>);
+
+impl Unconfigured {
+    /// Configures the guest's interface, if it is ours to configure.
+    pub(crate) fn configure(self) -> Result<(), Failure> {
+        self.0.map_or(Ok(()), Helper::configure)
     }
 }
 

@@ -36,6 +36,7 @@ fn wrong_options() {
     run(&["--egress", "some"], "public");
     run(&["--name", "a/b"], "letters");
     run(&["--output", "x"], "--detach");
+    run(&["--allow-host", "nonsense"], "ADDR:PORT");
     fails(&["run"], 2, "COMMAND");
     fails(&["attach"], 2, "--netns");
     fails(&["attach", "--tap", "a", "--packet", "b"], 2, "cannot be used with");
