@@ -10,7 +10,7 @@ use crate::sys::socket::{self, set_option};
 use hibernet_netstack::edge::{Datagram, ErrorReport, Payload, SendOpts, SockError, SockId, Token};
 use hibernet_netstack::tuple::Endpoint;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Datagrams up to this length pass every path (IPv6's least MTU is 1280), so that how oversize ones are treated need not be set.
@@ -20,6 +20,8 @@ const QUOTE: usize = 1232;
 /// Bytes of datagrams that may wait in a socket, the kernel's bookkeeping (about half) not counted: what a fast peer sends while
 /// we are not scheduled.
 const RECEIVE_BUFFER: libc::c_int = 2 << 20;
+/// Link-local clients of one published port whose interfaces are remembered.
+const MAX_SCOPES: usize = 64;
 /// Errors of earlier datagrams that one receive skips; they stand in the error queue.
 const MAX_SKIPPED: usize = 64;
 
@@ -90,16 +92,50 @@ pub(super) struct Udp {
     /// Whom it is connected to; `None` for a published port's socket.
     peer: Option<Endpoint>,
     options: HeaderOptions,
+    /// Interfaces behind which link-local clients are, the latest last.
+    scopes: Scopes,
     /// Whether the kernel cuts super-datagrams for it.
     pub(super) segments: bool,
     /// An error of a gathered datagram that does not stand in the error queue.
     pub(super) pending: Option<SockError>,
 }
 
+/// Which interface a link-local address is behind, as far as somebody there has sent: it is a part of the address that the
+/// stack does not know of.
+#[derive(Debug, Default)]
+struct Scopes(Vec<(Ipv6Addr, u32)>);
+
+impl Scopes {
+    /// Notes a sender.
+    fn learn(&mut self, from: SocketAddr) {
+        let SocketAddr::V6(from) = from else { return };
+        let known = (*from.ip(), from.scope_id());
+        if !from.ip().is_unicast_link_local() || self.0.last() == Some(&known) {
+            return;
+        }
+        self.0.retain(|(a, _)| a != from.ip());
+        if self.0.len() == MAX_SCOPES {
+            self.0.remove(0);
+        }
+        self.0.push(known);
+    }
+
+    /// Puts the interface into the address of a former sender.
+    fn complete(&self, to: SocketAddr) -> SocketAddr {
+        match to {
+            SocketAddr::V6(mut to) if to.ip().is_unicast_link_local() => {
+                to.set_scope_id(self.0.iter().find(|(a, _)| a == to.ip()).map_or(0, |(_, scope)| *scope));
+                to.into()
+            }
+            to => to,
+        }
+    }
+}
+
 impl Udp {
     /// An address in the form of the socket's family.
     pub(super) fn address(&self, to: Endpoint) -> SockAddr {
-        SockAddr::from(SocketAddr::new(self.local(to.addr), to.port))
+        SockAddr::from(self.scopes.complete(SocketAddr::new(self.local(to.addr), to.port)))
     }
 
     /// As [`Udp::address`], without port.
@@ -162,7 +198,10 @@ impl Sockets {
     pub fn udp_connected(&mut self, token: Token, fd: OwnedFd, peer: Endpoint) -> Result<SockId, SockError> {
         let v6 = peer.addr.is_ipv6();
         let options = HeaderOptions::new();
-        self.register(token, Sock::Udp(Udp { fd, v6, peer: Some(peer), options, segments: true, pending: None }))
+        self.register(
+            token,
+            Sock::Udp(Udp { fd, v6, peer: Some(peer), options, scopes: Scopes::default(), segments: true, pending: None }),
+        )
     }
 
     /// Takes the bound socket of a published port over. It is silent until [`Sockets::listen`].
@@ -178,7 +217,7 @@ impl Sockets {
             set_option(s, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
         }
         let options = HeaderOptions::new();
-        let sock = Sock::Udp(Udp { fd, v6, peer: None, options, segments: true, pending: None });
+        let sock = Sock::Udp(Udp { fd, v6, peer: None, options, scopes: Scopes::default(), segments: true, pending: None });
         let id = self.insert(None, sock).map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
         Ok((id, Endpoint::from(local)))
     }
@@ -218,6 +257,9 @@ impl Sockets {
             let peer = s.peer;
             let mut arrived = [const { None::<Arrived> }; RECV_BATCH];
             let received = datagram::receive_slots(s.fd.as_fd(), slots.memory_mut(), SLOT_SIZE, got, |i, a| arrived[i] = Some(a));
+            if peer.is_none() {
+                arrived.iter().flatten().filter_map(|a| a.from).for_each(|from| s.scopes.learn(from));
+            }
             let mut wrong = 0;
             for (&slot, a) in got.iter().zip(arrived) {
                 match a.and_then(|a| a.from.map(|from| (a, Endpoint::from(from)))) {
@@ -304,4 +346,32 @@ pub(super) fn read_report(slots: &mut Slots, fd: BorrowedFd<'_>, v6: bool, peer:
     let destination = e.destination.map(Endpoint::from).or(peer);
     let v6 = destination.map_or(v6, |d| d.addr.is_ipv6());
     Some(ErrorReport { icmp: queued_as_icmp(&e, v6), offender: e.offender, destination, payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_to_link_local_clients_leave_through_the_interface_they_came_by() {
+        let at = |a: &str| a.parse::<SocketAddr>().unwrap();
+        let mut scopes = Scopes::default();
+        for from in ["[fe80::1%3]:1", "[fe80::2%4]:1", "[fe80::1%5]:2", "[2001:db8::1]:1", "192.0.2.1:1"] {
+            scopes.learn(at(from));
+        }
+        for (to, want) in [
+            ("[fe80::1]:9", "[fe80::1%5]:9"),
+            ("[fe80::2]:9", "[fe80::2%4]:9"),
+            ("[fe80::3]:9", "[fe80::3]:9"),
+            ("[2001:db8::1]:9", "[2001:db8::1]:9"),
+            ("192.0.2.1:9", "192.0.2.1:9"),
+        ] {
+            assert_eq!(scopes.complete(at(to)), at(want));
+        }
+        for i in 0..1000 {
+            scopes.learn(at(&format!("[fe80::1:{i:x}%7]:1")));
+        }
+        assert_eq!(scopes.0.len(), MAX_SCOPES);
+        assert_eq!(scopes.complete(at("[fe80::1:3e7]:1")), at("[fe80::1:3e7%7]:1"));
+    }
 }
