@@ -79,8 +79,13 @@ impl Bench {
     }
 
     /// The next frame for which `wanted` holds; others (neighbour discovery and the like) are passed over.
-    pub fn next(&mut self, mut wanted: impl FnMut(&frames::Ip) -> bool) -> Option<(Frame, frames::Ip)> {
-        let end = Instant::now() + Duration::from_secs(5);
+    pub fn next(&mut self, wanted: impl FnMut(&frames::Ip) -> bool) -> Option<(Frame, frames::Ip)> {
+        self.next_within(Duration::from_secs(5), wanted)
+    }
+
+    /// As [`Bench::next`], for so long.
+    fn next_within(&mut self, limit: Duration, mut wanted: impl FnMut(&frames::Ip) -> bool) -> Option<(Frame, frames::Ip)> {
+        let end = Instant::now() + limit;
         while Instant::now() < end {
             while let Some(f) = self.waiting.pop_front() {
                 assert_ne!(&f.bytes[6..12], &OURS.0, "a frame that we sent came back");
@@ -286,7 +291,7 @@ pub fn tcp(b: &mut Bench, v6: bool) {
     let expected = first.wrapping_add(BYTES as u32);
     let data = pattern(7, BYTES);
     let piece = usize::from(MSS) * 45;
-    let (mut acked, mut sent, mut window) = (0, 0, 0);
+    let (mut acked, mut sent, mut window, mut timeouts) = (0, 0, 0, 0);
     while acked < BYTES {
         while sent < BYTES && (sent == acked || sent - acked + piece <= window) {
             let n = piece.min(BYTES - sent);
@@ -294,8 +299,15 @@ pub fn tcp(b: &mut Bench, v6: bool) {
             b.send(v6, TCP, &head, &data[sent..sent + n], Some(MSS), true).unwrap();
             sent += n;
         }
-        let (_, ip) = b.next(from_peer).expect("an acknowledgement");
+        let Some((_, ip)) = b.next_within(Duration::from_millis(300), from_peer) else {
+            // The guest's kernel drops what overfills its socket.
+            timeouts += 1;
+            assert!(timeouts < 20, "no acknowledgement beyond {acked} of {sent}");
+            sent = acked;
+            continue;
+        };
         acked = acked.max(word(&ip.l4, 8).wrapping_sub(seq) as usize);
+        sent = sent.max(acked);
         window = usize::from(u16::from_be_bytes([ip.l4[14], ip.l4[15]])) << shift;
     }
     guest.join().unwrap();
