@@ -321,6 +321,34 @@ fn events_of_closed_sockets_reach_nobody() {
 }
 
 #[test]
+fn what_comes_after_an_empty_look_is_an_event() {
+    everywhere(|mut host, at| {
+        let (sock, mut peer) = host.connected(token(1), at);
+        let mut total = 0;
+        for round in 0..50usize {
+            peer.write_all(&stream(total, 10 + round)).unwrap();
+            host.wait(token(1), |r| r.readable);
+            assert_eq!(host.peek_bytes(sock, 0, 1000), stream(total, 10 + round));
+            assert_eq!(host.edge.tcp_peek(sock, 10 + round as u32, 1000), Ok(Peek::Empty));
+            // The place moves with what is consumed, and what lies before it can still be read.
+            host.edge.tcp_consume(sock, 10).unwrap();
+            assert_eq!(host.edge.tcp_peek(sock, round as u32, 1000), Ok(Peek::Empty));
+            if round > 0 {
+                assert_eq!(host.peek_bytes(sock, 0, 1000), stream(total + 10, round));
+            }
+            host.edge.tcp_consume(sock, round as u32).unwrap();
+            total += 10 + round;
+        }
+        peer.write_all(b"end").unwrap();
+        drop(peer);
+        host.wait(token(1), |r| r.peer_closed);
+        assert_eq!(host.peek_bytes(sock, 0, 1000), b"end");
+        assert_eq!(host.edge.tcp_peek(sock, 3, 1000), Ok(Peek::Eof));
+        host.assert_no_slots();
+    });
+}
+
+#[test]
 fn without_a_free_slot_the_read_is_put_off() {
     let mut host = Host::new();
     let (sock, mut peer) = host.connected(token(1), loopbacks()[0]);
