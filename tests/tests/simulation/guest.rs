@@ -14,7 +14,8 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint};
 use std::collections::VecDeque;
 
-/// Largest super-segment's payload. Over IPv4 only: over IPv6 smoltcp 0.14 drops what it had cut out for the device.
+/// Largest super-segment's payload. Over IPv4 only: over IPv6 smoltcp 0.14 drops what it had cut out for the device, so
+/// there [`coalesce`] makes them.
 const TSO_MAX: usize = 60_000;
 
 /// The device.
@@ -74,6 +75,45 @@ impl Device for Queues {
     }
 }
 
+/// Makes super-segments of TCP segments over IPv6 that follow each other, as a sender with segmentation offload would have
+/// sent them.
+fn coalesce(tx: &mut VecDeque<Frame>) {
+    const HEAD: usize = 14 + 40 + 20;
+    const FLAGS: usize = 14 + 40 + 13;
+    let plain = |f: &Frame| {
+        let b = &f.bytes;
+        b.len() > HEAD && b[12..14] == ethertype::IPV6.to_be_bytes() && b[20] == 6 && b[66] == 0x50 && b[FLAGS] & !0x09 == 0x10
+    };
+    let seq = |f: &Frame| u32::from_be_bytes(f.bytes[58..62].try_into().expect("4 bytes"));
+    let mut out: VecDeque<Frame> = VecDeque::new();
+    for f in tx.drain(..) {
+        if let Some(last) = out.back_mut() {
+            let len = last.bytes.len() - HEAD.min(last.bytes.len());
+            let size = last.gso.map_or(len, |g| usize::from(g.size));
+            let follows = plain(last)
+                && plain(&f)
+                && last.bytes[22..58] == f.bytes[22..58]
+                && last.bytes[62..66] == f.bytes[62..66]
+                && last.bytes[FLAGS + 1..FLAGS + 3] == f.bytes[FLAGS + 1..FLAGS + 3]
+                && last.bytes[FLAGS] & 1 == 0
+                && seq(&f) == seq(last).wrapping_add(len as u32)
+                && len % size == 0
+                && f.bytes.len() - HEAD <= size
+                && len + f.bytes.len() < TSO_MAX;
+            if follows {
+                last.bytes.extend_from_slice(&f.bytes[HEAD..]);
+                last.bytes[FLAGS] |= f.bytes[FLAGS];
+                let payload = (last.bytes.len() - 54) as u16;
+                last.bytes[18..20].copy_from_slice(&payload.to_be_bytes());
+                last.gso = Some(Gso { kind: GsoKind::Tcp6, size: size as u16 });
+                continue;
+            }
+        }
+        out.push_back(f);
+    }
+    *tx = out;
+}
+
 /// The guest's kernel.
 pub struct Guest {
     pub device: Queues,
@@ -111,6 +151,9 @@ impl Guest {
 
     pub fn poll(&mut self, now: Time) {
         self.iface.poll(instant(now), &mut self.device, &mut self.sockets);
+        if self.offload {
+            coalesce(&mut self.device.tx);
+        }
     }
 
     /// When it wants to be polled next, on or after `now`.

@@ -22,17 +22,20 @@ pub struct Wire {
     /// By time of arrival and order of sending.
     flying: BTreeMap<(Time, u64), Frame>,
     sent: u64,
+    blackout: Option<(Time, Time)>,
     pub lost: u64,
 }
 
 impl Wire {
-    pub fn new(faults: Faults, rng: SplitMix) -> Self {
-        Wire { faults, rng, flying: BTreeMap::new(), sent: 0, lost: 0 }
+    pub fn new(faults: Faults, start: Time, rng: SplitMix) -> Self {
+        let blackout = faults.blackout.map(|(from, to)| (start + from, start + to));
+        Wire { faults, rng, flying: BTreeMap::new(), sent: 0, blackout, lost: 0 }
     }
 
     /// Sends a frame; tells how many copies of it will arrive.
     pub fn send(&mut self, now: Time, frame: Frame) -> u64 {
-        if self.rng.chance(self.faults.loss) {
+        let dark = self.blackout.is_some_and(|(from, to)| from <= now && now < to);
+        if self.rng.chance(self.faults.loss) || dark {
             self.lost += 1;
             return 0;
         }

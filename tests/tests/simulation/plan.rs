@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
-use hibernet_netstack::config::{Config, Publish};
+use hibernet_netstack::config::{Config, Limits, Publish};
 use hibernet_netstack::edge::LinkInfo;
 use hibernet_netstack::tuple::{Endpoint, proto};
 use hibernet_tests::wire::GUEST_MAC;
@@ -18,6 +18,15 @@ pub struct Faults {
     pub duplication: u64,
     pub reordering: u64,
     pub delay: Duration,
+    /// From when to when nothing comes through at all: the guest is paused, or its link is.
+    pub blackout: Option<(Duration, Duration)>,
+}
+
+/// Who breaks a connection off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Guest,
+    Peer,
 }
 
 /// In which order the sides of a connection end their streams.
@@ -44,6 +53,8 @@ pub struct TcpPlan {
     pub up: u64,
     pub down: u64,
     pub closing: Closing,
+    /// Who breaks it off and when, counted from its start.
+    pub abort: Option<(Side, Duration)>,
     pub guest_buffers: (usize, usize),
     pub delayed_ack: bool,
     pub connect_delay: Duration,
@@ -74,6 +85,10 @@ pub struct Plan {
     pub config: Config,
     pub link: LinkInfo,
     pub faults: Faults,
+    /// The link's queue is full now and then.
+    pub full: bool,
+    /// Our process stands still: when, and for how long.
+    pub freeze: Option<(Duration, Duration)>,
     pub tcp: Vec<TcpPlan>,
     pub udp: Vec<UdpPlan>,
 }
@@ -92,7 +107,13 @@ impl Plan {
         let mut rng = SplitMix::new(seed ^ 0x6869_6265_726e_6574);
         let publish =
             Publish { proto: proto::TCP, addr: None, host_ports: (PUBLISHED.0, PUBLISHED.0 + 7), guest_port: PUBLISHED.1 };
-        let config = Config { publish: vec![publish], ..Config::default() };
+        let mut limits = Limits::default();
+        if rng.chance(30) {
+            // Not so little that windows close again and again: smoltcp 0.14 forgets what is in flight when one does.
+            limits.tcp_hold = pick(&mut rng, &[100_000, 200_000]);
+            limits.tcp_out_of_order = pick(&mut rng, &[2000, 20_000]);
+        }
+        let config = Config { publish: vec![publish], limits, ..Config::default() };
         let offload = rng.chance(60);
         let link = LinkInfo {
             mtu: pick(&mut rng, &[1280, 1500, 1500, 9000, 65_520]),
@@ -104,15 +125,25 @@ impl Plan {
         };
         // One seed in eight has a clean link, so that UDP is counted to the last datagram and no fault hides a stall.
         let percent = if rng.chance(12) { 0 } else { 5 };
+        // A handshake gives up after a minute; a long blackout is for those that are over it.
+        let blackout = match rng.below(10) {
+            0 => Some((rng.range(20, 400), rng.range(1, 4000))),
+            1 if percent == 0 => Some((rng.range(2500, 4000), rng.range(1000, 240_000))),
+            _ => None,
+        };
+        let blackout = blackout.map(|(from, len)| (Duration::from_millis(from), Duration::from_millis(from + len)));
         let faults = Faults {
             loss: percent,
             duplication: percent,
             reordering: percent,
             delay: Duration::from_micros(pick(&mut rng, &[20, 200, 2000, 25_000])),
+            blackout,
         };
-        let tcp = (0..rng.range(1, 6)).map(|n| TcpPlan::new(&mut rng, n)).collect();
+        let tcp = (0..rng.range(1, 7)).map(|n| TcpPlan::new(&mut rng, n)).collect();
         let udp = (0..rng.below(3)).map(|n| UdpPlan::new(&mut rng, n, link.mtu)).collect();
-        Plan { config, link, faults, tcp, udp }
+        let freeze = (rng.chance(8) && blackout.is_none())
+            .then(|| (Duration::from_millis(rng.below(1000)), Duration::from_millis(rng.below(30_000))));
+        Plan { config, link, faults, full: rng.chance(20), freeze, tcp, udp }
     }
 }
 
@@ -123,8 +154,9 @@ impl TcpPlan {
         let amount = |rng: &mut SplitMix| match rng.below(6) {
             0 => 0,
             1 => rng.range(1, 100),
-            2 | 3 => rng.range(100, 10_000),
-            _ => rng.range(10_000, 120_000),
+            2 => rng.range(100, 10_000),
+            3 | 4 => rng.range(10_000, 150_000),
+            _ => rng.range(100_000, 400_000),
         };
         let size = |rng: &mut SplitMix| pick(rng, &[600, 2000, 8192, 65_535, 200_000]);
         let port = if inbound { PUBLISHED.1 + n as u16 } else { rng.range(20_000, 29_000) as u16 + n as u16 * 1000 };
@@ -141,6 +173,7 @@ impl TcpPlan {
             up: amount(rng),
             down: amount(rng),
             closing: pick(rng, &[Closing::GuestFirst, Closing::PeerFirst, Closing::Independent]),
+            abort: rng.chance(12).then(|| (pick(rng, &[Side::Guest, Side::Peer]), Duration::from_micros(rng.below(400_000)))),
             guest_buffers: (size(rng), size(rng)),
             delayed_ack: rng.chance(70),
             connect_delay: Duration::from_millis(pick(rng, &[0, 0, 5, 80])),

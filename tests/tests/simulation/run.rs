@@ -8,12 +8,12 @@ use crate::udp_flow::{UdpFlow, label};
 use core::net::IpAddr;
 use core::time::Duration;
 use hibernet_netstack::Time;
-use hibernet_netstack::edge::RxChecksum;
+use hibernet_netstack::edge::{RxChecksum, TxError};
 use hibernet_tests::wire::{self, L4, Net};
 use hibernet_tests::{SplitMix, World};
 
 /// How long everything may take, in virtual time.
-const LIMIT: Duration = Duration::from_secs(1800);
+const LIMIT: Duration = Duration::from_secs(5 * 3600);
 /// And in turns of the loop.
 const TURNS: u64 = 3_000_000;
 /// Until the last UDP flow must have expired.
@@ -24,6 +24,7 @@ const LINGER: Duration = Duration::from_secs(600);
 pub struct Done {
     seeds: u64,
     tcp_flows: u64,
+    aborted: u64,
     tcp_bytes: u64,
     udp_datagrams: u64,
     frames: u64,
@@ -39,6 +40,7 @@ impl Done {
     pub fn add(&mut self, o: &Done) {
         self.seeds += o.seeds;
         self.tcp_flows += o.tcp_flows;
+        self.aborted += o.aborted;
         self.tcp_bytes += o.tcp_bytes;
         self.udp_datagrams += o.udp_datagrams;
         self.frames += o.frames;
@@ -59,6 +61,9 @@ struct Sim {
     tcp: Vec<TcpFlow>,
     udp: Vec<UdpFlow>,
     frames: u64,
+    rng: SplitMix,
+    full: bool,
+    freeze: Option<(Time, Duration)>,
     trace: bool,
 }
 
@@ -71,12 +76,15 @@ pub fn seed(seed: u64) -> Done {
     world.link_up();
     let mut sim = Sim {
         guest: Guest::new(&plan, now, seed),
-        up: Wire::new(plan.faults, rng.fork()),
-        down: Wire::new(plan.faults, rng.fork()),
+        up: Wire::new(plan.faults, now, rng.fork()),
+        down: Wire::new(plan.faults, now, rng.fork()),
         tcp: plan.tcp.iter().map(|p| TcpFlow::new(p.clone(), now, rng.fork())).collect(),
         udp: plan.udp.iter().map(|p| UdpFlow::new(p.clone(), now, rng.fork())).collect(),
         world,
         frames: 0,
+        rng: rng.fork(),
+        full: plan.full,
+        freeze: plan.freeze.map(|(at, len)| (now + at, len)),
         trace: std::env::var_os("HIBERNET_TRACE").is_some(),
     };
     sim.run(now + LIMIT);
@@ -89,6 +97,7 @@ impl Sim {
         let (mut turns, mut moved) = (0, false);
         loop {
             let now = self.world.now();
+            self.fill_link();
             moved |= self.deliver(now);
             self.guest.poll(now);
             if moved {
@@ -106,10 +115,12 @@ impl Sim {
                 self.tcp.iter_mut().for_each(|f| f.wake(now));
             }
             self.send(now);
+            self.tcp.iter_mut().filter(|f| f.is_aborted()).for_each(|f| f.act(now, &mut self.world, &mut self.guest));
             if self.tcp.iter().all(TcpFlow::is_done)
                 && self.udp.iter().all(UdpFlow::is_done)
                 && self.up.next().is_none()
                 && self.down.next().is_none()
+                && self.world.stack.flow_counts().0 == 0
             {
                 return;
             }
@@ -124,6 +135,19 @@ impl Sim {
             );
             moved = self.world.edge.host.next_deadline().is_some_and(|d| d <= next);
             self.world.run_to(next);
+            if let Some((_, len)) = self.freeze.take_if(|(at, _)| *at <= next) {
+                self.world.freeze(len);
+                moved = true;
+            }
+        }
+    }
+
+    /// The link's queue is full for a moment, now and then.
+    fn fill_link(&mut self) {
+        let fail = &mut self.world.edge.links[0].fail;
+        fail.clear();
+        if self.full && self.rng.chance(2) {
+            fail.extend([TxError::Full; 4].iter().take(self.rng.range(1, 4) as usize));
         }
     }
 
@@ -227,6 +251,7 @@ impl Sim {
         Done {
             seeds: 1,
             tcp_flows: self.tcp.len() as u64,
+            aborted: self.tcp.iter().filter(|f| f.is_aborted()).count() as u64,
             tcp_bytes: self.tcp.iter().map(TcpFlow::bytes).sum(),
             udp_datagrams: self.udp.iter().map(|f| f.got_guest.values().sum::<u64>()).sum(),
             frames: self.frames,

@@ -1,7 +1,7 @@
 //! A TCP connection: the programs at both ends.
 
 use crate::guest::{Guest, endpoint};
-use crate::plan::{Closing, PUBLISHED, TcpPlan};
+use crate::plan::{Closing, PUBLISHED, Side, TcpPlan};
 use core::time::Duration;
 use hibernet_netstack::Time;
 use hibernet_netstack::edge::SockId;
@@ -26,6 +26,9 @@ pub struct TcpFlow {
     /// When each program acts next.
     guest_next: Time,
     peer_next: Time,
+    /// When it is broken off, by whom.
+    abort: Option<(Side, Time)>,
+    aborted: Option<Side>,
     done: bool,
 }
 
@@ -60,7 +63,24 @@ impl TcpFlow {
         let guest = End::new(plan.up, !plan.id, plan.down);
         let peer = End::new(plan.down, plan.id, plan.up);
         let start = now + plan.start;
-        TcpFlow { plan, rng, start, socket: None, sock: None, guest, peer, guest_next: start, peer_next: start, done: false }
+        TcpFlow {
+            rng,
+            start,
+            socket: None,
+            sock: None,
+            guest,
+            peer,
+            guest_next: start,
+            peer_next: start,
+            abort: plan.abort.map(|(side, after)| (side, start + after)),
+            aborted: None,
+            done: false,
+            plan,
+        }
+    }
+
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.is_some()
     }
 
     pub fn is_done(&self) -> bool {
@@ -73,7 +93,8 @@ impl TcpFlow {
 
     /// When one of the programs wants to act.
     pub fn next(&self) -> Time {
-        if self.done { Time::NEVER } else { self.guest_next.min(self.peer_next) }
+        let abort = self.abort.map_or(Time::NEVER, |(_, at)| at);
+        if self.done { Time::NEVER } else { self.guest_next.min(self.peer_next).min(abort) }
     }
 
     /// Something moved: programs that wait look again soon.
@@ -93,6 +114,8 @@ impl TcpFlow {
         );
         s.set_ack_delay(p.delayed_ack.then_some(GuestDuration::from_millis(10)));
         s.set_nagle_enabled(self.rng.chance(50));
+        // Who says nothing never learns that a reset was lost; and the answers wake smoltcp when it forgot its timer.
+        s.set_keep_alive(Some(GuestDuration::from_secs(5)));
         if p.inbound {
             s.listen(p.guest_port).unwrap();
         } else {
@@ -132,6 +155,9 @@ impl TcpFlow {
                 self.attach(w, sock);
             }
         }
+        if let Some((side, _)) = self.abort.take_if(|(_, at)| *at <= now) {
+            self.break_off(side, w, g);
+        }
         if self.guest_next <= now {
             self.guest_next = Time::NEVER;
             self.guest_acts(g);
@@ -143,12 +169,28 @@ impl TcpFlow {
         self.finish(w, g);
     }
 
+    /// One side has had enough, if it has not ended in good order already.
+    fn break_off(&mut self, side: Side, w: &mut World, g: &mut Guest) {
+        let s = g.sockets.get_mut::<tcp::Socket<'_>>(self.socket.unwrap());
+        match side {
+            Side::Guest if s.state() != tcp::State::Closed && s.state() != tcp::State::TimeWait => s.abort(),
+            Side::Peer if self.sock.is_some_and(|sock| w.edge.host.is_open(sock)) => {
+                w.edge.host.peer(self.sock.unwrap()).reset();
+                // A guest that missed the answer may try again.
+                w.edge.host.plan(self.plan.remote, ConnectPlan::REFUSE);
+            }
+            _ => return,
+        }
+        self.aborted = Some(side);
+    }
+
     fn may_end(&self, e: &End, first: Closing) -> bool {
         let turn = self.plan.closing == first || self.plan.closing == Closing::Independent || e.eof;
         e.sent == e.to_send && !e.fin_sent && turn
     }
 
     fn guest_acts(&mut self, g: &mut Guest) {
+        let aborted = self.is_aborted();
         let s = g.sockets.get_mut::<tcp::Socket<'_>>(self.socket.unwrap());
         if matches!(s.state(), tcp::State::SynSent | tcp::State::SynReceived | tcp::State::Listen) {
             return;
@@ -156,14 +198,16 @@ impl TcpFlow {
         let mut buf = vec![0; self.rng.range(1, 20_000) as usize];
         match s.recv_slice(&mut buf) {
             Ok(n) => self.guest.take(&buf[..n]),
+            Err(tcp::RecvError::Finished) if !self.guest.eof && !s.is_open() && aborted => return,
             Err(tcp::RecvError::Finished) if !self.guest.eof => self.guest.end(),
             Err(tcp::RecvError::Finished) => {}
+            Err(_) if aborted => return,
             Err(e) => assert!(self.guest.eof, "the guest's socket failed: {e:?} in {:?}", s.state()),
         }
         let left = self.guest.to_send - self.guest.sent;
         if left > 0 && s.can_send() {
             let n = left.min(self.rng.range(1, 20_000)) as usize;
-            let took = s.send_slice(&stream::bytes(self.plan.id, self.guest.sent, n)).unwrap();
+            let took = s.send_slice(&stream::bytes(self.plan.id, self.guest.sent, n)).expect("room");
             self.guest.sent += took as u64;
         }
         if self.may_end(&self.guest, Closing::GuestFirst) {
@@ -210,6 +254,10 @@ impl TcpFlow {
                 *next = now + Duration::from_nanos(self.rng.below(self.plan.pace.as_nanos() as u64 + 1));
             }
         }
+        if self.is_aborted() {
+            self.finish_aborted(w, g);
+            return;
+        }
         let ends = [&self.guest, &self.peer];
         if !ends.iter().all(|e| e.eof && e.fin_sent) {
             return;
@@ -227,10 +275,46 @@ impl TcpFlow {
     }
 }
 
+impl TcpFlow {
+    /// After a break both sockets must go, and the side that did not break must hear of it.
+    fn finish_aborted(&mut self, w: &mut World, g: &mut Guest) {
+        let s = g.sockets.get::<tcp::Socket<'_>>(self.socket.unwrap());
+        // A listener that was reset in its handshake listens again.
+        if !matches!(s.state(), tcp::State::Closed | tcp::State::Listen)
+            || self.sock.is_some_and(|sock| w.edge.host.is_open(sock))
+        {
+            return;
+        }
+        let clean = [&self.guest, &self.peer].iter().all(|e| e.fin_sent);
+        let ended = self.sock.map(|sock| w.edge.host.tcp(sock).ended.expect("it is closed"));
+        match (self.aborted, ended) {
+            (_, None) => {}
+            (Some(Side::Guest), Some(Ended::Reset | Ended::Abandoned)) => {}
+            (Some(Side::Peer), Some(Ended::Dead)) => {}
+            // It was broken off between the last FIN and the end of the sockets.
+            (_, Some(Ended::Fin)) if clean => {}
+            other => panic!("broken off, but the peer saw {other:?}"),
+        }
+        // The reset must have left the guest before its socket goes.
+        if w.stack.flow_counts().0 == 0 {
+            g.sockets.remove(self.socket.unwrap());
+            self.done = true;
+        }
+    }
+}
+
 impl core::fmt::Debug for TcpFlow {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let end =
             |e: &End| format!("sent {}/{} got {}/{} fin {} eof {}", e.sent, e.to_send, e.got.at, e.to_get, e.fin_sent, e.eof);
-        write!(f, "{:?}\n  guest: {}\n  peer: {}\n  {:?}", self.plan, end(&self.guest), end(&self.peer), self.sock)
+        write!(
+            f,
+            "{:?}\n  guest: {}\n  peer: {}\n  {:?} aborted {:?}",
+            self.plan,
+            end(&self.guest),
+            end(&self.peer),
+            self.sock,
+            self.aborted
+        )
     }
 }

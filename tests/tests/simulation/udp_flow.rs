@@ -21,7 +21,8 @@ pub struct UdpFlow {
     socket: Option<SocketHandle>,
     next: Time,
     sent: u64,
-    echoed: usize,
+    /// Of each socket.
+    echoed: Vec<usize>,
     /// What the link will deliver, noted by the driver: to the stack, and to the guest.
     pub delivered_up: Copies,
     pub delivered_down: Copies,
@@ -45,7 +46,7 @@ impl UdpFlow {
             socket: None,
             next: start,
             sent: 0,
-            echoed: 0,
+            echoed: Vec::new(),
             delivered_up: Copies::new(),
             delivered_down: Copies::new(),
             got_host: Copies::new(),
@@ -101,33 +102,35 @@ impl UdpFlow {
         self.echo(w);
     }
 
-    /// The host's program: every datagram goes back.
+    /// The host's program: every datagram goes back. A flow that expired comes again with another socket.
     fn echo(&mut self, w: &mut World) {
         let remote = self.plan.remote;
         let mut socks = w.edge.host.udp_sockets();
         socks.retain(|s| w.edge.host.udp(*s).to == Some(remote));
-        let Some(&sock) = socks.first() else { return };
-        assert_eq!(socks.len(), 1, "one flow, one socket");
-        let news: Vec<Vec<u8>> = w.edge.host.udp(sock).sent[self.echoed..]
-            .iter()
-            .flat_map(|s| match s.opts.segment {
-                None => vec![s.data.clone()],
-                Some(n) => s.data.chunks(n.into()).map(<[u8]>::to_vec).collect(),
-            })
-            .collect();
-        self.echoed = w.edge.host.udp(sock).sent.len();
-        for d in &news {
-            let seq = self.check(d);
-            *self.got_host.entry(seq).or_default() += 1;
-        }
-        if !w.edge.host.is_open(sock) {
-            return;
-        }
-        let merge = if self.plan.merged { (60_000 / self.plan.size.max(16)).min(60) } else { 1 };
-        for group in news.chunks(merge.max(1)) {
-            let segment = (group.len() > 1).then_some(group[0].len() as u16);
-            let d = Incoming { data: group.concat(), from: remote, to: None, segment, hop_limit: Some(60) };
-            w.edge.host.udp_arrives(sock, d);
+        assert!(socks.iter().filter(|s| w.edge.host.is_open(**s)).count() <= 1, "one flow, one socket");
+        self.echoed.resize(socks.len(), 0);
+        for (n, sock) in socks.into_iter().enumerate() {
+            let news: Vec<Vec<u8>> = w.edge.host.udp(sock).sent[self.echoed[n]..]
+                .iter()
+                .flat_map(|s| match s.opts.segment {
+                    None => vec![s.data.clone()],
+                    Some(n) => s.data.chunks(n.into()).map(<[u8]>::to_vec).collect(),
+                })
+                .collect();
+            self.echoed[n] = w.edge.host.udp(sock).sent.len();
+            for d in &news {
+                let seq = self.check(d);
+                *self.got_host.entry(seq).or_default() += 1;
+            }
+            if !w.edge.host.is_open(sock) {
+                continue;
+            }
+            let merge = if self.plan.merged { (60_000 / self.plan.size.max(16)).min(60) } else { 1 };
+            for group in news.chunks(merge.max(1)) {
+                let segment = (group.len() > 1).then_some(group[0].len() as u16);
+                let d = Incoming { data: group.concat(), from: remote, to: None, segment, hop_limit: Some(60) };
+                w.edge.host.udp_arrives(sock, d);
+            }
         }
     }
 
