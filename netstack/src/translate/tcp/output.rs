@@ -40,7 +40,9 @@ impl Flow {
         if !self.events.has(Events::ESTABLISHED) {
             return Fate::Keep;
         }
-        if self.unconsumed > 0 && self.queued_since_empty >= CONSUME_AT {
+        // Before the end, what is left goes too: data in the queue would be announced with every event.
+        let much = self.queued_since_empty >= CONSUME_AT || self.events.has(Events::FIN_FROM_GUEST);
+        if self.unconsumed > 0 && much {
             let n = core::mem::take(&mut self.unconsumed);
             if cx.edge.tcp_consume(self.sock, n).is_err() {
                 return Fate::ResetGuest;
