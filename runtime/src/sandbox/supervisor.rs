@@ -232,16 +232,14 @@ fn worker_end(status: WaitStatus) -> WorkerEnd {
 fn worker_died(why: WaitStatusText) -> Failure {
     Failure::new(
         Status::WorkerDied,
-        format!(
-            "the network worker ended unexpectedly ({why}); the sandbox lost its network and was ended. Please report this, with the log"
-        ),
+        format!("the network worker ended unexpectedly ({why}); the sandbox has lost its network and is ended"),
     )
 }
 
 fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
     let plan = &request.plan;
     let mut base = Base::new(plan, &request.argv)?;
-    let (mut child, end, link, namespaces) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
+    let (child, end, link, namespaces) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
     let host = std::mem::take(&mut base.host);
     let worker_link = link.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the link over", e))?;
     let parts = WorkerParts { end, link: worker_link, host, stats: base.stats.take() };
@@ -254,15 +252,11 @@ fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> Result<u8, F
             e.namespaces = Some(ns);
         })?;
     }
-    let gone = child.go();
-    let mut sandbox = Running { base, worker, link: Some(link), child: child.pid };
-    if let Err(e) = gone {
-        sandbox.finish(&namespaces);
-        return Err(e);
-    }
-    started(sandbox.base.registration.as_ref().map_or("", Registration::name));
-    let ended = sandbox.watch(request, &namespaces);
-    child.ended();
+    let mut sandbox = Running { base, worker, link: Some(link), child };
+    let ended = sandbox.child.go().and_then(|()| {
+        started(sandbox.base.registration.as_ref().map_or("", Registration::name));
+        sandbox.watch(request, &namespaces)
+    });
     sandbox.finish(&namespaces);
     ended
 }
@@ -273,13 +267,12 @@ struct Running {
     worker: WorkerProcess,
     /// Our own hold of the link: it lives at least as long as we say.
     link: Option<OwnedFd>,
-    child: Pid,
+    child: Child,
 }
 
 impl Running {
-    /// Supervises until the command has ended; its exit status.
+    /// Supervises until the command has ended; its exit status. A failure leaves the command running.
     fn watch(&mut self, request: &RunRequest, namespaces: &Namespaces) -> Result<u8, Failure> {
-        let mut lost: Option<Failure> = None;
         loop {
             wait_for_events(&self.base, &[])?;
             while let Some(s) = next_signal(&self.base.signals)? {
@@ -289,26 +282,17 @@ impl Running {
                 child::cover_resolv_conf_again(&request.plan, namespaces);
             }
             while let Some((pid, status)) = next_child()? {
-                if pid == self.child {
+                self.reaped(pid, status);
+                if pid == self.child.pid {
                     if let Some(code) = self.child_changed(status) {
-                        return match lost {
-                            Some(e) => Err(e),
-                            None => Ok(code),
-                        };
+                        return Ok(code);
                     }
                 } else if pid == self.worker.pid && !status.stopped() {
-                    self.worker.has_ended();
                     // The last descriptor of the link: the sandbox sees its interface go.
                     self.link = None;
                     match worker_end(status) {
-                        WorkerEnd::LinkGone => {
-                            complain(format_args!("warning: the sandbox's link was removed; it has no network any more"))
-                        }
-                        WorkerEnd::Unexpected(why) => {
-                            lost = Some(worker_died(why));
-                            let _ = process::kill(self.child, libc::SIGTERM);
-                            let _ = process::kill(self.child, libc::SIGCONT);
-                        }
+                        WorkerEnd::LinkGone => complain("warning: the sandbox's link was removed; it has no network any more"),
+                        WorkerEnd::Unexpected(why) => return Err(worker_died(why)),
                     }
                 }
             }
@@ -318,7 +302,7 @@ impl Running {
     fn forward(&self, s: Received) {
         // What a terminal sends goes to the whole foreground group, so to the command too.
         if s.signal != libc::SIGCHLD && !s.from_kernel {
-            let _ = process::kill(self.child, s.signal);
+            let _ = process::kill(self.child.pid, s.signal);
         }
     }
 
@@ -333,23 +317,31 @@ impl Running {
         }
         if status.stopped() && has_terminal() {
             let _ = process::kill(rustix::process::getpid(), libc::SIGSTOP);
-            let _ = process::kill(self.child, libc::SIGCONT);
+            let _ = process::kill(self.child.pid, libc::SIGCONT);
         }
         None
     }
 
-    /// Ends what is left: processes first, while they still have their network, then the worker.
-    fn finish(&mut self, namespaces: &Namespaces) {
-        let worker = self.worker.pid;
-        let mut worker_gone = false;
-        stragglers::end_all(&namespaces.net, || {
-            while let Ok(Some((pid, status))) = next_child() {
-                worker_gone |= pid == worker && !status.stopped();
-            }
-        });
-        if worker_gone {
+    /// Notes who was waited for, and must not be any more.
+    fn reaped(&mut self, pid: Pid, status: WaitStatus) {
+        if status.stopped() {
+            return;
+        }
+        if pid == self.child.pid {
+            self.child.ended();
+        } else if pid == self.worker.pid {
             self.worker.has_ended();
         }
+    }
+
+    /// Ends what is left: processes first, while they still have their network, then the worker.
+    fn finish(&mut self, namespaces: &Namespaces) {
+        let reap = |running: &mut Self| {
+            while let Ok(Some((pid, status))) = next_child() {
+                running.reaped(pid, status);
+            }
+        };
+        stragglers::end_all(&namespaces.net, || reap(self));
         // Removing the interface waits for every processor; with the namespace it is removed behind our back.
         if let Some(link) = &self.link {
             let _ = tun::keep_interface(link.as_fd());
@@ -357,7 +349,7 @@ impl Running {
         self.link = None;
         self.worker.end();
         self.base.registration = None;
-        while let Ok(Some(_)) = next_child() {}
+        reap(self);
     }
 }
 

@@ -1,6 +1,6 @@
 //! `hibernet attach`.
 
-use crate::kit::{Background, finish, hibernet, run_sh, sandboxes_work, unique_name, wait_until};
+use crate::kit::{Background, finish, hibernet, links, run_sh, sandboxes_work, unique_name, wait_until};
 use std::process::Command;
 
 fn has_default_route(pid: u32) -> bool {
@@ -24,7 +24,7 @@ fn the_namespace_of_a_process_is_served_until_it_ends() {
     if !sandboxes_work("attach to a process") {
         return;
     }
-    for link in ["tap", "packet"] {
+    for link in links() {
         let process = namespace();
         let pid = process.pid().to_string();
         let name = unique_name("attach");

@@ -53,6 +53,12 @@ pub fn run_sh(options: &[&str], script: &str) -> Command {
     c
 }
 
+/// Kinds of links that can be made here.
+pub fn links() -> Vec<&'static str> {
+    let tap = finish(&mut hibernet(&["run", "--link", "tap", "--", "true"])).0 == 0;
+    if tap { vec!["tap", "packet"] } else { vec!["packet"] }
+}
+
 /// Exit status (128 + signal if it was killed), standard output and standard error.
 pub fn finish(c: &mut Command) -> (i32, String, String) {
     parts(c.output().unwrap())
