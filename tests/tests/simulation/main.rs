@@ -9,6 +9,7 @@
 //! - `HIBERNET_TRACE=1` prints every frame of it (with `-- --nocapture`).
 //! - `HIBERNET_SEEDS=n` sets how many there are (2000).
 
+mod forgotten;
 mod guest;
 mod net;
 mod plan;
@@ -57,7 +58,9 @@ fn every_byte_arrives_once_and_in_order_over_a_bad_link() {
             });
         }
     });
-    println!("{:?}", total.lock().unwrap());
+    let total = total.into_inner().unwrap();
+    println!("{total:?}");
+    assert!(total.forgotten() * 500 <= seeds + 500, "the guest forgets too often for that to be its own mistake: {total:?}");
     let failed = failed.into_inner().unwrap();
     assert!(
         failed.is_empty(),

@@ -1,5 +1,6 @@
 //! The run of one seed.
 
+use crate::forgotten::Forgotten;
 use crate::guest::Guest;
 use crate::net::{Frame, Wire};
 use crate::plan::Plan;
@@ -34,9 +35,15 @@ pub struct Done {
     window_probes: u64,
     out_of_order: u64,
     virtual_seconds: u64,
+    /// Worlds in which the guest forgot what it had sent.
+    forgotten: u64,
 }
 
 impl Done {
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
     pub fn add(&mut self, o: &Done) {
         self.seeds += o.seeds;
         self.tcp_flows += o.tcp_flows;
@@ -50,6 +57,7 @@ impl Done {
         self.window_probes += o.window_probes;
         self.out_of_order += o.out_of_order;
         self.virtual_seconds += o.virtual_seconds;
+        self.forgotten += o.forgotten;
     }
 }
 
@@ -61,6 +69,7 @@ struct Sim {
     tcp: Vec<TcpFlow>,
     udp: Vec<UdpFlow>,
     frames: u64,
+    forgotten: Forgotten,
     rng: SplitMix,
     full: bool,
     freeze: Option<(Time, Duration)>,
@@ -82,18 +91,22 @@ pub fn seed(seed: u64) -> Done {
         udp: plan.udp.iter().map(|p| UdpFlow::new(p.clone(), now, rng.fork())).collect(),
         world,
         frames: 0,
+        forgotten: Forgotten::new(now),
         rng: rng.fork(),
         full: plan.full,
         freeze: plan.freeze.map(|(at, len)| (now + at, len)),
         trace: std::env::var_os("HIBERNET_TRACE").is_some(),
     };
-    sim.run(now + LIMIT);
-    sim.settle_down();
-    sim.done(now)
+    let whole = sim.run(now + LIMIT);
+    if whole {
+        sim.settle_down();
+    }
+    Done { forgotten: u64::from(!whole), ..sim.done(now) }
 }
 
 impl Sim {
-    fn run(&mut self, end: Time) {
+    /// Lets everything come to its end; `false` if the guest made that impossible.
+    fn run(&mut self, end: Time) -> bool {
         let (mut turns, mut moved) = (0, false);
         loop {
             let now = self.world.now();
@@ -122,7 +135,10 @@ impl Sim {
                 && self.down.next().is_none()
                 && self.world.stack.flow_counts().0 == 0
             {
-                return;
+                return true;
+            }
+            if self.forgotten.knows(now) && self.tcp.iter().all(|f| f.is_done() || self.forgotten.is(f.ports())) {
+                return false;
             }
             turns += 1;
             let next = self.next(now);
@@ -174,6 +190,11 @@ impl Sim {
             self.frames += 1;
             let data = udp_payload(&f.bytes);
             self.trace(now, "guest sends", &f.bytes);
+            if self.forgotten.watches(now)
+                && let Some((_, _, t)) = tcp_of(&f.bytes)
+            {
+                self.forgotten.guest_sent(&t);
+            }
             let copies = self.up.send(now, f);
             self.trace_copies(copies);
             if let Some((flow, seq)) = data.and_then(|d| self.exchange(&d)) {
@@ -185,6 +206,11 @@ impl Sim {
             self.frames += 1;
             let data = udp_payload(&bytes);
             self.trace(now, "stack sends", &bytes);
+            if self.forgotten.watches(now)
+                && let Some((_, _, t)) = tcp_of(&bytes)
+            {
+                self.forgotten.stack_sent(&t);
+            }
             let copies = self.down.send(now, Frame { bytes, gso: None });
             self.trace_copies(copies);
             if let Some((flow, seq)) = data.and_then(|d| self.exchange(&d)) {
@@ -261,6 +287,7 @@ impl Sim {
             window_probes: s.tcp_window_probe,
             out_of_order: s.tcp_out_of_order,
             virtual_seconds: self.world.now().since(start + LINGER).as_secs(),
+            forgotten: 0,
         }
     }
 }

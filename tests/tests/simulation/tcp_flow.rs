@@ -87,6 +87,11 @@ impl TcpFlow {
         self.done
     }
 
+    /// The guest's port and the other end's.
+    pub fn ports(&self) -> (u16, u16) {
+        (self.plan.guest_port, self.plan.remote.port)
+    }
+
     pub fn bytes(&self) -> u64 {
         self.guest.got.at + self.peer.got.at
     }
