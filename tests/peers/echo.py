@@ -27,6 +27,17 @@ def tcp(conn, port, peer):
         conn.sendall(prefix(port, peer, conn.getsockname()) + data)
 
 
+IP_PKTINFO = 8
+
+
+def without_interface(value):
+    """A packet-info message for sending: the address as received, any interface."""
+    if len(value) == 12:
+        # in_pktinfo: interface, local address, destination of the packet.
+        return bytes(4) + value[8:12] + bytes(4)
+    return value[:16] + bytes(4)
+
+
 def main():
     proto, addr = sys.argv[1:3]
     family = socket.AF_INET6 if ":" in addr else socket.AF_INET
@@ -37,6 +48,10 @@ def main():
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if proto == "udp" and family == socket.AF_INET6:
+            s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        elif proto == "udp":
+            s.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         s.bind((addr, port))
         if proto == "tcp":
             s.listen(1024)
@@ -48,8 +63,10 @@ def main():
                 conn, peer = key.fileobj.accept()
                 threading.Thread(target=tcp, args=(conn, key.data, peer), daemon=True).start()
             else:
-                data, peer = key.fileobj.recvfrom(65535)
-                key.fileobj.sendto(prefix(key.data, peer, key.fileobj.getsockname()) + data, peer)
+                # The answer leaves from the address that was asked.
+                data, control, _, peer = key.fileobj.recvmsg(65535, 256)
+                data = prefix(key.data, peer, key.fileobj.getsockname()) + data
+                key.fileobj.sendmsg([data], [(level, kind, without_interface(value)) for level, kind, value in control], 0, peer)
 
 
 main()

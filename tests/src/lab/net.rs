@@ -30,6 +30,8 @@ ip -n remote link set re0 up
 ip route add default via 10.99.0.1
 ip -6 route add default via fd99::1
 echo "0 2147483647" >/proc/sys/net/ipv4/ping_group_range
+# A new link may lose its first neighbour solicitations.
+for i in 1 2 3 4 5; do ping -q -6 -c1 -W1 fd99::1 >/dev/null && ping -q -4 -c1 -W1 10.99.0.1 >/dev/null && break; done
 echo ready
 cat <&0 >/dev/null &
 wait $!
@@ -59,7 +61,7 @@ pub struct Lab {
 impl Lab {
     /// Makes a lab for a test that needs `programs`. `None` (and [`skip`]) if this machine cannot have it.
     pub fn new(programs: &[&str]) -> Option<Lab> {
-        let always = ["unshare", "nsenter", "ip", "bash", "timeout", "kill"];
+        let always = ["unshare", "nsenter", "ip", "bash", "timeout", "kill", "ping"];
         let missing: Vec<_> = always.iter().chain(programs).filter(|p| find_program(p).is_none()).collect();
         if !missing.is_empty() {
             skip(&format!("needs {missing:?}, not installed"));
