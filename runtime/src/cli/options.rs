@@ -207,6 +207,7 @@ impl NetOptions {
                 allow_host: self.allow_host.clone(),
                 allow_metadata: self.allow_metadata,
             },
+            hostname: self.name.clone().unwrap_or_default(),
             publish: self.publish.clone(),
             ..Config::default()
         };
