@@ -1,10 +1,11 @@
-//! Packet traces that the simulation found, cut down to what matters.
+//! Packet traces that the simulation found, or that changes of the code by chance got past, cut down to what matters.
 
 use core::time::Duration;
 use hibernet_netstack::Config;
 use hibernet_netstack::config::Limits;
 use hibernet_netstack::tuple::Endpoint;
-use hibernet_tests::wire::flags::{FIN, RST};
+use hibernet_tests::wire::TcpSegment;
+use hibernet_tests::wire::flags::{ACK, FIN, RST};
 use hibernet_tests::{Drain, Ended, TcpGuest, World, stream};
 
 fn remote() -> Endpoint {
@@ -162,4 +163,70 @@ fn a_guest_that_went_back_can_open_its_window() {
     assert_eq!(back.expect(&mut w).data, b"the last words");
     assert_eq!(back.expect(&mut w).flags & RST, RST);
     w.assert_clean();
+}
+
+/// A FIN behind bytes that did not fit is not the end of what fitted.
+#[test]
+fn a_fin_beyond_the_window_does_not_count() {
+    let limits = Limits { tcp_hold: 3000, ..Limits::default() };
+    let mut w = World::new(Config { limits, ..Config::default() });
+    (w.edge.host.tcp_defaults.sndbuf, w.edge.host.tcp_defaults.drain) = (1000, Drain::STOPPED);
+    let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+    let sock = w.edge.host.last();
+    let data = stream::bytes(1, 0, 8000);
+    let s = TcpSegment { flags: ACK | FIN, ..g.segment(ACK, &data) };
+    g.inject(&mut w, &s);
+    w.edge.host.peer(sock).tune(|t| t.drain = Drain::FAST);
+    w.run(Duration::from_millis(100));
+    assert!(!w.edge.host.tcp(sock).shutdown, "bytes before the FIN are missing");
+    let taken = g.drain(&mut w).pop().expect("an acknowledgement").ack.wrapping_sub(g.snd_nxt) as usize;
+    assert!((1000..8000).contains(&taken), "{taken} bytes");
+    assert!(w.edge.host.tcp(sock).received == data[..taken]);
+    g.snd_nxt = g.snd_nxt.wrapping_add(taken as u32);
+    g.write(&mut w, &data[taken..], 1460, Duration::from_secs(5));
+    g.fin(&mut w);
+    w.run(Duration::from_millis(100));
+    assert!(w.edge.host.tcp(sock).received == data && w.edge.host.tcp(sock).eof_seen());
+}
+
+/// A FIN that overtook data counts when these come; the guest need not repeat it.
+#[test]
+fn a_fin_that_came_too_early_counts_when_its_turn_comes() {
+    let mut w = World::new(Config::default());
+    let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+    let sock = w.edge.host.last();
+    let last = TcpSegment { seq: g.snd_nxt.wrapping_add(1000), flags: ACK | FIN, ..g.segment(ACK, b"tail") };
+    g.inject(&mut w, &last);
+    assert!(!w.edge.host.tcp(sock).shutdown);
+    g.drain(&mut w);
+    g.send(&mut w, &[5; 1000]);
+    g.snd_nxt = g.snd_nxt.wrapping_add(5);
+    w.run(Duration::from_millis(50));
+    g.expect_ack(&mut w);
+    assert!(w.edge.host.tcp(sock).eof_seen() && w.edge.host.tcp(sock).received.ends_with(b"tail"));
+}
+
+/// RFC 9293 section 3.8.6.2.1: with data in flight, a small opening of a window that was large is left alone.
+#[test]
+fn small_openings_of_a_large_window_are_not_filled_one_by_one() {
+    let mut w = World::new(Config::default());
+    let mut g = TcpGuest::new(&w, 40_000, remote());
+    (g.scale, g.window) = (None, 2000);
+    g.handshake(&mut w);
+    let sock = w.edge.host.last();
+    // The window grows, and fills.
+    g.window = 60_000;
+    g.ack(&mut w);
+    w.edge.host.peer(sock).send(&[3; 200_000]);
+    w.settle();
+    let sent: usize = g.drain(&mut w).iter().map(|s| s.data.len()).sum();
+    assert!(sent > 58_000);
+    // The guest reads slowly: each acknowledgement opens a little more.
+    let mut acked = 1460;
+    for n in 0..10 {
+        g.window = (sent + 1100 + n * 20 - acked) as u16;
+        g.ack_at(&mut w, acked as u32);
+        acked += 1460;
+    }
+    assert!(g.drain(&mut w).iter().all(|s| s.data.is_empty()), "a segment of little");
 }
