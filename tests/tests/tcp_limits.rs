@@ -1,10 +1,13 @@
-//! What flows hold and occupy goes back when they end, however they end.
+//! What flows may hold and occupy is bounded and shared, and goes back when they end, however they end.
 
 use core::time::Duration;
-use hibernet_netstack::config::{Config, Limits};
+use hibernet_netstack::DropReason;
+use hibernet_netstack::config::{Config, Limits, Publish};
 use hibernet_netstack::edge::SockError;
 use hibernet_netstack::tuple::Endpoint;
-use hibernet_tests::{ConnectPlan, Drain, TcpGuest, World};
+use hibernet_tests::wire::TcpSegment;
+use hibernet_tests::wire::flags::ACK;
+use hibernet_tests::{ConnectPlan, Drain, Ended, TcpGuest, World};
 
 fn remote() -> Endpoint {
     Endpoint::new("198.51.100.9".parse().unwrap(), 80)
@@ -105,5 +108,53 @@ fn half_open_places_are_free_however_the_connects_ended() {
         }
         // And a standing connection does not count as half-open.
         TcpGuest::connect(&mut w, 3000, remote());
+    }
+}
+
+#[test]
+fn clients_that_the_guest_does_not_answer_are_limited_too() {
+    let limits = Limits { tcp_half_open: 5, ..Limits::default() };
+    let publish = vec![Publish { proto: 6, addr: None, host_ports: (8080, 8080), guest_port: 80 }];
+    let mut w = World::new(Config { limits, publish, ..Config::default() });
+    let local = Endpoint::new("192.0.2.1".parse().unwrap(), 8080);
+    let socks: Vec<_> = (0..8).map(|n| w.accept(0, Endpoint::new("203.0.113.5".parse().unwrap(), 1000 + n), local)).collect();
+    for (n, sock) in socks.into_iter().enumerate() {
+        let ended = w.edge.host.tcp(sock).ended;
+        assert_eq!(ended, if n < 5 { None } else { Some(Ended::Reset) }, "client {n}");
+    }
+    assert_eq!(w.dropped(DropReason::FlowLimit), 3);
+}
+
+/// A byte here and a byte there cost more than they say.
+#[test]
+fn pieces_behind_gaps_are_limited_in_number() {
+    let mut w = World::new(Config::default());
+    let mut g = TcpGuest::connect(&mut w, 1000, remote());
+    for n in 0..500u32 {
+        let s = TcpSegment { seq: g.snd_nxt.wrapping_add(2 + 2 * n), ..g.segment(ACK, b"x") };
+        g.inject(&mut w, &s);
+    }
+    assert!(w.stack.stats().tcp_out_of_order <= 64);
+    assert_eq!(w.dropped(DropReason::TcpReassemblyLimit) + w.stack.stats().tcp_out_of_order, 500);
+    // What was refused is asked for, and the stream is whole in the end.
+    g.drain(&mut w);
+    let data = [b'x'; 1002];
+    g.write(&mut w, &data, 300, Duration::from_secs(5));
+    assert_eq!(w.edge.host.tcp(w.edge.host.last()).received, data);
+}
+
+/// A flow with a large window and much to send does not keep others waiting.
+#[test]
+fn flows_take_turns() {
+    let mut w = World::new(Config::default());
+    let guests: Vec<_> = (0..3).map(|n| TcpGuest::connect(&mut w, 1000 + n, remote())).collect();
+    for sock in w.edge.host.tcp_sockets() {
+        w.edge.host.peer(sock).send(&[9; 400_000]);
+    }
+    w.settle();
+    let order: Vec<u16> = w.inbox.iter().map(|(_, f)| u16::from_be_bytes([f[36], f[37]])).collect();
+    for g in &guests {
+        let first = order.iter().position(|p| *p == g.local.port).expect("it sent something");
+        assert!(first < 150, "port {} had to wait for {first} frames of others", g.local.port);
     }
 }

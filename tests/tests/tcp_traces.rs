@@ -230,3 +230,21 @@ fn small_openings_of_a_large_window_are_not_filled_one_by_one() {
     }
     assert!(g.drain(&mut w).iter().all(|s| s.data.is_empty()), "a segment of little");
 }
+
+/// SND.WL1: a segment that was overtaken says nothing about the window any more.
+#[test]
+fn the_window_of_an_overtaken_segment_is_old() {
+    let mut w = World::new(Config::default());
+    let mut g = TcpGuest::connect(&mut w, 40_000, remote());
+    let sock = w.edge.host.last();
+    let first = TcpSegment { window: 20, ..g.segment(ACK, b"first") };
+    let second = TcpSegment { seq: g.snd_nxt.wrapping_add(5), window: 400, ..g.segment(ACK, b"second") };
+    g.inject(&mut w, &second);
+    g.inject(&mut w, &first);
+    g.snd_nxt = g.snd_nxt.wrapping_add(11);
+    g.drain(&mut w);
+    w.edge.host.peer(sock).send(&[3; 100_000]);
+    w.settle();
+    let sent: usize = g.drain(&mut w).iter().map(|s| s.data.len()).sum();
+    assert!((45_000..=400 * 128).contains(&sent), "{sent} bytes into a window of {}", 400 * 128);
+}
