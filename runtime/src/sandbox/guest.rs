@@ -170,24 +170,31 @@ fn packet_end(s: PacketSocket) -> Opened {
     Opened::new(LinkEnd { kind, ifname: s.name, mtu: s.mtu, guest_mac: None }, s.fd)
 }
 
-/// Takes a TAP of this network namespace that somebody else made.
+/// Takes a TAP of this network namespace that somebody else made. Sets it up if it is down.
 pub(crate) fn attach_tap(name: &str) -> Result<Opened, Failure> {
     let tun = tun::open(&TunOptions { name, create: false, mtu: None, multi_queue: false })
         .map_err(|e| Failure::new(Status::Link, format!("cannot attach to the TAP {name}: {e}")))?;
+    set_up(name)?;
     // The guest is whatever the interface leads to, not the interface itself: its address is learned.
     Ok(Opened::new(LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None }, tun.fd))
+}
+
+/// Sets an interface up if it is down; its number.
+fn set_up(name: &str) -> Result<u32, Failure> {
+    let mut netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
+    let i = netlink.interface(name).map_err(|e| link(format_args!("cannot look at {name}"), e))?;
+    if !i.up {
+        netlink.set_up(i.index, None).map_err(|e| link(format_args!("cannot set {name} up"), e))?;
+    }
+    Ok(i.index)
 }
 
 /// Opens a packet socket on an interface of this network namespace, such as a TAP whose descriptor a VMM holds. Sets the
 /// interface up if it is down.
 pub(crate) fn attach_packet(name: &str) -> Result<Opened, Failure> {
     let mut opened = packet_end(packet::open(name).map_err(packet_failure)?);
-    let mut netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
-    let i = netlink.interface(name).map_err(|e| link(format_args!("cannot look at {name}"), e))?;
-    opened.removal = Some(RemovalWatch::new(i.index).map_err(|e| link(format_args!("cannot watch {name}"), e))?);
-    if !i.up {
-        netlink.set_up(i.index, None).map_err(|e| link(format_args!("cannot set {name} up"), e))?;
-    }
+    let index = set_up(name)?;
+    opened.removal = Some(RemovalWatch::new(index).map_err(|e| link(format_args!("cannot watch {name}"), e))?);
     Ok(opened)
 }
 
