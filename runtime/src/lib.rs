@@ -7,6 +7,7 @@ pub mod edge;
 pub mod entropy;
 pub mod link;
 pub mod sandbox;
+pub mod slots;
 pub mod sock;
 pub mod sys;
 pub mod worker;

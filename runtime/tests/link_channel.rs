@@ -2,10 +2,10 @@
 
 mod support;
 
-use hibernet::edge::Slots;
 use hibernet::link::channel::{ChannelEnd, ChannelLink, InjectError, Outbound, channel};
 use hibernet::link::pcap::PcapLink;
 use hibernet::link::{BATCH, Link, LinkError, RxBatch};
+use hibernet::slots::Slots;
 use hibernet_netstack::edge::{Gso, GsoKind, LinkInfo, Payload, RxChecksum, TxChecksum, TxError, TxFrame};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};

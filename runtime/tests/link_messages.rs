@@ -1,8 +1,8 @@
 //! Links over datagram and seqpacket sockets, which carry bare frames.
 
-use hibernet::edge::Slots;
 use hibernet::link::socket::SocketLink;
 use hibernet::link::{Link, LinkError, RxBatch};
+use hibernet::slots::Slots;
 use hibernet::sys::socket::set_option;
 use hibernet_netstack::edge::{Gso, GsoKind, Payload, RxChecksum, TxChecksum, TxError, TxFrame};
 use std::os::fd::AsFd;

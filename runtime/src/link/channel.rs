@@ -5,7 +5,7 @@
 //! so that nothing is allocated once the queues have warmed up.
 
 use super::{Link, LinkError, LinkStats, MAX_FRAME, Received, RxBatch, check_size, release};
-use crate::edge::Slots;
+use crate::slots::Slots;
 use crate::sys::event::Event;
 use crossbeam_queue::ArrayQueue;
 use hibernet_netstack::edge::{Gso, LinkInfo, Payload, RxChecksum, TxChecksum, TxError, TxFrame};

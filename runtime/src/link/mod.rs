@@ -6,7 +6,7 @@ pub mod socket;
 pub mod tap;
 pub mod vnet;
 
-use crate::edge::Slots;
+use crate::slots::Slots;
 use hibernet_netstack::edge::{Gso, LinkInfo, Payload, RxChecksum, TxError, TxFrame};
 use hibernet_netstack::wire::ethernet;
 use std::io;

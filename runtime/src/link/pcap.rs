@@ -4,7 +4,7 @@
 //! are written as they are, as tcpdump on the sender's side shows them.
 
 use super::{Link, LinkError, LinkStats, MAX_FRAME, RxBatch};
-use crate::edge::Slots;
+use crate::slots::Slots;
 use hibernet_netstack::edge::{LinkInfo, TxError, TxFrame};
 use slog::{Logger, warn};
 use std::io::{self, Write};

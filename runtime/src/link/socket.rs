@@ -2,7 +2,7 @@
 
 use super::vnet::{self, BadHeader};
 use super::{BATCH, IN_FLIGHT, Link, LinkError, LinkStats, Received, RxBatch, check_size, release};
-use crate::edge::{SLOT_SIZE, Slots};
+use crate::slots::{SLOT_SIZE, Slots};
 use crate::sys::mmsg::{self, Message};
 use crate::sys::packet::{self, PacketSocket};
 use crate::sys::socket::{get_int, set_nonblocking};

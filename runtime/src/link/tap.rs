@@ -2,7 +2,7 @@
 
 use super::vnet::{self, BadHeader};
 use super::{IN_FLIGHT, Link, LinkError, LinkStats, Received, RxBatch, check_size, release};
-use crate::edge::{SLOT_SIZE, Slots};
+use crate::slots::{SLOT_SIZE, Slots};
 use crate::sys::tun::Tun;
 use hibernet_netstack::edge::{LinkInfo, Payload, TxError, TxFrame};
 use hibernet_netstack::wire::{Mac, ethernet};

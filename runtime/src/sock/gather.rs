@@ -3,7 +3,7 @@
 use super::error::{is_about_the_past, sock_error};
 use super::udp::{FITS_ANYWHERE, Udp};
 use super::{SocketStats, Sockets};
-use crate::edge::Slots;
+use crate::slots::Slots;
 use crate::sys::addr::SockAddr;
 use crate::sys::cmsg::Control;
 use crate::sys::datagram::{self, BATCH};

@@ -10,7 +10,7 @@ mod ping;
 mod tcp;
 mod udp;
 
-use crate::edge::Slots;
+use crate::slots::Slots;
 use crate::sys::socket;
 use error::sock_error;
 use gather::Gather;

@@ -3,7 +3,7 @@
 use super::error::{is_about_the_past, sock_error};
 use super::udp::{HeaderOptions, read_report};
 use super::{Sock, Sockets};
-use crate::edge::{SLOT_SIZE, Slots};
+use crate::slots::{SLOT_SIZE, Slots};
 use crate::sys::addr::SockAddr;
 use crate::sys::cmsg::Control;
 use crate::sys::datagram::{self, Arrived, RECV_BATCH};

@@ -2,7 +2,7 @@
 
 use super::error::{connect_error, from_errno, sock_error};
 use super::{Sock, Sockets};
-use crate::edge::Slots;
+use crate::slots::Slots;
 use crate::sys::tcp::{SendMemory, TcpInfo};
 use crate::sys::{socket, stream, tcp};
 use hibernet_netstack::edge::{Payload, Peek, Ready, SockError, SockId, TcpStatus, Token};

@@ -2,7 +2,7 @@
 
 use super::error::{as_icmp, connect_error, is_about_the_past, queued_as_icmp, sock_error};
 use super::{Sock, Sockets};
-use crate::edge::{SLOT_SIZE, Slots};
+use crate::slots::{SLOT_SIZE, Slots};
 use crate::sys::addr::{SockAddr, unspecified};
 use crate::sys::datagram::{self, Arrived, RECV_BATCH};
 use crate::sys::errqueue;

@@ -12,9 +12,10 @@ mod watch;
 pub use setup::{WorkerError, WorkerSetup, resolver_update};
 
 use crate::clock::Clock;
-use crate::edge::{RuntimeEdge, Slots};
+use crate::edge::RuntimeEdge;
 use crate::entropy;
 use crate::link::{LinkError, RxBatch};
+use crate::slots::Slots;
 use crate::sock::{SocketEvent, Sockets};
 use crate::sys::netlink;
 use event_manager::{EventOps, Events, MutEventSubscriber};

@@ -1,7 +1,8 @@
 //! What the suites share: host sockets on an event loop of their own, and peers from the standard library.
 #![allow(dead_code, missing_docs)]
 
-use hibernet::edge::{RuntimeEdge, Slots};
+use hibernet::edge::RuntimeEdge;
+use hibernet::slots::Slots;
 use hibernet::sock::Sockets;
 use hibernet_netstack::edge::{HostSockets, Payload, PayloadStore, Peek, Ready, SockError, SockId, Token, TokenKind};
 use hibernet_netstack::tuple::Endpoint;

@@ -2,8 +2,8 @@
 
 use crate::frames::{self, OURS, TCP, UDP, pattern, pseudo};
 use crate::ns;
-use hibernet::edge::Slots;
 use hibernet::link::{Link, LinkError, Received, RxBatch};
+use hibernet::slots::Slots;
 use hibernet_netstack::edge::{Gso, GsoKind, Payload, RxChecksum, TxChecksum, TxError, TxFrame};
 use hibernet_netstack::wire::Mac;
 use std::collections::BTreeMap;

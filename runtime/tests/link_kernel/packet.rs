@@ -2,9 +2,9 @@
 
 use crate::exercise::{self, Bench};
 use crate::{in_namespace, ns};
-use hibernet::edge::Slots;
 use hibernet::link::socket::SocketLink;
 use hibernet::link::{LinkError, RxBatch};
+use hibernet::slots::Slots;
 use hibernet::sys::interface::Interfaces;
 use hibernet::sys::packet::{self, PacketError};
 use hibernet_netstack::edge::{Payload, TxError, TxFrame};

@@ -2,9 +2,9 @@
 
 use crate::exercise::{self, Bench};
 use crate::{in_namespace, ns};
-use hibernet::edge::Slots;
 use hibernet::link::tap::TapLink;
 use hibernet::link::{LinkError, RxBatch};
+use hibernet::slots::Slots;
 use hibernet::sys::tun::{self, Tun, TunError, TunOptions};
 use hibernet_netstack::edge::{Payload, TxError, TxFrame};
 use std::net::UdpSocket;

@@ -1,10 +1,7 @@
 //! The edge of the stack: payload memory, and what stands behind the traits of `hibernet_netstack::edge`.
 
-mod slots;
-
-pub use slots::{SLOT_SIZE, Slots};
-
 use crate::link::Link;
+use crate::slots::{SLOT_SIZE, Slots};
 use crate::sock::Sockets;
 use hibernet_netstack::edge::{
     Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, Payload, PayloadStore, Peek, SendOpts, SockError, SockId,
