@@ -87,7 +87,8 @@ pub struct Plan {
     pub faults: Faults,
     /// The link's queue is full now and then.
     pub full: bool,
-    /// Our process stands still: when, and for how long.
+    /// Our process stands still: when, and for how long. The guest's clock goes on, its programs stand still too; so it is
+    /// less than the 10 s of its TIME-WAIT, after which smoltcp throws unread data away.
     pub freeze: Option<(Duration, Duration)>,
     pub tcp: Vec<TcpPlan>,
     pub udp: Vec<UdpPlan>,
@@ -142,7 +143,7 @@ impl Plan {
         let tcp = (0..rng.range(1, 7)).map(|n| TcpPlan::new(&mut rng, n)).collect();
         let udp = (0..rng.below(3)).map(|n| UdpPlan::new(&mut rng, n, link.mtu)).collect();
         let freeze = (rng.chance(8) && blackout.is_none())
-            .then(|| (Duration::from_millis(rng.below(1000)), Duration::from_millis(rng.below(30_000))));
+            .then(|| (Duration::from_millis(rng.below(1000)), Duration::from_millis(rng.below(9000))));
         Plan { config, link, faults, full: rng.chance(20), freeze, tcp, udp }
     }
 }
