@@ -10,11 +10,19 @@ use hibernet_netstack::tuple::Endpoint;
 
 /// One connection of the guest's, by script. It does nothing by itself: no acknowledgement, no retransmission.
 ///
-/// ```ignore
+/// ```
+/// use hibernet_netstack::{Config, tuple::Endpoint};
+/// use hibernet_tests::{TcpGuest, World};
+///
+/// let mut w = World::new(Config::default());
+/// let remote = Endpoint::new("198.51.100.9".parse().unwrap(), 80);
 /// let mut g = TcpGuest::connect(&mut w, 40_000, remote);
+/// let sock = w.edge.host.last();
 /// g.send(&mut w, b"hello");
-/// g.expect_ack(&mut w);
-/// assert_eq!(g.sock(&w).received, b"hello");
+/// w.edge.host.peer(sock).send(b"welcome");
+/// w.settle();
+/// g.expect_data(&mut w, b"welcome");
+/// assert_eq!(w.edge.host.tcp(sock).received, b"hello");
 /// ```
 #[derive(Clone, Debug)]
 pub struct TcpGuest {
