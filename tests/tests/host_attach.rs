@@ -164,7 +164,7 @@ fn the_interface_side_of_a_vmms_tap() {
 #[test]
 fn a_paused_vm_loses_nothing() {
     let Some((lab, _servers, digest)) = lab(true) else { return };
-    let (vmm, _attach) = vm(&lab, &[]);
+    let (vmm, _attach) = vm(&lab, &["--name", "vm"]);
     // Slow enough to be caught in the middle. (The pause of minutes is in the simulation, in virtual time.)
     for family in Family::BOTH {
         let script = format!(
@@ -178,7 +178,15 @@ fn a_paused_vm_loses_nothing() {
         std::thread::sleep(Duration::from_secs(6));
         assert!(transfer.running(), "it ended before the pause was over:\n{}", transfer.output());
         vmm.signal("CONT");
-        assert_eq!(transfer.wait(Duration::from_secs(60)), 0, "{}", transfer.output());
+        let end = std::time::Instant::now() + Duration::from_secs(45);
+        while transfer.running() && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if transfer.running() {
+            let state = "ss -tnmi; nsenter --net=/run/netns/guest ss -tnmi; nsenter --net=/run/netns/guest ip neigh";
+            panic!("{family:?}: it hangs: {}\n{}", lab.hibernet(5, &["stats", "vm"]), lab.sh(Place::Host, 5, state));
+        }
+        assert_eq!(transfer.wait(Duration::from_secs(1)), 0, "{}", transfer.output());
         assert_eq!(transfer.output().matches(&digest).count(), 2, "{family:?}: {}", transfer.output());
     }
 }
