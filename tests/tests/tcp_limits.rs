@@ -3,7 +3,7 @@
 use core::time::Duration;
 use hibernet_netstack::DropReason;
 use hibernet_netstack::config::{Config, Limits, Publish};
-use hibernet_netstack::edge::SockError;
+use hibernet_netstack::edge::{SockError, TxError};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_tests::wire::TcpSegment;
 use hibernet_tests::wire::flags::ACK;
@@ -156,5 +156,23 @@ fn flows_take_turns() {
     for g in &guests {
         let first = order.iter().position(|p| *p == g.local.port).expect("it sent something");
         assert!(first < 150, "port {} had to wait for {first} frames of others", g.local.port);
+    }
+}
+
+/// A link whose queue is full for a moment delays a handshake by as much, not by a time-out; one that is full for long
+/// does not use up the attempts.
+#[test]
+fn a_full_link_does_not_cost_a_handshake_a_time_out() {
+    for (refusals, within) in [(1, 20), (3, 50), (200, 2000)] {
+        let mut w = World::new(Config::default());
+        let mut g = TcpGuest::new(&w, 1000, remote());
+        w.edge.links[0].fail.extend(vec![TxError::Full; refusals]);
+        g.syn(&mut w);
+        w.run(Duration::from_millis(within));
+        g.expect_synack(&mut w);
+        g.ack(&mut w);
+        g.send(&mut w, b"x");
+        assert_eq!(w.edge.host.tcp(w.edge.host.last()).queued() + w.edge.host.tcp(w.edge.host.last()).received.len(), 1);
+        assert_eq!(w.dropped(DropReason::LinkFull), refusals as u64);
     }
 }

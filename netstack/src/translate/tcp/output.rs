@@ -253,9 +253,12 @@ impl Flow {
         } else {
             self.timing = None;
         }
-        // Not taken by the link is like lost on it: the deadline repeats it.
-        let _ = self.emit(cx, iss, self.rcv_nxt, flags, options, Payload::EMPTY);
-        self.resend_at = now + self.rtt.rto(self.backoff);
+        let sent = self.emit(cx, iss, self.rcv_nxt, flags, options, Payload::EMPTY);
+        // A link that is full for a moment costs a moment. Any other failure is like a loss: the deadline repeats it.
+        self.resend_at = now + if sent == Err(DropReason::LinkFull) { LINK_RETRY } else { self.rtt.rto(self.backoff) };
+        if sent != Err(DropReason::LinkFull) {
+            self.events.clear(Events::LINK_FULL);
+        }
     }
 
     /// RST to the guest, as the answer to whatever state it is in.

@@ -40,7 +40,8 @@ impl Flow {
 
     fn resend_expired<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
         let now = cx.r.now;
-        if self.events.clear(Events::LINK_FULL) && self.events.has(Events::ESTABLISHED) {
+        let link_full = self.events.clear(Events::LINK_FULL);
+        if link_full && self.events.has(Events::ESTABLISHED) {
             if self.in_flight() {
                 self.resend_at = now + self.rtt.rto(self.backoff);
             }
@@ -50,7 +51,7 @@ impl Flow {
             if self.backoff >= HANDSHAKE_RETRIES {
                 return Fate::ResetHost;
             }
-            self.backoff += 1;
+            self.backoff += u8::from(!link_full);
             if self.events.has(Events::INBOUND) {
                 self.send_syn(cx)
             } else {
