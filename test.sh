@@ -37,7 +37,7 @@ skip() { echo "SKIPPED: $*" | tee -a "$SKIPPED"; }
 TOOLS="curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base dhclient:isc-dhcp-client ethtool:ethtool git:git ip:iproute2
 iperf3:iperf3 nc:netcat-openbsd nginx:nginx-light nsenter:util-linux ping:iputils-ping python3:python3
 redis-benchmark:redis-tools redis-server:redis-server setpriv:util-linux socat:socat ssh:openssh-client
-sshd:openssh-server tcpdump:tcpdump traceroute:traceroute unshare:util-linux g++:g++"
+sshd:openssh-server strace:strace tcpdump:tcpdump traceroute:traceroute unshare:util-linux g++:g++"
 export PATH=$PATH:/usr/sbin:/sbin
 
 missing_packages() {
