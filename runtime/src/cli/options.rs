@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// The network that the sandbox gets.
 #[derive(Args, Clone, Debug)]
 pub struct NetOptions {
-    /// Publish a host port (or range) as a port of the guest: [ADDR:]HOST[-LAST]:GUEST[/tcp|/udp]; an IPv6 ADDR in brackets
+    /// Publish a host port (or range) as a port of the guest: `[ADDR:]HOST[-LAST]:GUEST[/tcp|/udp]`; an IPv6 ADDR in brackets
     #[arg(short, long, value_name = "SPEC", value_parser = values::publish, help_heading = "Ports and reach")]
     pub publish: Vec<Publish>,
 
