@@ -1,6 +1,6 @@
 //! ping and traceroute out of a sandbox.
 
-use hibernet_tests::lab::{Family, HOST4, Lab, Place, Sandbox};
+use hibernet_tests::lab::{Family, HOST4, Lab, Place, Sandbox, skip};
 
 /// Adds a network behind *remote*: 10.98.0.2 and fd98::2, one more hop away.
 fn add_far(lab: &Lab) {
@@ -58,6 +58,10 @@ fn pings_of_several_programs_do_not_mix() {
 #[test]
 fn ping_without_ping_sockets_works_or_is_refused() {
     let Some(lab) = Lab::new(&["ping"]) else { return };
+    if !lab.is_root() {
+        skip("ping sockets cannot be switched off again in a user namespace with one group");
+        return;
+    }
     lab.sh(Place::Host, 5, "echo '1 0' >/proc/sys/net/ipv4/ping_group_range").ok();
     let sandbox = Sandbox::start(&lab, &[]);
     for family in Family::BOTH {

@@ -242,7 +242,7 @@ fn a_capture_can_be_read() {
     let _server = lab.serve_peer(Place::Remote, "http_store.py", &["/etc"], hibernet_tests::lab::Family::V4, 8000);
     let file = lab.path("capture");
     lab.in_sandbox(20, &["--pcap", &file], "curl -sS --max-time 10 http://10.99.0.1:8000/hostname").ok();
-    let read = lab.run(Place::Host, 10, &["tcpdump", "-nr", &file, "tcp"]);
+    let read = lab.run(Place::Host, 10, &["tcpdump", "-Z", "root", "-nr", &file, "tcp"]);
     assert!(read.ok().contains(&format!("{GUEST4}.")) && read.stdout.contains("10.99.0.1.8000: Flags [S]"), "{read}");
     assert!(read.stdout.contains("10.99.0.1.8000 > ") && read.stdout.contains("Flags [S.]"), "{read}");
 }
