@@ -56,8 +56,9 @@ impl Sockets {
     fn open_tcp(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
         let v6 = to.addr.is_ipv6();
         let fd = socket::socket(socket::family(to.addr), libc::SOCK_STREAM, 0).map_err(|e| sock_error(&e))?;
-        prepare(fd.as_fd()).map_err(|e| sock_error(&e))?;
+        // First the connect, so that the peer works while we do: the options matter only once there are data.
         socket::connect(fd.as_fd(), SocketAddr::from(to)).map_err(|e| connect_error(&e, v6))?;
+        prepare(fd.as_fd()).map_err(|e| sock_error(&e))?;
         self.register(token, Sock::Tcp(Tcp::new(fd, v6)))
     }
 

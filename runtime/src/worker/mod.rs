@@ -92,6 +92,8 @@ pub struct Worker {
     timer: TimerFd,
     /// When the timer will fire.
     armed: Option<Time>,
+    /// The timer has fired and is readable until it is set again or switched off.
+    fired: bool,
     listeners: Vec<Listener>,
     paused: Option<Pause>,
     addresses: AddressWatch,
@@ -166,6 +168,7 @@ impl Worker {
             clock: Clock::start(),
             timer,
             armed: None,
+            fired: false,
             listeners,
             paused: None,
             addresses,
@@ -348,22 +351,29 @@ impl Worker {
 
     /// Has the timer fire at `deadline`, unless it fires before anyway: then it is set again at that time.
     fn arm(&mut self, now: Time, deadline: Option<Time>) {
-        let Some(at) = deadline else { return };
-        if self.armed.is_some_and(|armed| armed <= at) {
-            return;
-        }
+        let at = match deadline {
+            Some(at) if self.armed.is_none_or(|armed| at < armed) => at,
+            _ => return self.silence(),
+        };
         // A time of zero would switch it off.
         let after = at.since(now).max(Duration::from_nanos(1));
         match self.timer.reset(after, None) {
-            Ok(()) => self.armed = Some(at),
+            Ok(()) => (self.armed, self.fired) = (Some(at), false),
             Err(e) => slog::error!(self.log, "cannot set the timer"; "error" => %e),
         }
     }
 
-    /// The timer has fired. It is not read, which could wait if it was set again meanwhile, but switched off, which forgets that.
+    /// The timer has fired. It is not read, which could wait if it was set again meanwhile: setting it, or switching it off,
+    /// makes it unreadable too.
     fn timer_fired(&mut self) {
-        self.armed = None;
-        if let Err(e) = self.timer.clear() {
+        (self.armed, self.fired) = (None, true);
+    }
+
+    /// Switches a timer off that has fired and was not set again.
+    fn silence(&mut self) {
+        if core::mem::take(&mut self.fired)
+            && let Err(e) = self.timer.clear()
+        {
             slog::error!(self.log, "cannot stop the timer"; "error" => %e);
         }
     }

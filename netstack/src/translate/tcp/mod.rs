@@ -304,18 +304,21 @@ impl Tcp {
     pub(crate) fn flush<E: Edge>(&mut self, r: &mut Router, edge: &mut E) -> bool {
         let mut settling = core::mem::take(&mut self.settling);
         core::mem::swap(&mut settling, &mut self.shared.unsettled);
-        for &index in &settling {
-            let Some(flow) = self.flows.get_mut(index) else { continue };
-            if !flow.events.clear(Events::UNSETTLED) {
-                continue;
-            }
-            let mut cx = Cx { r, edge, shared: &mut self.shared };
-            let fate = flow.settle(&mut cx);
-            if fate == Fate::Keep {
-                let due = flow.due();
-                r.timers.set(&mut flow.deadline, flow.token, due);
-            } else {
-                self.end(index, fate, r, edge);
+        // Connections that end come last: somebody waits for what the others have to send.
+        for ending in [false, true] {
+            for &index in &settling {
+                let Some(flow) = self.flows.get_mut(index) else { continue };
+                if flow.events.has(Events::FIN_FROM_GUEST) != ending || !flow.events.clear(Events::UNSETTLED) {
+                    continue;
+                }
+                let mut cx = Cx { r, edge, shared: &mut self.shared };
+                let fate = flow.settle(&mut cx);
+                if fate == Fate::Keep {
+                    let due = flow.due();
+                    r.timers.set(&mut flow.deadline, flow.token, due);
+                } else {
+                    self.end(index, fate, r, edge);
+                }
             }
         }
         settling.clear();
