@@ -171,7 +171,8 @@ fn no_event_is_lost_between_threads() {
                 got += 1;
                 end.recycle(f.bytes);
             }
-            assert!(got == FRAMES || readable(end.fd(), Duration::from_secs(10)), "no event after {got} frames");
+            // With nothing on its way there is nothing to wait for, but room to inject.
+            assert!(got == sent || readable(end.fd(), Duration::from_secs(10)), "no event after {got} frames");
         }
     });
     let mut batch = RxBatch::default();
