@@ -195,7 +195,7 @@ impl<L: Link + ?Sized> Link for Box<L> {
     }
 }
 
-/// Bytes of a connection that may be on their way from the guest: a local link needs no more at any speed (the delay is that of a
+/// Bytes of a connection that may be on their way from the guest over a socket: a local link needs no more at any speed (the delay is that of a
 /// wake-up), more falls out of the processor's cache before it is read, and bursts outgrow queues.
 const IN_FLIGHT: u32 = 320 * 1024;
 

@@ -1,7 +1,7 @@
 //! TAP interfaces.
 
 use super::vnet::{self, BadHeader};
-use super::{IN_FLIGHT, Link, LinkError, LinkStats, Received, RxBatch, check_size, release};
+use super::{Link, LinkError, LinkStats, Received, RxBatch, check_size, release};
 use crate::slots::{SLOT_SIZE, Slots};
 use crate::sys::tun::Tun;
 use hibernet_netstack::edge::{LinkInfo, Payload, TxError, TxFrame};
@@ -9,6 +9,10 @@ use hibernet_netstack::wire::{Mac, ethernet};
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+
+/// Bytes of a connection that may be on their way from the guest. A TAP's queue takes a thousand frames of any size, so a
+/// burst is not lost in it; with less, whole segments of a large MTU leave the guest waiting, with more nothing is gained.
+const IN_FLIGHT: u32 = 1024 * 1024;
 
 /// A queue of a TAP. One frame per call: there is no system call for several, and the first is best processed while it is in the cache.
 #[derive(Debug)]
