@@ -11,14 +11,17 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod conntrack;
 pub mod edge;
 pub mod flow;
 pub mod gateway;
 pub mod iptables;
+pub mod nat;
 pub mod packet;
 pub mod reach;
 pub mod rng;
 pub mod router;
+pub mod skb;
 pub mod stack;
 pub mod stats;
 pub mod time;

@@ -98,6 +98,24 @@ drop_reasons! {
     DnsDuplicate = "dns_duplicate",
     /// Too many DNS queries wait for an answer.
     DnsLimit = "dns_limit",
-    /// A rule said so.
+    /// A rule said so (DROP).
+    Rule = "rule",
+    /// A rule said so, and the sender was told (REJECT).
+    Rejected = "rejected",
+    /// The policy of a chain.
     Policy = "policy",
+    /// The table of tracked connections is full, and none of them can go.
+    ConntrackFull = "conntrack_full",
+    /// Another packet made the same connection first.
+    ConntrackClash = "conntrack_clash",
+    /// Too many connections share a bucket.
+    ConntrackChain = "conntrack_chain",
+    /// Address translation found no free port or identifier.
+    NatExhausted = "nat_exhausted",
+    /// Address translation wanted an address that is not the host's, or an interface that has none.
+    NatAddress = "nat_address",
+    /// A rule led the packet to an address of the host's that is not open.
+    NatDenied = "nat_denied",
+    /// The rules of this address family were not given.
+    NoRules = "no_rules",
 }

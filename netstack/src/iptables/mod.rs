@@ -1,5 +1,9 @@
 //! The tables through which every packet goes.
 
+mod rule;
+
+pub use rule::*;
+
 use crate::edge::LinkId;
 use crate::tuple::Tuple;
 use crate::verdict::Verdict;
@@ -19,7 +23,7 @@ pub enum Hook {
     PostRouting,
 }
 
-/// An interface of the router.
+/// An interface of the router: `tap0` … by the number of the link, and `host0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Iface {
     /// A guest link.
