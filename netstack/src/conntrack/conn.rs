@@ -157,6 +157,9 @@ pub enum Track {
         id: ConnId,
         /// How it belongs to it.
         info: CtInfo,
+        /// Its status when tracking looked at it. What it says of translation is final: that never changes once a connection
+        /// is in the table.
+        status: Status,
     },
 }
 
