@@ -3,12 +3,14 @@
 use super::tuple::CtTuple;
 use crate::edge::Token;
 use crate::time::Time;
+use serde::{Deserialize, Serialize};
 
 /// Direction of a packet within its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Dir {
     /// As the first packet went.
+    #[default]
     Original = 0,
     /// Against it.
     Reply = 1,

@@ -1,5 +1,7 @@
 //! Tuples of tracked connections.
 
+use crate::packet::L4;
+use crate::skb::Skb;
 use crate::tuple::proto;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
@@ -65,4 +67,46 @@ impl CtTuple {
     pub const fn has_ports(&self) -> bool {
         matches!(self.proto, proto::TCP | proto::UDP)
     }
+
+    /// Type and code of an ICMP query.
+    pub const fn icmp_type_code(&self) -> (u8, u8) {
+        ((self.dport >> 8) as u8, self.dport as u8)
+    }
+}
+
+/// The tuple under which a packet is tracked, in the zone that holds for the original direction; `None` if it has none
+/// (then it is INVALID): a transport header that is cut off, or ICMP over IPv6 and ICMPv6 over IPv4.
+pub fn of(skb: &Skb<'_>) -> Option<CtTuple> {
+    let (sport, dport) = match (skb.protocol, skb.is_v6(), &skb.l4) {
+        (proto::TCP, _, L4::Tcp(..)) | (proto::UDP, _, L4::Udp(_)) => (skb.sport, skb.dport),
+        (proto::ICMP, false, L4::Icmp(h)) | (proto::ICMPV6, true, L4::Icmpv6(h)) => {
+            (skb.sport, u16::from(h.ty) << 8 | u16::from(h.code))
+        }
+        (proto::TCP | proto::UDP | proto::ICMP | proto::ICMPV6, ..) => return None,
+        _ => (0, 0),
+    };
+    Some(CtTuple {
+        src: skb.src.into(),
+        dst: skb.dst.into(),
+        sport,
+        dport,
+        zone: skb.zones[0],
+        proto: skb.protocol,
+        v6: skb.is_v6(),
+    })
+}
+
+/// The tuple of what answers; the zone stays. `None` for ICMP messages that nothing answers.
+pub const fn invert(t: &CtTuple) -> Option<CtTuple> {
+    let (sport, dport) = match (t.proto, t.v6) {
+        (proto::ICMP, false) | (proto::ICMPV6, true) => {
+            let (ty, code) = t.icmp_type_code();
+            match super::icmp::counterpart(ty, t.v6) {
+                Some(ty) => (t.sport, (ty as u16) << 8 | code as u16),
+                None => return None,
+            }
+        }
+        _ => (t.dport, t.sport),
+    };
+    Some(CtTuple { src: t.dst, dst: t.src, sport, dport, zone: t.zone, proto: t.proto, v6: t.v6 })
 }
