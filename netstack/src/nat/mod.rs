@@ -1,7 +1,71 @@
 //! Address translation.
+//!
+//! What a connection is translated to is decided once, while its first packet is on its way ([`bind()`] and the targets on
+//! top of it); it stands in the connection's tuples. Every packet, the first one included, is translated from those alone
+//! ([`apply()`]), whatever became of the rules. [`rewrite()`] puts that into bytes.
+//!
+//! In a hook of the nat table: if [`asks`], ask its rules, which may bind; then [`settle`].
 
-use crate::iptables::Iface;
+mod address;
+mod apply;
+mod bind;
+mod inner;
+mod mapping;
+mod masquerade;
+mod netmap;
+mod ports;
+mod redirect;
+mod rewrite;
+mod search;
+mod table;
+
+pub use apply::apply;
+pub use bind::{bind, bind_null};
+pub use masquerade::masquerade;
+pub use netmap::netmap;
+pub use redirect::redirect;
+pub use rewrite::{L4Checksum, rewrite, rewrite_built};
+pub use table::Table;
+
+use crate::conntrack::{CtInfo, Status, Track};
+use crate::iptables::{Hook, Iface};
+use crate::rng::Rng;
+use crate::skb::Skb;
+use crate::time::Time;
+use crate::verdict::DropReason;
 use core::net::IpAddr;
+
+/// What translation of a new connection needs to know.
+pub struct Nat<'a> {
+    /// Stack time.
+    pub now: Time,
+    /// For random ports.
+    pub rng: &'a mut Rng,
+    /// The other connections.
+    pub table: &'a dyn Table,
+    /// The router's addresses.
+    pub addrs: &'a dyn Addresses,
+}
+
+/// Whether the rules of the nat table at this hook are to be asked about the packet: it is new, and that end of its connection is undecided.
+pub const fn asks(skb: &Skb<'_>, hook: Hook) -> bool {
+    let Some(manip) = Manip::at(hook) else { return false };
+    match &skb.track {
+        Track::Fresh { conn, related: false } => !conn.status.has(manip.done()),
+        Track::Known { info: CtInfo::New, status, .. } => !status.has(manip.done()),
+        _ => false,
+    }
+}
+
+/// Ends a hook of the nat table: an end about which no rule decided keeps its address; the packet is translated.
+///
+/// # Errors
+/// Those of [`bind()`] and [`apply()`].
+pub fn settle(nat: &mut Nat<'_>, skb: &mut Skb<'_>, hook: Hook) -> Result<(), DropReason> {
+    let Some(manip) = Manip::at(hook) else { return Ok(()) };
+    bind_null(nat, skb, manip)?;
+    apply(nat.table, skb, hook)
+}
 
 /// To what an address and port are to be translated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +91,33 @@ pub enum Manip {
     Source,
     /// The destination: DNAT, REDIRECT.
     Destination,
+}
+
+impl Manip {
+    /// What the nat table translates at a hook; `None` at FORWARD.
+    pub const fn at(hook: Hook) -> Option<Manip> {
+        match hook {
+            Hook::PreRouting | Hook::Output => Some(Manip::Destination),
+            Hook::Input | Hook::PostRouting => Some(Manip::Source),
+            Hook::Forward => None,
+        }
+    }
+
+    /// The status of a connection in which this end was decided.
+    pub const fn done(self) -> Status {
+        match self {
+            Manip::Source => Status::SRC_NAT_DONE,
+            Manip::Destination => Status::DST_NAT_DONE,
+        }
+    }
+
+    /// The status of a connection in which this end is translated.
+    pub const fn translated(self) -> Status {
+        match self {
+            Manip::Source => Status::SRC_NAT,
+            Manip::Destination => Status::DST_NAT,
+        }
+    }
 }
 
 /// What address translation and `addrtype` ask about addresses. The router answers.

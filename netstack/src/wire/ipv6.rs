@@ -145,6 +145,24 @@ impl Header {
     }
 }
 
+/// Where the transport header of a packet stands, and its protocol, in bytes that may be cut off anywhere (a quoted packet).
+/// `None` if the extension headers are cut off, and for a fragment that is not the first. Whether the transport
+/// header itself is there is not checked.
+pub fn transport(b: &[u8]) -> Option<(usize, u8)> {
+    let (mut protocol, mut at) = (*b.get(6)?, HEADER_LEN);
+    loop {
+        let len = match protocol {
+            HOP_BY_HOP | ROUTING | DEST_OPTS => (usize::from(*b.get(at + 1)?) + 1) * 8,
+            AUTH => (usize::from(*b.get(at + 1)?) + 2) * 4,
+            FRAGMENT if be16(b.get(at..at + FRAGMENT_LEN)?, 2) & 0xfff8 != 0 => return None,
+            FRAGMENT => FRAGMENT_LEN,
+            _ => return Some((at, protocol)),
+        };
+        protocol = b[at];
+        at += len;
+    }
+}
+
 /// Writes a fragment header.
 pub fn emit_fragment(b: &mut [u8], protocol: u8, offset: u16, more: bool, ident: u32) {
     b[0] = protocol;
