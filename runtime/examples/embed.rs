@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         raw_icmp6: None,
         address_watch: None,
         resolver_updates: None,
-        stats_socket: None,
+        control: None,
         stop: None,
         log: slog::Logger::root(slog::Discard, slog::o!()),
     })?;

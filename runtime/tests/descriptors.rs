@@ -60,7 +60,7 @@ fn listeners_pause_and_go_on() {
         raw_icmp6: None,
         address_watch: None,
         resolver_updates: None,
-        stats_socket: None,
+        control: None,
         stop: None,
         log: slog::Logger::root(slog::Discard, slog::o!()),
     };

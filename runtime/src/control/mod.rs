@@ -1,3 +1,6 @@
 //! Running sandboxes: which there are, and how to reach them.
 
+pub mod client;
+pub(crate) mod connection;
+pub mod protocol;
 pub mod registry;

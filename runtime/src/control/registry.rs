@@ -120,8 +120,8 @@ impl Registry {
         Ok(Registry { path: path.into(), dir })
     }
 
-    /// Where the statistics of a sandbox can be read.
-    pub fn stats_socket(&self, name: &str) -> PathBuf {
+    /// Where the worker of a sandbox answers requests.
+    pub fn control_socket(&self, name: &str) -> PathBuf {
         self.path.join(format!("{name}.sock"))
     }
 
@@ -260,9 +260,9 @@ impl Registration {
         &self.entry.name
     }
 
-    /// Where the statistics are to be served.
-    pub fn stats_socket(&self) -> PathBuf {
-        self.registry.stats_socket(&self.entry.name)
+    /// Where the worker is to answer requests.
+    pub fn control_socket(&self) -> PathBuf {
+        self.registry.control_socket(&self.entry.name)
     }
 
     /// Changes what is said about the sandbox, but not its name.

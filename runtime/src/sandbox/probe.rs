@@ -116,7 +116,7 @@ pub(crate) enum Attempt {
 /// What could not be taken away from it.
 pub(crate) fn confined(attempt: impl FnOnce() -> io::Result<()>) -> Result<Attempt, Failure> {
     let (ours, theirs) = Channel::pair()?;
-    match super::worker_process::fork()? {
+    match super::worker_process::fork()?.0 {
         Forked::Child => {
             drop(ours);
             let done = catch_unwind(AssertUnwindSafe(|| {

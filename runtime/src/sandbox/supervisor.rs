@@ -129,7 +129,7 @@ struct Base {
     signals: SignalFd,
     inherited: Inherited,
     registration: Option<Registration>,
-    stats: Option<UnixListener>,
+    control: Option<UnixListener>,
     host: HostFds,
     watch: Option<Watch>,
 }
@@ -149,7 +149,7 @@ impl Base {
         let inherited = Inherited { mask, files: limit.current.unwrap_or(u64::MAX), files_hard: limit.maximum };
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
         let registration = register(plan, command)?;
-        let stats = registration.as_ref().map(|r| listen(r.stats_socket())).transpose()?;
+        let control = registration.as_ref().map(|r| listen(r.control_socket())).transpose()?;
         let host = HostFds::open(plan)?;
         let watch = match Watch::new() {
             Ok(w) => Some(w),
@@ -158,7 +158,7 @@ impl Base {
                 None
             }
         };
-        Ok(Base { signals, inherited, registration, stats, host, watch })
+        Ok(Base { signals, inherited, registration, control, host, watch })
     }
 }
 
@@ -242,7 +242,7 @@ fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> Result<u8, F
     let (child, end, link, namespaces) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
     let host = std::mem::take(&mut base.host);
     let worker_link = link.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the link over", e))?;
-    let parts = WorkerParts { end, link: worker_link, host, stats: base.stats.take() };
+    let parts = WorkerParts { end, link: worker_link, host, control: base.control.take() };
     let worker = WorkerProcess::start(plan, parts)?;
     if let Some(r) = &mut base.registration {
         let ns = [&namespaces.user, &namespaces.mount, &namespaces.net].map(AsRawFd::as_raw_fd);
@@ -398,7 +398,7 @@ fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(&str)) -> R
     gone.interface = removal;
     let host = std::mem::take(&mut base.host);
     // The worker alone holds the link: it goes when the worker does.
-    let mut worker = WorkerProcess::start(plan, WorkerParts { end, link, host, stats: base.stats.take() })?;
+    let mut worker = WorkerProcess::start(plan, WorkerParts { end, link, host, control: base.control.take() })?;
     unconfigured.configure()?;
     if let Some(r) = &mut base.registration {
         let pid = worker.pid.as_raw_nonzero().get();

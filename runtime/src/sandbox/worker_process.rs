@@ -15,7 +15,7 @@ use crate::link::tap::TapLink;
 use crate::sys::packet::PacketSocket;
 use crate::sys::process::{self, Forked};
 use crate::sys::tun;
-use crate::worker::{Finished, Worker, WorkerSetup, resolver_update};
+use crate::worker::{ControlSocket, Finished, Worker, WorkerSetup, resolver_update};
 use event_manager::{EventManager, SubscriberOps};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -36,6 +36,13 @@ enum Report {
     Failed(Failure),
 }
 
+/// What the supervisor tells the worker, once.
+#[derive(Debug, Serialize, Deserialize)]
+struct Begin {
+    /// User ids that may ask at the control socket, if ids mean something to the worker.
+    users: Option<Vec<u32>>,
+}
+
 /// A running worker, as its supervisor sees it.
 #[derive(Debug)]
 pub(crate) struct WorkerProcess {
@@ -51,7 +58,7 @@ pub(crate) struct WorkerParts {
     pub(crate) end: LinkEnd,
     pub(crate) link: OwnedFd,
     pub(crate) host: HostFds,
-    pub(crate) stats: Option<UnixListener>,
+    pub(crate) control: Option<UnixListener>,
 }
 
 impl WorkerProcess {
@@ -61,7 +68,8 @@ impl WorkerProcess {
         let (resolver_read, resolver) = pipe()?;
         let (stop_read, stop) = pipe()?;
         let (ours, theirs) = Channel::pair()?;
-        match fork()? {
+        let (forked, own_users) = fork()?;
+        match forked {
             Forked::Child => {
                 drop((ours, resolver, stop));
                 let done = catch_unwind(AssertUnwindSafe(|| run(plan, parts, resolver_read, stop_read, &theirs)));
@@ -76,6 +84,7 @@ impl WorkerProcess {
             }
             Forked::Parent(pid) => {
                 drop((theirs, parts));
+                ours.send(&Begin { users: users_that_may_ask(pid, own_users) }, &[])?;
                 match ours.recv::<Report>()? {
                     Some((Report::Ready, _)) => Ok(WorkerProcess { pid, resolver, stop: Some(stop), ended: false }),
                     Some((Report::Failed(e), _)) => Err(e),
@@ -123,21 +132,35 @@ impl Drop for WorkerProcess {
 const PATIENCE_SECS: i64 = 2;
 
 /// Into as many namespaces of its own as can be had. Without a user namespace (switched off) only root can make the others.
-pub(crate) fn fork() -> Result<Forked, Failure> {
+/// Whether there is a user namespace is said too.
+pub(crate) fn fork() -> Result<(Forked, bool), Failure> {
     let others = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWPID;
-    process::fork(libc::CLONE_NEWUSER | others).or_else(|e| match e.raw_os_error() {
+    process::fork(libc::CLONE_NEWUSER | others).map(|f| (f, true)).or_else(|e| match e.raw_os_error() {
         Some(libc::EPERM | libc::ENOSPC | libc::EINVAL | libc::EUSERS) => {
-            process::fork(others).map_err(|_| namespaces::refused("cannot confine the network worker", e))
+            let forked = process::fork(others).map_err(|_| namespaces::refused("cannot confine the network worker", e))?;
+            Ok((forked, false))
         }
         _ => Err(Failure::os(Status::Resources, "cannot start the network worker", e)),
     })
+}
+
+/// Who may ask the worker: the user that runs us, and root where the worker can tell. In a user namespace of its own it knows no ids but the
+/// one that is mapped here. Must be called before the worker makes itself undumpable, which takes its /proc files away from us.
+fn users_that_may_ask(pid: Pid, own_users: bool) -> Option<Vec<u32>> {
+    let us = rustix::process::geteuid().as_raw();
+    if !own_users {
+        return Some(vec![0, us]);
+    }
+    let map = format!("/proc/{}/uid_map", pid.as_raw_nonzero());
+    std::fs::write(map, format!("0 {us} 1\n")).is_ok().then(|| vec![0])
 }
 
 fn run(plan: &Plan, parts: WorkerParts, resolver: OwnedFd, stop: OwnedFd, report: &Channel) -> Result<(), Failure> {
     let internal = |what: &'static str| move |e: rustix::io::Errno| Failure::os(Status::Internal, what, e);
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(internal("cannot bind the worker to its supervisor"))?;
     rustix::process::setsid().map_err(internal("cannot separate the worker from the terminal"))?;
-    let WorkerParts { end, link, host, stats } = parts;
+    let Some((Begin { users }, _)) = report.recv()? else { process::exit_now(Status::Internal as u8) };
+    let WorkerParts { end, link, host, control } = parts;
     let null = super::open_null()?;
     rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
@@ -147,7 +170,7 @@ fn run(plan: &Plan, parts: WorkerParts, resolver: OwnedFd, stop: OwnedFd, report
     keep.extend(host.tcp.iter().chain(&host.udp).map(|(_, fd)| fd.as_raw_fd()));
     keep.extend([&host.raw_icmp4, &host.raw_icmp6, &host.address_watch].into_iter().flatten().map(AsRawFd::as_raw_fd));
     keep.extend([&host.pcap, &host.log].into_iter().flatten().map(AsRawFd::as_raw_fd));
-    keep.extend(stats.as_ref().map(AsRawFd::as_raw_fd));
+    keep.extend(control.as_ref().map(AsRawFd::as_raw_fd));
     drop(null);
     process::close_all_but(&keep).map_err(|e| Failure::os(Status::Internal, "cannot close the supervisor's descriptors", e))?;
     let link = make_link(&end, link)?;
@@ -171,7 +194,7 @@ fn run(plan: &Plan, parts: WorkerParts, resolver: OwnedFd, stop: OwnedFd, report
         raw_icmp6: host.raw_icmp6,
         address_watch: host.address_watch,
         resolver_updates: Some(resolver),
-        stats_socket: stats,
+        control: control.map(|listener| ControlSocket { listener, users }),
         stop: Some(stop),
         log,
     };

@@ -168,3 +168,21 @@ pub fn send_urgent(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `data`, which is only read.
     check_len(unsafe { libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL | libc::MSG_OOB) })
 }
+
+/// User id of the process that connected a Unix socket, as the caller's user namespace knows it (65534 if it does not).
+pub fn peer_uid(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // `struct ucred`: pid, uid, gid, 32 bits each.
+    let mut cred = [[0; 4]; 3];
+    let n = get_option(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, cred.as_flattened_mut())?;
+    if n == size_of_val(&cred) { Ok(u32::from_ne_bytes(cred[1])) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// What identifies the network namespace in which a socket was made (Linux 5.14; `ENOPROTOOPT` before). That of a Unix socket that was
+/// accepted is the namespace of the client.
+pub fn network_namespace(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    /// `asm-generic/socket.h`; not in the `libc` crate.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = [0; 8];
+    get_option(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE, &mut cookie)?;
+    Ok(u64::from_ne_bytes(cookie))
+}

@@ -4,11 +4,14 @@
 //! sockets, a timer, listeners, and what it watches on the host. It never waits and has no thread. Whoever owns the event loop runs it
 //! until [`Worker::finished`].
 
+mod answers;
+mod control;
 mod listen;
 mod report;
 mod setup;
 mod watch;
 
+pub use control::ControlSocket;
 pub use setup::{WorkerError, WorkerSetup, resolver_update};
 
 use crate::clock::Clock;
@@ -18,12 +21,12 @@ use crate::link::{LinkError, RxBatch};
 use crate::slots::Slots;
 use crate::sock::{SocketEvent, Sockets};
 use crate::sys::netlink;
+use control::Control;
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
 use hibernet_netstack::{Stack, Time};
 use listen::{Listener, Pause};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
 use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
@@ -53,18 +56,20 @@ enum Source {
     Listener,
     Addresses,
     Resolvers,
-    Stats,
+    Control,
+    Client,
     Stop,
 }
 
-const SOURCES: [Source; 8] = [
+const SOURCES: [Source; 9] = [
     Source::Link,
     Source::Sockets,
     Source::Timer,
     Source::Listener,
     Source::Addresses,
     Source::Resolvers,
-    Source::Stats,
+    Source::Control,
+    Source::Client,
     Source::Stop,
 ];
 
@@ -98,7 +103,7 @@ pub struct Worker {
     paused: Option<Pause>,
     addresses: AddressWatch,
     resolvers: Option<ResolverUpdates>,
-    stats_socket: Option<UnixListener>,
+    control: Option<Control>,
     stop: Option<OwnedFd>,
     links: Vec<LinkState>,
     batch: RxBatch,
@@ -158,9 +163,7 @@ impl Worker {
         }
         let resolvers = setup.resolver_updates.map(ResolverUpdates::new).transpose();
         let timer = TimerFd::new().map_err(|e| WorkerError::System { what: "make a timer", source: e.into() })?;
-        if let Some(s) = &setup.stats_socket {
-            s.set_nonblocking(true).map_err(WorkerError::system("prepare the stats socket"))?;
-        }
+        let control = setup.control.map(Control::new).transpose();
         Ok(Worker {
             stack,
             links: vec![LinkState::default(); links.len()],
@@ -173,7 +176,7 @@ impl Worker {
             paused: None,
             addresses,
             resolvers: resolvers.map_err(WorkerError::system("read updates of the resolvers"))?,
-            stats_socket: setup.stats_socket,
+            control: control.map_err(WorkerError::system("prepare the control socket"))?,
             stop: setup.stop,
             batch: RxBatch::default(),
             events: Vec::new(),
@@ -205,7 +208,11 @@ impl Worker {
         all.extend(links.filter(|(_, (_, s))| !s.gone).map(|(i, (l, _))| (Source::Link, i, l.fd().as_raw_fd())));
         all.extend(self.listeners.iter().enumerate().map(|(i, l)| (Source::Listener, i, l.raw())));
         all.extend(self.resolvers.as_ref().map(|r| (Source::Resolvers, 0, r.fd())));
-        all.extend(self.stats_socket.as_ref().map(|s| (Source::Stats, 0, s.as_raw_fd())));
+        if let Some(c) = &self.control {
+            let (listener, clients) = c.watched();
+            all.extend(listener.map(|fd| (Source::Control, 0, fd)));
+            all.extend(clients.map(|(i, fd)| (Source::Client, i, fd)));
+        }
         all.extend(self.stop.as_ref().map(|s| (Source::Stop, 0, s.as_raw_fd())));
         all
     }
@@ -325,7 +332,9 @@ impl Worker {
         }
         self.resume(now, ops);
         self.trim(now);
-        let own = self.paused.map(|p| p.until).into_iter().chain(self.trim_at).min();
+        self.expire_clients(now, ops);
+        let clients = self.control.as_ref().and_then(Control::deadline);
+        let own = self.paused.map(|p| p.until).into_iter().chain(self.trim_at).chain(clients).min();
         let deadline = self.stack.next_deadline().into_iter().chain(own).min();
         self.arm(now, deadline);
     }
@@ -441,11 +450,8 @@ impl MutEventSubscriber for Worker {
             Source::Listener => self.accept(now, index, ops),
             Source::Addresses => self.addresses_changed(),
             Source::Resolvers => self.resolvers_changed(ops),
-            Source::Stats => {
-                if let Some(s) = &self.stats_socket {
-                    self.serve_stats(s);
-                }
-            }
+            Source::Control => self.control_ready(now, ops),
+            Source::Client => self.client_ready(now, index, ops),
             Source::Stop => self.finish(Finished::Stopped, ops),
         }
         if self.finished.is_none() {

@@ -2,11 +2,6 @@
 
 use super::Worker;
 use serde_json::{Map, Value, json};
-use std::io::Write;
-use std::os::unix::net::{UnixListener, UnixStream};
-
-/// Clients served per wake-up.
-const MAX_CLIENTS: usize = 8;
 
 fn object(counters: impl Iterator<Item = (&'static str, u64)>) -> Value {
     Value::Object(counters.map(|(name, n)| (name.to_owned(), n.into())).collect::<Map<_, _>>())
@@ -29,23 +24,5 @@ impl Worker {
             "slots": { "in_use": self.edge.slots.in_use(), "capacity": self.edge.slots.capacity() },
             "links": links,
         })
-    }
-
-    /// Serves those who wait at the stats socket. The document fits into a socket's buffer, so that nothing waits for a client;
-    /// one that has shrunk its buffer gets what fits.
-    pub(super) fn serve_stats(&self, listener: &UnixListener) {
-        for _ in 0..MAX_CLIENTS {
-            let Ok((client, _)) = listener.accept() else { return };
-            if let Err(e) = self.write_report(&client) {
-                slog::debug!(self.log, "a client of the stats socket got no or not the whole document"; "error" => %e);
-            }
-        }
-    }
-
-    fn write_report(&self, mut client: &UnixStream) -> std::io::Result<()> {
-        client.set_nonblocking(true)?;
-        let mut text = serde_json::to_vec(&self.report())?;
-        text.push(b'\n');
-        client.write_all(&text)
     }
 }

@@ -1,10 +1,10 @@
 //! What a worker is made of.
 
+use super::ControlSocket;
 use crate::link::Link;
 use hibernet_netstack::Config;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 
 /// Everything that a [`Worker`](super::Worker) works with. It opens nothing itself but the sockets of flows, so that it can run
 /// without privileges and file system.
@@ -26,8 +26,8 @@ pub struct WorkerSetup {
     pub address_watch: Option<OwnedFd>,
     /// A stream (pipe or Unix socket) on which the host's resolvers come as [`resolver_update`] writes them, whenever they change.
     pub resolver_updates: Option<OwnedFd>,
-    /// Whoever connects here gets one JSON document with all counters.
-    pub stats_socket: Option<UnixListener>,
+    /// Where requests come.
+    pub control: Option<ControlSocket>,
     /// The worker finishes when this becomes readable (an eventfd, or a pipe whose other end is closed).
     pub stop: Option<OwnedFd>,
     /// Where to log.

@@ -63,6 +63,11 @@ fn a_detached_sandbox_is_listed_and_entered() {
     let (code, out, _) = finish(&mut hibernet(&["stats", &sandbox.name]));
     assert!(code == 0 && out.contains("stack.tx_frames "), "{out}");
 
+    // From inside nobody can ask, so that nobody there can change anything.
+    let own = env!("CARGO_BIN_EXE_hibernet");
+    let (code, out, err) = finish(&mut hibernet(&["exec", &sandbox.name, "--", own, "stats", &sandbox.name]));
+    assert!(code == 77 && out.is_empty() && err.contains("another network namespace"), "{code} {out} {err}");
+
     // What was executed inside ends with the sandbox.
     let mut inside = hibernet(&["exec", &sandbox.name, "--", "sleep", "1003"]).spawn().unwrap();
     let here = std::fs::read_link("/proc/self/ns/net").unwrap();

@@ -29,7 +29,7 @@ pub fn setup(config: Config) -> WorkerSetup {
         raw_icmp6: None,
         address_watch: None,
         resolver_updates: None,
-        stats_socket: None,
+        control: None,
         stop: None,
         log: slog::Logger::root(slog::Discard, slog::o!()),
     }

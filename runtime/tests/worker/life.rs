@@ -4,9 +4,9 @@ use crate::guest::{PATIENCE, Pair, loopback_config, setup};
 use event_manager::{EventManager, SubscriberOps};
 use hibernet::worker::{Finished, Worker, WorkerError, resolver_update};
 use hibernet_netstack::Config;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{IpAddr, TcpListener};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -71,27 +71,6 @@ fn resolvers_follow_the_hosts() {
     assert!(p.quiet(Duration::from_millis(100)));
     assert_eq!(p.worker().stack().config().resolvers, now);
     assert_eq!(p.worker().finished(), None);
-}
-
-#[test]
-fn whoever_asks_gets_the_counters() {
-    let path = std::env::temp_dir().join(format!("hibernet-stats-{}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
-    let mut s = setup(Config::default());
-    s.stats_socket = Some(UnixListener::bind(&path).unwrap());
-    let mut p = Pair::new(s);
-    // Several clients, one of which does not read.
-    let mut clients: Vec<UnixStream> = (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
-    std::fs::remove_file(&path).unwrap();
-    assert!(p.quiet(Duration::from_millis(50)));
-    for c in &mut clients[1..] {
-        let mut text = String::new();
-        c.set_read_timeout(Some(PATIENCE)).unwrap();
-        c.read_to_string(&mut text).unwrap();
-        let v: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(v["links"].as_array().unwrap().len(), 1);
-        assert!(v["stack"]["tx_frames"].is_u64() && v["drops"]["truncated"].is_u64() && v["flows"]["tcp"].is_u64());
-    }
 }
 
 #[test]
