@@ -16,12 +16,13 @@ Stages, in this order; all of them if none is named:
   licences  licences and sources of all dependencies (cargo-deny if installed), and known vulnerabilities
   unit      unit, integration and simulation tests
   docs      documentation builds without warnings, its examples run
-  host      real programs in network namespaces, through the release build of hibernet
+  host      real programs in network namespaces, through the release build of hibernet; the kernel's netfilter beside ours
   fuzz      the fuzz targets build, and run over their seeds and for a few seconds on
 
 Environment:
   HIBERNET_REQUIRE_ALL=1  whatever is skipped counts as failed
   HIBERNET_FUZZ_SECONDS   how long each fuzz target runs (10)
+  HIBERNET_NETFILTER_PACKETS  how many generated packets go through the kernel's netfilter and ours (20000)
 U
   exit 0
 fi
@@ -34,8 +35,8 @@ export HIBERNET_SKIP_LOG=$SKIPPED
 skip() { echo "SKIPPED: $*" | tee -a "$SKIPPED"; }
 
 # program:package
-TOOLS="curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base dhclient:isc-dhcp-client ethtool:ethtool git:git ip:iproute2
-iperf3:iperf3 nc:netcat-openbsd nginx:nginx-light nsenter:util-linux ping:iputils-ping python3:python3
+TOOLS="conntrack:conntrack curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base dhclient:isc-dhcp-client ethtool:ethtool git:git ip:iproute2
+iptables-legacy:iptables iperf3:iperf3 nc:netcat-openbsd nginx:nginx-light nsenter:util-linux ping:iputils-ping python3:python3
 redis-benchmark:redis-tools redis-server:redis-server setpriv:util-linux socat:socat ssh:openssh-client
 sshd:openssh-server strace:strace tcpdump:tcpdump traceroute:traceroute unshare:util-linux g++:g++"
 export PATH=$PATH:/usr/sbin:/sbin
@@ -88,10 +89,10 @@ have_nextest() { cargo nextest --version >/dev/null 2>&1; }
 
 stage_unit() {
   if have_nextest; then
-    cargo nextest run --locked --workspace -E 'not binary(/^host_/)'
+    cargo nextest run --locked --workspace -E 'not binary(/^(host|netfilter)_/)'
   else
     local t others=
-    for t in tests/tests/[!h]*.rs tests/tests/h[!o]*.rs; do [ -e "$t" ] && others+=" --test $(basename "$t" .rs)"; done
+    for t in $(cd tests/tests && ls -d -- * | grep -vE '^(host|netfilter)_'); do others+=" --test ${t%.rs}"; done
     # shellcheck disable=SC2086
     cargo test --locked --workspace --exclude hibernet-tests --lib --bins --tests &&
       cargo test --locked -p hibernet-tests --lib $others
@@ -107,9 +108,9 @@ stage_host() {
   local t suites=
   export HIBERNET_BIN=$PWD/target/release/hibernet
   if have_nextest; then
-    cargo nextest run --locked -p hibernet-tests -E 'binary(/^host_/)'
+    cargo nextest run --locked -p hibernet-tests -E 'binary(/^(host|netfilter)_/)'
   else
-    for t in tests/tests/host_*.rs; do suites+=" --test $(basename "$t" .rs)"; done
+    for t in $(cd tests/tests && ls -d -- host_* netfilter_*); do suites+=" --test ${t%.rs}"; done
     # shellcheck disable=SC2086
     cargo test --locked -p hibernet-tests $suites -- --test-threads=1
   fi

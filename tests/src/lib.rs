@@ -7,6 +7,7 @@
 //! - [`wire`]: frames built and taken apart by code that shares nothing with the stack's own, so that a mistake in either shows.
 //! - [`TcpGuest`]: a guest's TCP, segment by segment, for packet-trace tests.
 //! - [`lab`]: network namespaces for suites with real programs and the kernel, through the `hibernet` command.
+//! - [`netfilter`]: the kernel's netfilter beside ours, the same frames through both.
 //! - [`stream`]: streams of which every byte tells where it belongs.
 //!
 //! A misuse of the edge by the stack (a closed socket used, a payload leaked, a capability used that the link has not)
@@ -16,6 +17,7 @@ mod edge;
 pub mod host;
 pub mod lab;
 mod link;
+pub mod netfilter;
 mod payload;
 mod rand;
 pub mod stream;

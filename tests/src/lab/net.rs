@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Makes the lab's network. Runs as the first process of its PID namespace, reaps what is left to it, and ends with its input.
+/// Makes the lab's network. Runs as the first process of its PID namespace.
 const SET_UP: &str = r#"
 set -e
 mount -t tmpfs -o mode=755 run /run
@@ -32,10 +32,13 @@ ip -6 route add default via fd99::1
 { echo "0 2147483647" || echo "0 0"; } 2>/dev/null >/proc/sys/net/ipv4/ping_group_range
 # A new link may lose its first neighbour solicitations.
 for i in 1 2 3 4 5; do ping -q -6 -c1 -W1 fd99::1 >/dev/null && ping -q -4 -c1 -W1 10.99.0.1 >/dev/null && break; done
-echo ready
-cat <&0 >/dev/null &
-wait $!
 "#;
+
+/// Start of a set-up that the test brings.
+const OWN_RUN: &str = "set -e\nmount -t tmpfs -o mode=755 run /run\nmkdir -p /run/netns /run/lock\n";
+
+/// End of every set-up: says that all is there, reaps what is left, ends with its input.
+const STAY: &str = "\necho ready\ncat <&0 >/dev/null &\nwait $!\n";
 
 static LABS: AtomicU32 = AtomicU32::new(0);
 
@@ -61,13 +64,24 @@ pub struct Lab {
 impl Lab {
     /// Makes a lab for a test that needs `programs`. `None` (and [`skip`]) if this machine cannot have it.
     pub fn new(programs: &[&str]) -> Option<Lab> {
-        let always = ["unshare", "nsenter", "ip", "bash", "timeout", "kill", "ping"];
+        assert!(hibernet().is_file(), "{} is missing: cargo build --release -p hibernet", hibernet().display());
+        let programs: Vec<_> = programs.iter().copied().chain(["ping"]).collect();
+        Lab::made_by(&[SET_UP, STAY].concat(), &programs)
+    }
+
+    /// As [`Lab::new`], with namespaces that a script of the test's makes in place of *remote*: it runs as root of the
+    /// namespace *host*, where `/run` is its own. Nothing of hibernet need be built.
+    pub fn with_set_up(script: &str, programs: &[&str]) -> Option<Lab> {
+        Lab::made_by(&[OWN_RUN, script, STAY].concat(), programs)
+    }
+
+    fn made_by(script: &str, programs: &[&str]) -> Option<Lab> {
+        let always = ["unshare", "nsenter", "ip", "bash", "timeout", "kill"];
         let missing: Vec<_> = always.iter().chain(programs).filter(|p| find_program(p).is_none()).collect();
         if !missing.is_empty() {
             skip(&format!("needs {missing:?}, not installed"));
             return None;
         }
-        assert!(hibernet().is_file(), "{} is missing: cargo build --release -p hibernet", hibernet().display());
         let root = std::fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0).unwrap_or(false);
         let dir =
             std::env::temp_dir().join(format!("hibernet-lab-{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed)));
@@ -77,7 +91,7 @@ impl Lab {
         if !root {
             command.arg("-Ur");
         }
-        command.args(["-n", "-m", "-p", "--fork", "--kill-child", "--mount-proc", "bash", "-c", SET_UP]);
+        command.args(["-n", "-m", "-p", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]);
         command.env("PATH", search_path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut holder = command.spawn().expect("unshare runs");
         let mut line = String::new();

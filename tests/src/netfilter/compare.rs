@@ -1,0 +1,168 @@
+//! Comparison of what two routers did.
+//!
+//! Everything must be equal, but:
+//! - checksums must be off by the same amount (which is none, unless what was sent was wrong);
+//! - the identification of IPv4 packets that a router made itself;
+//! - how a packet is cut that arrived in pieces;
+//! - a source port or identifier that address translation took by chance: both routers must have changed it, both must have
+//!   kept to the range of a rule, or else to the kernel's class of ports (below 512, below 1024, above), and each must mean
+//!   the same other one from then on;
+//! - time-outs may differ by two seconds.
+
+use super::frames::header;
+use super::record::{Entry, Seen, ports};
+use std::collections::BTreeMap;
+
+/// Time-outs may differ by so many seconds.
+const SECONDS: u64 = 2;
+
+/// Ports chosen by chance: which of ours stands for which of the kernel's.
+#[derive(Clone, Debug, Default)]
+pub struct Renames {
+    ours: BTreeMap<(u8, u16), u16>,
+    kernels: BTreeMap<(u8, u16), u16>,
+    ranges: Vec<(u16, u16)>,
+}
+
+impl Renames {
+    /// None yet; the rules say in which ranges ports may be.
+    pub fn new(rules: &str) -> Renames {
+        let mut ranges = Vec::new();
+        for line in rules.lines().filter(|l| l.contains("NAT") || l.contains("MASQUERADE") || l.contains("REDIRECT")) {
+            for word in line.split_whitespace() {
+                let tail = word.rsplit(':').next().unwrap_or(word).split('/').next().unwrap_or(word);
+                if let Some((a, b)) = tail.split_once('-')
+                    && let (Ok(a), Ok(b)) = (a.parse(), b.parse())
+                {
+                    ranges.push((a, b));
+                }
+            }
+        }
+        Renames { ranges, ..Renames::default() }
+    }
+
+    /// Whether `ours` stands for `kernels`; noted if it is new and may be.
+    fn same(&mut self, protocol: u8, kernels: u16, ours: u16, sent: &[u16]) -> bool {
+        // Of ICMP and ICMPv6 the identifier, which has one class.
+        let echo = matches!(protocol, 1 | 58);
+        match (self.ours.get(&(protocol, ours)), self.kernels.get(&(protocol, kernels))) {
+            (Some(k), Some(o)) => return *k == kernels && *o == ours,
+            (None, None) if kernels == ours => return true,
+            (None, None) => {}
+            _ => return false,
+        }
+        let class = |p: u16| if p < 512 { 0 } else { 1 + u8::from(p >= 1024) };
+        let within = |(a, b): &(u16, u16)| (*a..=*b).contains(&kernels) && (*a..=*b).contains(&ours);
+        let may = (echo || class(kernels) == class(ours) || self.ranges.iter().any(within))
+            && !(sent.contains(&kernels) ^ sent.contains(&ours));
+        if may {
+            self.ours.insert((protocol, ours), kernels);
+            self.kernels.insert((protocol, kernels), ours);
+        }
+        may
+    }
+
+    /// Our word of a listing as the kernel would have it.
+    fn word(&self, protocol: u8, word: &str) -> String {
+        for key in ["sport=", "dport=", "id="] {
+            if let Some(port) = word.strip_prefix(key).and_then(|p| p.parse().ok())
+                && let Some(k) = self.ours.get(&(protocol, port))
+            {
+                return format!("{key}{k}");
+            }
+        }
+        word.to_owned()
+    }
+}
+
+/// Compares what came out after `sent`; says what differs.
+pub fn frames(kernel: &[Seen], ours: &[Seen], sent: &[u8], renames: &mut Renames) -> Result<(), String> {
+    if kernel.len() != ours.len() {
+        return Err(format!("{} packets from the kernel, {} from us", kernel.len(), ours.len()));
+    }
+    for (k, o) in kernel.iter().zip(ours) {
+        if k.side != o.side {
+            return Err(format!("the kernel sends to the {:?}, we to the {:?}", k.side, o.side));
+        }
+        let (mut kp, mut op) = (k.packet.clone(), o.packet.clone());
+        let places = ports(&kp);
+        if places == ports(&op) {
+            let number = |p: &[u8], at: usize| u16::from_be_bytes([p[at], p[at + 1]]);
+            let asked: Vec<u16> = ports(sent).iter().map(|(_, at, _)| number(sent, *at)).collect();
+            for (protocol, at, sum) in places {
+                let (a, b) = (number(&kp, at), number(&op, at));
+                if a != b && renames.same(protocol, a, b, &asked) {
+                    op[at..at + 2].copy_from_slice(&a.to_be_bytes());
+                    if let Some(sum) = sum {
+                        kp[sum..sum + 2].fill(0);
+                        op[sum..sum + 2].fill(0);
+                    }
+                }
+            }
+        }
+        if kp != op {
+            return Err(describe(&kp, &op));
+        }
+    }
+    Ok(())
+}
+
+/// Where two packets differ, in words.
+fn describe(k: &[u8], o: &[u8]) -> String {
+    let at = k.iter().zip(o).position(|(a, b)| a != b).unwrap_or(k.len().min(o.len()));
+    let (head, protocol) = header(k);
+    let place = if at < head {
+        format!("byte {at} of the IP header")
+    } else {
+        format!("byte {} after it (protocol {protocol})", at - head)
+    };
+    format!("packets of {} and {} bytes differ first at {place}", k.len(), o.len())
+}
+
+/// Compares connections.
+pub fn connections(kernel: &[Entry], ours: &[Entry], renames: &Renames) -> Result<(), String> {
+    let mut ours: Vec<Entry> = ours
+        .iter()
+        .map(|e| {
+            let protocol = e.words.get(3).and_then(|w| w.parse().ok()).unwrap_or(0);
+            Entry { words: e.words.iter().map(|w| renames.word(protocol, w)).collect(), timeout: e.timeout }
+        })
+        .collect();
+    ours.sort();
+    let mut wrong = Vec::new();
+    let mut left = ours;
+    for k in kernel {
+        match left.iter().position(|o| o.words == k.words) {
+            Some(i) => {
+                let o = left.remove(i);
+                let near = match (k.timeout, o.timeout) {
+                    (Some(a), Some(b)) => a.abs_diff(b) <= SECONDS,
+                    (a, b) => a == b,
+                };
+                if !near {
+                    wrong.push(format!("time-outs {:?} and {:?} of {}", k.timeout, o.timeout, k.words.join(" ")));
+                }
+            }
+            None => wrong.push(format!("only the kernel: {:?} {}", k.timeout, k.words.join(" "))),
+        }
+    }
+    wrong.extend(left.iter().map(|o| format!("only we:         {:?} {}", o.timeout, o.words.join(" "))));
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+/// Compares rules with their counters.
+pub fn rules(kernel: &BTreeMap<String, Vec<String>>, ours: &BTreeMap<String, Vec<String>>) -> Result<(), String> {
+    let mut wrong = Vec::new();
+    for (table, lines) in kernel {
+        let empty = Vec::new();
+        let other = ours.get(table).unwrap_or(&empty);
+        for i in 0..lines.len().max(other.len()) {
+            let (a, b) = (lines.get(i), other.get(i));
+            if a != b {
+                wrong.push(format!("{table}:\n  kernel {}\n  ours   {}", a.map_or("-", |s| s), b.map_or("-", |s| s)));
+            }
+        }
+    }
+    wrong.truncate(12);
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}

@@ -1,0 +1,95 @@
+//! The kernel's netfilter and ours, side by side: the same rules, the same frames, the same answers.
+//!
+//! Three nodes in a row: a client, a router, a server. The [`Kernel`] is the router as Linux has it, in namespaces of a
+//! [`Lab`](crate::lab::Lab); [`Ours`] is a [`Stack`](hibernet_netstack::Stack) with two guest links that route between each
+//! other. Both have the interfaces `tap0` (client's side) and `tap1` (server's side), the same addresses and MAC addresses. A
+//! [`Scenario`] is a ruleset and frames in their order; [`run`] plays it on both and compares after every frame what came out,
+//! and at the end rules with their counters and the tracked connections.
+//!
+//! What the kernel makes up by chance is compared by predicate: see [`compare`].
+
+pub mod compare;
+mod frames;
+mod kernel;
+mod record;
+mod rules;
+mod run;
+mod scenario;
+mod show;
+mod sockets;
+mod talk;
+
+pub use frames::{Body, Ends, IpFields, Packet, Quote, Tcp, icmp_rest};
+pub use kernel::Kernel;
+pub use record::{Entry, Seen};
+pub use rules::whole;
+pub use run::{Difference, Router, Summary, run, run_alone};
+pub use scenario::{Scenario, Step, StepId};
+pub use talk::Talk;
+
+use core::net::IpAddr;
+
+/// Where a frame goes in or comes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// The client's: behind `tap0`.
+    Client,
+    /// The server's: behind `tap1`.
+    Server,
+}
+
+impl Side {
+    /// Both, by number.
+    pub const BOTH: [Side; 2] = [Side::Client, Side::Server];
+
+    /// 0 or 1.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
+    }
+
+    /// MAC address of the node behind the router's interface.
+    pub const fn mac(self) -> [u8; 6] {
+        [0x52, 0x54, 0, 0x12, 0x34, 0x56 + self as u8]
+    }
+}
+
+/// MAC address of the router, on both sides.
+pub const ROUTER_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0x00, 0x02, 0x02];
+
+/// Address of the node on a side.
+pub fn node(side: Side, v6: bool) -> IpAddr {
+    addr(side, v6, 0x15, 15)
+}
+
+/// The router's (primary) address on a side.
+pub fn router(side: Side, v6: bool) -> IpAddr {
+    addr(side, v6, 2, 2)
+}
+
+/// The router's second address on a side.
+pub fn second(side: Side, v6: bool) -> IpAddr {
+    addr(side, v6, 3, 3)
+}
+
+/// An address that nobody has, in a network to which there is no route: only translation makes something of it.
+pub fn elsewhere(n: u8, v6: bool) -> IpAddr {
+    if v6 { format!("2001:db8::{n:x}").parse() } else { format!("203.0.113.{n}").parse() }.expect("an address")
+}
+
+fn addr(side: Side, v6: bool, low6: u16, low4: u8) -> IpAddr {
+    let net = side.index();
+    if v6 {
+        IpAddr::from([0xfd68, 0x6962, 0x6e65, 0x7400 + net as u16, 0, 0, 0, low6])
+    } else {
+        IpAddr::from([10, 0, 2 + net as u8, low4])
+    }
+}
