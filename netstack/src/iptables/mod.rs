@@ -1,7 +1,22 @@
 //! The tables through which every packet goes.
 
+mod check;
+mod compile;
+mod counters;
+mod eval;
+mod head;
+mod ifaces;
+mod log;
+mod matches;
+mod program;
 mod rule;
+mod targets;
 
+pub use check::{RuleError, RuleFault};
+pub use counters::CounterSet;
+pub use eval::{Connections, Env, Outcome};
+pub use log::{LogEntry, LogSink, RawHeaders};
+pub use program::Program;
 pub use rule::*;
 
 use crate::edge::LinkId;
@@ -21,6 +36,22 @@ pub enum Hook {
     Output,
     /// About to leave.
     PostRouting,
+}
+
+impl Hook {
+    /// All hooks, by their numbers in Linux.
+    pub const ALL: [Hook; 5] = [Hook::PreRouting, Hook::Input, Hook::Forward, Hook::Output, Hook::PostRouting];
+
+    /// The name of its chains.
+    pub const fn chain(self) -> &'static str {
+        match self {
+            Hook::PreRouting => "PREROUTING",
+            Hook::Input => "INPUT",
+            Hook::Forward => "FORWARD",
+            Hook::Output => "OUTPUT",
+            Hook::PostRouting => "POSTROUTING",
+        }
+    }
 }
 
 /// An interface of the router: `tap0` … by the number of the link, and `host0`.

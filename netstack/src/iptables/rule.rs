@@ -29,6 +29,22 @@ pub enum TableName {
     Security,
 }
 
+impl TableName {
+    /// All tables, in the order of their hooks.
+    pub const ALL: [TableName; 5] = [TableName::Raw, TableName::Mangle, TableName::Nat, TableName::Filter, TableName::Security];
+
+    /// The name in rules.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TableName::Raw => "raw",
+            TableName::Mangle => "mangle",
+            TableName::Nat => "nat",
+            TableName::Filter => "filter",
+            TableName::Security => "security",
+        }
+    }
+}
+
 /// The rules of one family.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ruleset {

@@ -1,0 +1,43 @@
+//! Counters of rules and policies: one set per worker and program.
+
+use super::{Counters, Program};
+
+/// What rules and policies met since the set was made, and the stack of calls between chains.
+///
+/// Every worker has its own, so that counting needs no atomics; they are summed when read ([`Program::ruleset`]).
+#[derive(Clone, Debug)]
+pub struct CounterSet {
+    /// By number of the rule in its program; ends of chains have one too.
+    pub(super) rules: Box<[Counters]>,
+    /// Where to go on after the chains that were jumped to: as deep as the program's rules can go.
+    pub(super) calls: Box<[u32]>,
+}
+
+impl CounterSet {
+    /// Zeroes, for one program. Sets of other programs must not be handed to it.
+    pub fn new(program: &Program) -> Self {
+        CounterSet { rules: vec![Counters::default(); program.rule_count()].into(), calls: vec![0; program.call_depth()].into() }
+    }
+
+    /// Adds what another worker counted for the same program.
+    pub fn add(&mut self, other: &CounterSet) {
+        for (mine, theirs) in self.rules.iter_mut().zip(&other.rules) {
+            *mine += *theirs;
+        }
+    }
+}
+
+impl Counters {
+    /// One more packet of `bytes`.
+    pub(super) fn count(&mut self, bytes: u32) {
+        self.packets = self.packets.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(bytes.into());
+    }
+}
+
+impl core::ops::AddAssign for Counters {
+    fn add_assign(&mut self, o: Counters) {
+        self.packets = self.packets.wrapping_add(o.packets);
+        self.bytes = self.bytes.wrapping_add(o.bytes);
+    }
+}

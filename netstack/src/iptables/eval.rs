@@ -1,0 +1,145 @@
+//! Asking the rules about a packet.
+
+use super::head::{Action, Addrs, Head, Key};
+use super::log::{LogSink, RawHeaders};
+use super::matches::{Answer, Memo};
+use super::program::{Code, Entry};
+use super::{CounterSet, Hook, Program, RejectWith, TableName};
+use crate::conntrack::{Conn, ConnId, Track};
+use crate::nat::{self, Addresses};
+use crate::rng::Rng;
+use crate::skb::Skb;
+use crate::time::Time;
+use crate::verdict::DropReason;
+
+/// The table of tracked connections, as far as rules need it.
+pub trait Connections: nat::Table {
+    /// A connection, as it is now; `None` if it is gone.
+    fn conn(&self, id: ConnId) -> Option<Conn>;
+
+    /// Changes a connection's mark, if it is still there.
+    fn update_mark(&self, id: ConnId, f: &mut dyn FnMut(&mut u32));
+}
+
+/// What rules may need besides the packet.
+pub struct Env<'a> {
+    /// Stack time.
+    pub now: Time,
+    /// For `statistic` and random ports.
+    pub rng: &'a mut Rng,
+    /// Connections.
+    pub ct: &'a dyn Connections,
+    /// What kinds of addresses there are.
+    pub addrs: &'a dyn Addresses,
+    /// Of this worker, made for this program.
+    pub counters: &'a mut CounterSet,
+    /// Where LOG goes.
+    pub log: &'a mut dyn LogSink,
+    /// What LOG shows of headers that a [`Skb`] does not keep; may be empty.
+    pub raw: RawHeaders<'a>,
+}
+
+impl core::fmt::Debug for Env<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Env").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+/// What a table says about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes on.
+    Accept,
+    /// It ends here.
+    Drop(DropReason),
+    /// It ends here, and its sender is to be told so.
+    Reject(RejectWith),
+}
+
+impl Program {
+    /// Asks a table's chain at a hook. A chain that is not there accepts; a packet of the other family is dropped.
+    pub fn run(&self, table: TableName, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>) -> Outcome {
+        let Some(entry) = self.entry(table, hook) else { return Outcome::Accept };
+        match &self.code {
+            Code::V4(heads) => self.walk(heads, entry, hook, skb, env),
+            Code::V6(heads) => self.walk(heads, entry, hook, skb, env),
+        }
+    }
+
+    fn walk<A: Addrs>(&self, heads: &[Head<A>], entry: Entry, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>) -> Outcome {
+        // A set of counters of another program would be too short somewhere: better no packet than a wrong one.
+        const BROKEN: Outcome = Outcome::Drop(DropReason::Rule);
+        let Some(mut key) = Key::<A>::of(skb, &self.bits) else { return Outcome::Drop(DropReason::NoRules) };
+        let mut memo = Memo::default();
+        let mut at = entry.start as usize;
+        let mut depth = 0;
+        while let Some(head) = heads.get(at) {
+            if !head.fits(&key) {
+                at += 1;
+                continue;
+            }
+            match self.ask(head, skb, env, &mut memo) {
+                Answer::Yes => {}
+                Answer::No => {
+                    at += 1;
+                    continue;
+                }
+                Answer::Broken => return Outcome::Drop(DropReason::Malformed),
+            }
+            let Some(counter) = env.counters.rules.get_mut(at) else { return BROKEN };
+            counter.count(skb.len);
+            at = match head.action {
+                Action::Next => at + 1,
+                Action::Accept | Action::PolicyAccept => return Outcome::Accept,
+                Action::Drop => return Outcome::Drop(DropReason::Rule),
+                Action::PolicyDrop => return Outcome::Drop(DropReason::Policy),
+                Action::Goto => head.arg as usize,
+                Action::Jump => {
+                    let Some(call) = env.counters.calls.get_mut(depth) else { return BROKEN };
+                    *call = at as u32 + 1;
+                    depth += 1;
+                    head.arg as usize
+                }
+                // With nothing to return to, the policy decides.
+                Action::Return => match depth.checked_sub(1) {
+                    None => entry.end as usize,
+                    Some(d) => {
+                        depth = d;
+                        env.counters.calls[d] as usize
+                    }
+                },
+                Action::Target => {
+                    let Some(effect) = self.effects.get(head.arg as usize) else { return BROKEN };
+                    if let Some(outcome) = effect.act(hook, skb, env, &mut memo) {
+                        return outcome;
+                    }
+                    // NOTRACK changes the packet's state.
+                    key.states = super::matches::conntrack::state_bits(&skb.track);
+                    at + 1
+                }
+            };
+        }
+        BROKEN
+    }
+
+    /// Asks what is behind a header test.
+    fn ask<A>(&self, head: &Head<A>, skb: &Skb<'_>, env: &mut Env<'_>, memo: &mut Memo) -> Answer {
+        let from = head.matches as usize;
+        for op in self.ops.get(from..from + usize::from(head.match_count)).unwrap_or_default() {
+            match op.ask(skb, env, memo) {
+                Answer::Yes => {}
+                other => return other,
+            }
+        }
+        Answer::Yes
+    }
+}
+
+/// The connection of a packet, as it is now.
+pub(super) fn conn_of(skb: &Skb<'_>, env: &Env<'_>) -> Option<Conn> {
+    match &skb.track {
+        Track::None | Track::Untracked => None,
+        Track::Fresh { conn, .. } => Some(*conn),
+        Track::Known { id, .. } => env.ct.conn(*id),
+    }
+}

@@ -1,0 +1,32 @@
+//! `statistic`.
+
+use crate::iptables::Inv;
+use crate::rng::Rng;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// `--mode random`: a probability in units of 2^-31.
+pub(super) fn random(p: &Inv<u32>, rng: &mut Rng) -> bool {
+    ((rng.u32() & 0x7fff_ffff) < p.value) != p.not
+}
+
+/// `--mode nth`: a counter shared by all workers.
+#[derive(Debug)]
+pub(in crate::iptables) struct Nth {
+    last: u32,
+    not: bool,
+    count: AtomicU32,
+}
+
+impl Nth {
+    /// Fits every `every`th packet, first after `every - packet` of them.
+    pub(super) fn new(every: u32, packet: u32, not: bool) -> Self {
+        Nth { last: every.saturating_sub(1), not, count: AtomicU32::new(packet) }
+    }
+
+    pub(super) fn take(&self) -> bool {
+        let next = |n: u32| if n == self.last { 0 } else { n.wrapping_add(1) };
+        // The closure always gives a value.
+        let (Ok(n) | Err(n)) = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(next(n)));
+        (next(n) == 0) != self.not
+    }
+}

@@ -1,0 +1,124 @@
+//! Rules compiled for evaluation.
+
+use super::check::RuleError;
+use super::head::{Head, V4, V6};
+use super::ifaces::IfaceBits;
+use super::matches::Op;
+use super::targets::Effect;
+use super::{CounterSet, Family, Hook, Ruleset, TableName};
+
+/// The rules of one family, checked and compiled. Immutable, but for what rules of `limit` and `statistic` share among workers.
+#[derive(Debug)]
+pub struct Program {
+    /// What was compiled, with the counters that it came with.
+    source: Ruleset,
+    pub(super) code: Code,
+    pub(super) ops: Vec<Op>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) bits: IfaceBits,
+    entries: [[Option<Entry>; Hook::ALL.len()]; TableName::ALL.len()],
+    /// Number of the first rule of each chain, in the order of the source; the last rule of each is its end.
+    starts: Vec<u32>,
+    depth: usize,
+    tracking: bool,
+}
+
+/// All rules of a family in one piece: chain after chain, each with an end that every packet fits.
+#[derive(Debug)]
+pub(super) enum Code {
+    V4(Vec<Head<V4>>),
+    V6(Vec<Head<V6>>),
+}
+
+/// Where a hook's chain starts and ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+/// A program without its source: what the compiler makes.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) code: Code,
+    pub(super) ops: Vec<Op>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) bits: IfaceBits,
+    pub(super) entries: [[Option<Entry>; Hook::ALL.len()]; TableName::ALL.len()],
+    pub(super) starts: Vec<u32>,
+    pub(super) depth: usize,
+    pub(super) tracking: bool,
+}
+
+impl Program {
+    /// Checks rules and compiles them.
+    ///
+    /// # Errors
+    /// Says which rule cannot be, and why: jumps to nowhere, loops, matches and targets where they cannot be.
+    pub fn compile(rules: &Ruleset) -> Result<Program, RuleError> {
+        let p = super::compile::compile(rules)?;
+        Ok(Program {
+            source: rules.clone(),
+            code: p.code,
+            ops: p.ops,
+            effects: p.effects,
+            bits: p.bits,
+            entries: p.entries,
+            starts: p.starts,
+            depth: p.depth,
+            tracking: p.tracking,
+        })
+    }
+
+    /// The family of its rules.
+    pub const fn family(&self) -> Family {
+        self.source.family
+    }
+
+    /// Whether there is a chain to be asked. (An empty one counts the packets that meet its policy, so it is asked too.)
+    pub fn has(&self, table: TableName, hook: Hook) -> bool {
+        self.entry(table, hook).is_some()
+    }
+
+    /// Whether a rule needs connections to be tracked: one that asks for or changes what is known of them, or translates addresses.
+    pub const fn needs_tracking(&self) -> bool {
+        self.tracking
+    }
+
+    /// The rules, with all that was counted: what they came with, and what `counters` (one set per worker) have.
+    pub fn ruleset<'a>(&self, counters: impl IntoIterator<Item = &'a CounterSet>) -> Ruleset {
+        let mut rules = self.source.clone();
+        for set in counters {
+            let chains = rules.tables.iter_mut().flat_map(|t| &mut t.chains);
+            for (chain, start) in chains.zip(&self.starts) {
+                let start = *start as usize;
+                let all = chain.rules.iter_mut().map(|r| &mut r.counters).chain([&mut chain.counters]);
+                for (sum, counted) in all.zip(set.rules.get(start..).unwrap_or_default()) {
+                    *sum += *counted;
+                }
+            }
+        }
+        // The end of a user's chain has no counters.
+        for chain in rules.tables.iter_mut().flat_map(|t| &mut t.chains).filter(|c| c.policy.is_none()) {
+            chain.counters = Default::default();
+        }
+        rules
+    }
+
+    pub(super) fn entry(&self, table: TableName, hook: Hook) -> Option<Entry> {
+        self.entries[table as usize][hook as usize]
+    }
+
+    /// Rules, the ends of chains included.
+    pub(super) fn rule_count(&self) -> usize {
+        match &self.code {
+            Code::V4(heads) => heads.len(),
+            Code::V6(heads) => heads.len(),
+        }
+    }
+
+    /// Most calls between chains that can be open at a time.
+    pub(super) const fn call_depth(&self) -> usize {
+        self.depth
+    }
+}

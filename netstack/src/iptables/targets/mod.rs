@@ -1,0 +1,101 @@
+//! Target extensions, compiled.
+
+mod mark;
+
+use super::matches::Memo;
+use super::{Connmark, CtTarget, Env, Hook, LogEntry, LogTarget, Net, Outcome, RejectWith, Target, ZoneDir};
+use crate::conntrack::Track;
+use crate::nat::{self, Manip, Nat, NatRange};
+use crate::skb::Skb;
+use crate::verdict::DropReason;
+
+/// What a rule does that is more than going somewhere.
+#[derive(Debug)]
+pub(super) enum Effect {
+    Reject(RejectWith),
+    Log(Box<LogTarget>),
+    Dnat(Box<NatRange>),
+    Snat(Box<NatRange>),
+    Masquerade(Box<NatRange>),
+    Redirect(Box<NatRange>),
+    Netmap(Box<Net>),
+    Mark { value: u32, mask: u32 },
+    Connmark(Connmark),
+    Ct(CtTarget),
+}
+
+impl Effect {
+    /// `None` for targets that only lead somewhere.
+    pub(super) fn compile(target: &Target) -> Option<Effect> {
+        Some(match target {
+            Target::None | Target::Accept | Target::Drop | Target::Return | Target::Jump(_) | Target::Goto(_) => return None,
+            Target::Reject(with) => Effect::Reject(*with),
+            Target::Log(log) => Effect::Log(log.clone()),
+            Target::Dnat(range) => Effect::Dnat(Box::new(*range)),
+            Target::Snat(range) => Effect::Snat(Box::new(*range)),
+            Target::Masquerade(range) => Effect::Masquerade(Box::new(*range)),
+            Target::Redirect(range) => Effect::Redirect(Box::new(*range)),
+            Target::Netmap(net) => Effect::Netmap(Box::new(*net)),
+            Target::Mark { value, mask } => Effect::Mark { value: *value, mask: *mask },
+            Target::Connmark(c) => Effect::Connmark(*c),
+            Target::Ct(ct) => Effect::Ct(*ct),
+        })
+    }
+
+    /// Does it. `None` to go on with the next rule.
+    pub(super) fn act(&self, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>, memo: &mut Memo) -> Option<Outcome> {
+        match self {
+            Effect::Reject(with) => Some(Outcome::Reject(*with)),
+            Effect::Log(log) => {
+                env.log.log(&LogEntry { target: log, hook, skb, raw: env.raw });
+                None
+            }
+            Effect::Mark { value, mask } => {
+                skb.mark = (skb.mark & !mask) ^ value;
+                None
+            }
+            Effect::Connmark(c) => {
+                mark::connmark(c, skb, env);
+                memo.forget_conn();
+                None
+            }
+            Effect::Ct(ct) => {
+                track(ct, skb, memo);
+                None
+            }
+            Effect::Dnat(r) => Some(translate(env, |n| nat::bind(n, skb, Manip::Destination, r))),
+            Effect::Snat(r) => Some(translate(env, |n| nat::bind(n, skb, Manip::Source, r))),
+            Effect::Masquerade(r) => Some(translate(env, |n| nat::masquerade(n, skb, r))),
+            Effect::Redirect(r) => Some(translate(env, |n| nat::redirect(n, skb, hook, r))),
+            Effect::Netmap(net) => {
+                let manip = match hook {
+                    Hook::PreRouting | Hook::Output => Manip::Destination,
+                    Hook::Input | Hook::Forward | Hook::PostRouting => Manip::Source,
+                };
+                Some(translate(env, |n| nat::netmap(n, skb, manip, net)))
+            }
+        }
+    }
+}
+
+/// A target of the nat table: the packet goes on, unless it cannot be translated.
+fn translate(env: &mut Env<'_>, f: impl FnOnce(&mut Nat<'_>) -> Result<(), DropReason>) -> Outcome {
+    let mut nat = Nat { now: env.now, rng: env.rng, table: env.ct, addrs: env.addrs };
+    f(&mut nat).map_or_else(Outcome::Drop, |()| Outcome::Accept)
+}
+
+/// `CT`: says how tracking is to take the packet. The first such rule wins, as in Linux.
+fn track(ct: &CtTarget, skb: &mut Skb<'_>, memo: &mut Memo) {
+    if skb.track != Track::None || core::mem::replace(&mut memo.template, true) {
+        return;
+    }
+    if ct.notrack {
+        skb.track = Track::Untracked;
+    } else if let Some((zone, dir)) = ct.zone {
+        skb.zones = match dir {
+            ZoneDir::Both => [zone, zone],
+            ZoneDir::Original => [zone, 0],
+            ZoneDir::Reply => [0, zone],
+        };
+    }
+}
