@@ -18,6 +18,8 @@ mod redirect;
 mod rewrite;
 mod search;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use apply::apply;
 pub use bind::{bind, bind_null};

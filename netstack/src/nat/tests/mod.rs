@@ -1,0 +1,6 @@
+//! Tests of address translation. Packets are built and checked by code of their own.
+
+mod build;
+mod bytes;
+
+use build::{Build, skb_of};
