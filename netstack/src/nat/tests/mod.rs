@@ -1,5 +1,6 @@
 //! Tests of address translation. Packets are built and checked by code of their own.
 
+mod addresses;
 mod build;
 mod bytes;
 
