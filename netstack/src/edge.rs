@@ -410,6 +410,10 @@ pub trait HostSockets: PayloadStore {
     /// Throws `n` bytes away that were peeked before.
     fn tcp_consume(&mut self, sock: SockId, n: u32) -> Result<(), SockError>;
 
+    /// Bytes that the socket has received and that were not consumed, those included of which no event has told yet. Not zero if
+    /// the host does not say.
+    fn tcp_unread(&mut self, sock: SockId) -> u32;
+
     /// Ends the sending side (FIN after what was sent).
     fn tcp_shutdown(&mut self, sock: SockId) -> Result<(), SockError>;
 

@@ -100,6 +100,10 @@ impl HostSockets for RuntimeEdge {
         self.sockets.tcp_consume(sock, n)
     }
 
+    fn tcp_unread(&mut self, sock: SockId) -> u32 {
+        self.sockets.tcp_unread(sock)
+    }
+
     fn tcp_shutdown(&mut self, sock: SockId) -> Result<(), SockError> {
         self.sockets.tcp_shutdown(sock)
     }

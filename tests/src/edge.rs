@@ -103,6 +103,10 @@ impl HostSockets for FakeEdge {
         self.host.tcp_consume(sock, n)
     }
 
+    fn tcp_unread(&mut self, sock: SockId) -> u32 {
+        self.host.tcp(sock).unconsumed() as u32
+    }
+
     fn tcp_shutdown(&mut self, sock: SockId) -> Result<(), SockError> {
         self.host.tcp_shutdown(sock)
     }

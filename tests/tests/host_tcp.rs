@@ -50,6 +50,22 @@ fn curl_at_mtu_1500_and_over_the_other_link() {
     curl_both_ways(Family::V6, 200 << 20, &["--link", "packet", "--mtu", "1500"]);
 }
 
+/// A host whose receive buffers hold less than what may stay in them for a while: slow, but nothing stops for ever.
+#[test]
+fn a_small_receive_buffer_stops_nothing() {
+    let Some(lab) = Lab::new(&["curl", "python3", "sha256sum"]) else { return };
+    lab.sh(Place::Host, 5, "echo 4096 8192 8192 >/proc/sys/net/ipv4/tcp_rmem").ok();
+    let (_, digest) = big_file(&lab, 40_000);
+    let dir = lab.dir().to_string_lossy().into_owned();
+    for family in Family::BOTH {
+        let port = if family == Family::V4 { 8004 } else { 8006 };
+        let _server = lab.serve_peer(Place::Remote, "http_store.py", &[&dir], family, port);
+        let url = format!("http://{}:{port}/big", bracketed(family.remote()));
+        let down = lab.in_sandbox(30, &[], &format!("set -o pipefail; curl -sSf {url} | sha256sum"));
+        assert_eq!(down.ok(), format!("{digest}  -"), "{family:?}: {down}");
+    }
+}
+
 /// RESULT and milliseconds of a probe from a sandbox.
 fn probe(sandbox: &Sandbox<'_>, lab: &Lab, proto: &str, addr: &str, port: u16) -> (String, u64) {
     let argv = lab.peer("probe.py", &[proto, addr, &port.to_string()]);

@@ -214,6 +214,11 @@ impl Sockets {
         Ok(())
     }
 
+    /// See [`HostSockets::tcp_unread`](hibernet_netstack::edge::HostSockets::tcp_unread).
+    pub fn tcp_unread(&mut self, id: SockId) -> u32 {
+        self.tcp(id).ok().and_then(|s| tcp::unread(s.fd.as_fd()).ok()).unwrap_or(u32::MAX)
+    }
+
     /// See [`HostSockets::tcp_shutdown`](hibernet_netstack::edge::HostSockets::tcp_shutdown).
     pub fn tcp_shutdown(&mut self, id: SockId) -> Result<(), SockError> {
         socket::shutdown_write(self.tcp(id)?.fd.as_fd()).map_err(|e| sock_error(&e))

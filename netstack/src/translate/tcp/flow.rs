@@ -146,6 +146,8 @@ pub(super) struct Flow {
     pub(super) ack_at: Time,
     /// When to send again, or to probe a closed window.
     pub(super) resend_at: Time,
+    /// When `unconsumed` is taken out of the queue at the latest.
+    pub(super) consume_at: Time,
     /// When to look whether the flow is still alive.
     pub(super) alive_at: Time,
     /// Last segment from the guest.
@@ -193,6 +195,7 @@ impl Flow {
             counted: 0,
             ack_at: Time::NEVER,
             resend_at: Time::NEVER,
+            consume_at: Time::NEVER,
             alive_at: Time::NEVER,
             heard: now,
             stalled_since: now,
@@ -228,6 +231,7 @@ impl Flow {
     pub(super) fn due(&self) -> Time {
         let ack = self.ack_at.round_up(Duration::from_millis(1));
         let resend = self.resend_at.round_up(Duration::from_millis(4));
-        ack.min(resend).min(self.alive_at.round_up(Duration::from_secs(1)))
+        let consume = self.consume_at.round_up(Duration::from_millis(64));
+        ack.min(resend).min(consume).min(self.alive_at.round_up(Duration::from_secs(1)))
     }
 }

@@ -22,6 +22,9 @@ const ACK_POLL_MAX: Duration = Duration::from_millis(128);
 /// the kernel's memory came since the queue was empty: it is freed buffer by buffer, so a few bytes at the end of one
 /// can keep the receive window closed.
 const CONSUME_AT: u32 = 16 << 10;
+/// And not longer than this, nor than the grid of deadlines adds: what they cost the kernel is an estimate, and the receive buffer
+/// may be smaller than all that. A closed window opens only by consuming, since nothing comes that would be an event.
+const CONSUME_AFTER: Duration = Duration::from_millis(200);
 /// What a received segment costs the kernel beside its data.
 const SEGMENT_COST: u32 = 768;
 /// Frames per flow and turn; then other flows have theirs.
@@ -42,14 +45,19 @@ impl Flow {
         }
         // Before the end, what is left goes too: data in the queue would be announced with every event.
         let much = self.queued_since_empty >= CONSUME_AT || self.events.has(Events::FIN_FROM_GUEST);
-        if self.unconsumed > 0 && much {
+        if self.unconsumed > 0 && (much || self.consume_at <= cx.r.now) {
             let n = core::mem::take(&mut self.unconsumed);
+            self.consume_at = Time::NEVER;
             if cx.edge.tcp_consume(self.sock, n).is_err() {
                 return Fate::ResetGuest;
             }
-            if !self.in_flight() && !self.events.has(Events::READABLE) {
+            // What came meanwhile may share the last buffer, which is then still there, however much of it was consumed.
+            let drained = !self.in_flight() && !self.events.has(Events::READABLE);
+            if drained && cx.edge.tcp_unread(self.sock) == 0 {
                 self.queued_since_empty = 0;
             }
+        } else if self.unconsumed > 0 && self.consume_at == Time::NEVER {
+            self.consume_at = cx.r.now + CONSUME_AFTER;
         }
         self.shut_down(cx);
         if let fate @ (Fate::ResetGuest | Fate::Finished) = self.fill_window(cx) {
