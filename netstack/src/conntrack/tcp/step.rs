@@ -71,7 +71,7 @@ pub(in super::super) fn packet(
     if old != new && new == TcpState::FinWait {
         t.sides[dir as usize].flags |= side::CLOSE_INIT;
     }
-    let timeout = t.timeout(cfg, old, seg.kind);
+    let timeout = t.timeout(cfg, seg.kind);
     if !status.has(Status::SEEN_REPLY) {
         return match (seg.kind, old, new) {
             (SegKind::Rst, ..) => Outcome::DeleteAccept,
@@ -142,7 +142,8 @@ impl TcpTrack {
                 scale: self.noted_scale,
                 flags: self.notes & side::ALL,
             };
-            self.sides[dir as usize] = TcpSide::default();
+            let sender = &mut self.sides[dir as usize];
+            *sender = TcpSide { flags: sender.flags & side::BE_LIBERAL, ..TcpSide::default() };
             return Ruling::Check(TcpState::SynSent, TcpState::SynRecv);
         }
         self.last_kind = seg.kind;
@@ -174,7 +175,7 @@ impl TcpTrack {
         let peer = &self.sides[dir.other() as usize];
         if peer.flags & side::MAXACK_SET != 0 && self.last_kind != SegKind::Syn {
             let expected = Seq(peer.max_ack);
-            let established = old == TcpState::Established;
+            let established = old == TcpState::Established && status.has(Status::ASSURED);
             if seg.seq == Seq(0) && !established {
                 return Ruling::Check(old, new);
             }
@@ -189,7 +190,7 @@ impl TcpTrack {
             new = old;
         }
         let answers_ignored = seg.ack.0 == self.last_end
-            && (status.has(Status::SEEN_REPLY) && self.last_kind == SegKind::Syn
+            && (status.has(Status::SEEN_REPLY) && self.last(dir.other(), SegKind::Syn)
                 || !status.has(Status::ASSURED) && self.last_kind == SegKind::Ack);
         let answers_challenge = old == TcpState::SynSent && self.last(Dir::Reply, SegKind::Ack) && seg.seq.0 == self.last_ack;
         match answers_ignored || answers_challenge {
@@ -213,14 +214,15 @@ impl TcpTrack {
     }
 
     /// How long the connection lives after a segment, in the state that it is in now.
-    fn timeout(&self, cfg: &CtConfig, old: TcpState, kind: SegKind) -> Duration {
+    fn timeout(&self, cfg: &CtConfig, kind: SegKind) -> Duration {
         let timeouts = &cfg.timeouts.tcp;
         let full = timeouts.of(self.state);
         let unacked = (self.sides[0].flags | self.sides[1].flags) & side::DATA_UNACKED != 0;
         if self.retrans >= cfg.tcp_max_retrans && full > timeouts.max_retrans {
             timeouts.max_retrans
-        } else if kind == SegKind::Rst && old == TcpState::Established && self.state == old {
-            full.min(timeouts.unacknowledged)
+        } else if kind == SegKind::Rst {
+            // Short even if it was not believed: whoever gets it may answer with a challenge, which renews.
+            timeouts.close
         } else if unacked && full > timeouts.unacknowledged {
             timeouts.unacknowledged
         } else if self.last_win == 0 {

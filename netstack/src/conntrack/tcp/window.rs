@@ -41,9 +41,11 @@ impl TcpSide {
         self.take_options(seg);
     }
 
-    /// Options of a SYN replace those of an earlier one.
+    /// Options of a SYN replace those of an earlier one; a SYN without any leaves them.
     fn take_options(&mut self, seg: &Segment<'_>) {
-        (self.flags, self.scale) = syn_options(seg, self.flags & side::BE_LIBERAL);
+        if !seg.option_bytes.is_empty() {
+            (self.flags, self.scale) = syn_options(seg, self.flags & side::BE_LIBERAL);
+        }
     }
 
     /// How far an acknowledgement of this side may lag.
