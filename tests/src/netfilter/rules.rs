@@ -30,6 +30,10 @@ pub fn whole(rules: &str) -> String {
     };
     for line in rules.lines().map(str::trim).filter(|l| !l.is_empty()) {
         out += line;
+        // With -c a policy needs counters.
+        if line.starts_with(':') && !line.ends_with(']') {
+            out += " [0:0]";
+        }
         out.push('\n');
         if let Some(table) = line.strip_prefix('*') {
             missing(table.trim(), &mut out);
