@@ -11,6 +11,7 @@ mod matches;
 mod program;
 mod rule;
 mod targets;
+pub mod text;
 
 pub use check::{RuleError, RuleFault};
 pub use counters::CounterSet;

@@ -43,6 +43,16 @@ impl TableName {
             TableName::Security => "security",
         }
     }
+
+    /// Its built-in chains, in the order in which they are printed.
+    pub const fn built_in(self) -> &'static [&'static str] {
+        match self {
+            TableName::Raw => &["PREROUTING", "OUTPUT"],
+            TableName::Mangle => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
+            TableName::Nat => &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"],
+            TableName::Filter | TableName::Security => &["INPUT", "FORWARD", "OUTPUT"],
+        }
+    }
 }
 
 /// The rules of one family.
@@ -54,6 +64,18 @@ pub struct Ruleset {
     pub tables: Vec<Table>,
 }
 
+impl Ruleset {
+    /// No table: everything is accepted.
+    pub fn new(family: Family) -> Self {
+        Self { family, tables: Vec::new() }
+    }
+
+    /// A table by its name.
+    pub fn table(&self, name: TableName) -> Option<&Table> {
+        self.tables.iter().find(|t| t.name == name)
+    }
+}
+
 /// One table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
@@ -61,6 +83,19 @@ pub struct Table {
     pub name: TableName,
     /// Chains: the built-in ones in the order of their hooks, then the user's own.
     pub chains: Vec<Chain>,
+}
+
+impl Table {
+    /// A table with its built-in chains, which are empty and accept.
+    pub fn new(name: TableName) -> Self {
+        let chain = |name: &&str| Chain {
+            name: (*name).to_owned(),
+            policy: Some(Policy::Accept),
+            counters: Counters::default(),
+            rules: Vec::new(),
+        };
+        Self { name, chains: name.built_in().iter().map(chain).collect() }
+    }
 }
 
 /// One chain.
@@ -449,6 +484,8 @@ pub enum Connmark {
 pub struct CtTarget {
     /// `--notrack`.
     pub notrack: bool,
+    /// It is written `-j NOTRACK`, which means the same as `-j CT --notrack`.
+    pub alias: bool,
     /// `--zone`, and in which directions it holds.
     pub zone: Option<(u16, ZoneDir)>,
 }
