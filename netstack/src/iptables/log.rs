@@ -82,7 +82,11 @@ impl fmt::Display for LogEntry<'_> {
         if skb.input.is_some() {
             self.mac(f)?;
         }
-        if skb.is_v6() { ipv6::outer(f, self)? } else { ipv4::outer(f, self)? }
+        if skb.is_v6() {
+            ipv6::outer(f, self)?
+        } else {
+            ipv4::outer(f, self)?
+        }
         if let Some(owner) = skb.owner.filter(|_| self.has(log_flags::UID)) {
             write!(f, "UID={} GID={} ", owner.uid, owner.gid)?;
         }
