@@ -143,8 +143,8 @@ fn targets_work_in_their_tables_and_hooks() {
             (Target::Snat(addr(family)), Nat, &[Input, PostRouting]),
             (Target::Masquerade(NatRange::default()), Nat, &[PostRouting]),
             (Target::Netmap(netmap), Nat, &[PreRouting, Input, Output, PostRouting]),
-            (Target::Ct(CtTarget { notrack: true, zone: None }), Raw, &[PreRouting, Output]),
-            (Target::Ct(CtTarget { notrack: false, zone: Some((1, ZoneDir::Both)) }), Raw, &[PreRouting, Output]),
+            (Target::Ct(CtTarget { notrack: true, ..CtTarget::default() }), Raw, &[PreRouting, Output]),
+            (Target::Ct(CtTarget { zone: Some((1, ZoneDir::Both)), ..CtTarget::default() }), Raw, &[PreRouting, Output]),
             (Target::Reject(reject), Filter, &[Input, Forward, Output]),
         ];
         for (target, table, hooks) in cases {

@@ -186,7 +186,7 @@ fn rules_that_ask_for_connections_need_tracking() {
     assert!(needs(Filter, "INPUT", m(Match::Connmark(Inv { not: false, value: (1, 1) }))));
     assert!(needs(Filter, "INPUT", rule(Target::Connmark(Connmark::Save { nfmask: 1, ctmask: 1 }))));
     assert!(needs(Nat, "POSTROUTING", rule(Target::Masquerade(Default::default()))));
-    let ct = |notrack| rule(Target::Ct(CtTarget { notrack, zone: None }));
+    let ct = |notrack| rule(Target::Ct(CtTarget { notrack, ..CtTarget::default() }));
     assert!(needs(Raw, "PREROUTING", ct(false)) && !needs(Raw, "PREROUTING", ct(true)));
     // An unreachable rule counts as well, as in Linux.
     let unreached = vec![chain("U", vec![m(Match::State(Inv { not: false, value: ctstate::NEW }))])];
