@@ -10,6 +10,7 @@
 use crate::tuple::Endpoint;
 use crate::wire::{IcmpQuote, Mac};
 use core::net::IpAddr;
+use core::num::NonZeroU64;
 use core::time::Duration;
 
 /// A range of bytes that the edge owns.
@@ -210,7 +211,7 @@ pub enum TokenKind {
 /// Names an object of the stack to the edge: kind, slot, generation. An event for a slot that was given to
 /// another object since is recognised and ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Token(u64);
+pub struct Token(NonZeroU64);
 
 impl core::fmt::Debug for Token {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -221,25 +222,30 @@ impl core::fmt::Debug for Token {
 impl Token {
     /// From its parts; `generation` is cut to 28 bits.
     pub const fn new(kind: TokenKind, index: u32, generation: u32) -> Self {
-        Token((kind as u64) << 60 | ((generation & 0xfff_ffff) as u64) << 32 | index as u64)
+        let bits = (kind as u64) << 60 | ((generation & 0xfff_ffff) as u64) << 32 | index as u64;
+        // The kind is not 0.
+        Token(match NonZeroU64::new(bits) {
+            Some(bits) => bits,
+            None => NonZeroU64::MIN,
+        })
     }
 
     /// As one word, for an event queue.
     pub const fn bits(self) -> u64 {
-        self.0
+        self.0.get()
     }
 
     /// From [`Token::bits`]; `None` if no token has them.
     pub const fn from_bits(bits: u64) -> Option<Self> {
-        match bits >> 60 {
-            1..=7 => Some(Token(bits)),
+        match (bits >> 60, NonZeroU64::new(bits)) {
+            (1..=7, Some(bits)) => Some(Token(bits)),
             _ => None,
         }
     }
 
     /// What kind of object.
     pub const fn kind(self) -> TokenKind {
-        match self.0 >> 60 {
+        match self.bits() >> 60 {
             1 => TokenKind::Tcp,
             2 => TokenKind::Udp,
             3 => TokenKind::Icmp,
@@ -252,12 +258,12 @@ impl Token {
 
     /// Slot of the object.
     pub const fn index(self) -> u32 {
-        self.0 as u32
+        self.bits() as u32
     }
 
     /// Generation of the slot.
     pub const fn generation(self) -> u32 {
-        (self.0 >> 32) as u32 & 0xfff_ffff
+        (self.bits() >> 32) as u32 & 0xfff_ffff
     }
 }
 

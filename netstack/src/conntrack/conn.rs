@@ -58,6 +58,11 @@ impl Status {
     /// To be removed: found by no look-up any more.
     pub const DYING: Status = Status(1 << 9);
 
+    /// Its first packet clashed with another connection's: only its replies find it, and nothing renews it. [`Conntrack::confirm`] says more.
+    ///
+    /// [`Conntrack::confirm`]: super::Conntrack::confirm
+    pub const NAT_CLASH: Status = Status(1 << 12);
+
     /// Whether all bits of `other` are set.
     pub const fn has(self, other: Status) -> bool {
         self.0 & other.0 == other.0

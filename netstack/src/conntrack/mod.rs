@@ -1,15 +1,33 @@
 //! Connection tracking.
 
+mod bucket;
+mod chunks;
 pub mod config;
+mod confirm;
 mod conn;
+mod dump;
+mod early_drop;
+mod hash;
 pub mod icmp;
+mod port_search;
 pub mod proto;
 pub mod quote;
+mod reap;
+mod slot;
+mod source;
+mod stats;
+mod sync;
+mod table;
 pub mod tcp;
+#[cfg(test)]
+mod tests;
+mod track;
 pub mod tuple;
 mod udp;
 
 pub use config::{CtConfig, Timeouts};
 pub use conn::{Conn, ConnId, CtInfo, Dir, Proto, Status, Track};
 pub use quote::Quote;
+pub use stats::CtCounters;
+pub use table::{Conntrack, OriginalDstError};
 pub use tuple::{Addr, CtTuple};

@@ -1,0 +1,202 @@
+//! The second phase of an insert: a connection enters the table when its first packet has passed all hooks.
+
+use super::bucket::{Locked, Visit, entry};
+use super::conn::{Conn, CtInfo, Dir, Status, Track};
+use super::slot::Held;
+use super::stats::bump;
+use super::sync::Ordering::Relaxed;
+use super::table::{Conntrack, Tables, is_live};
+use crate::skb::Skb;
+use crate::time::Time;
+use crate::tuple::proto;
+use crate::verdict::DropReason;
+use core::time::Duration;
+
+/// Connections that may share a bucket: at least so many, and a number less than [`CHAIN_SPREAD`] that differs from connection to
+/// connection, so that nobody can tell where the limit is.
+const CHAIN_LEAST: u32 = 50;
+const CHAIN_SPREAD: u64 = 30;
+
+/// How long a connection lives that clashed with another, and whose replies only are known.
+const CLASH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What stands in the way of a connection.
+enum Obstacle<'a> {
+    /// One that timed out: it must go first.
+    Stale(Held<'a>),
+    /// A live one, which has the tuple of this direction.
+    Taken(Held<'a>, Dir),
+    /// Too many others in a bucket.
+    Crowd(u32),
+}
+
+impl Conntrack {
+    /// Puts the connection of a first packet into the table, where others see it, if both its tuples are free. The packet's
+    /// [`Track::Fresh`] becomes [`Track::Known`]. Nothing happens to other packets.
+    ///
+    /// If another packet of the same connection was faster, or one that goes against it, this packet joins the connection that is there. A UDP
+    /// datagram whose original tuple only is taken gets a connection that its replies find, for a second
+    /// ([`Status::NAT_CLASH`]). As Linux's `nf_ct_resolve_clash`.
+    ///
+    /// # Errors
+    /// [`DropReason::ConntrackClash`] if another connection has one of the tuples, [`DropReason::ConntrackFull`] if the table is full and
+    /// nothing can go, [`DropReason::ConntrackChain`] if too many connections share a bucket (a guest does not get there by itself:
+    /// it does not know the key of the hash).
+    pub fn confirm(&self, now: Time, skb: &mut Skb<'_>) -> Result<(), DropReason> {
+        let Track::Fresh { conn, related: false } = &mut skb.track else { return Ok(()) };
+        conn.status.set(Status::CONFIRMED);
+        let hash = conn.tuples.each_ref().map(|t| self.hash(t));
+        self.reserve(now, hash[0] as u32)?;
+        let t = self.allocate();
+        let Some(index) = t.arena.take(hash[0] as u32) else {
+            self.count.fetch_sub(1, Relaxed);
+            bump(&self.counters.drop);
+            return Err(DropReason::ConntrackFull);
+        };
+        t.arena.prefetch(index);
+        let result = self.insert(now, t, index, conn, hash);
+        if !matches!(result, Ok(Entered::Inserted(_))) {
+            t.arena.give(index);
+            self.count.fetch_sub(1, Relaxed);
+        }
+        skb.track = match result? {
+            Entered::Inserted(track) => {
+                bump(&self.counters.insert);
+                self.reaper.start(now);
+                track
+            }
+            Entered::Joined(track) => {
+                bump(&self.counters.clash_resolve);
+                track
+            }
+        };
+        Ok(())
+    }
+
+    fn insert(&self, now: Time, t: &Tables, index: u32, conn: &mut Conn, hash: [u64; 2]) -> Result<Entered, DropReason> {
+        // What timed out and is in the way goes, one by one; then the buckets are looked at again.
+        loop {
+            let mut buckets = Pair::lock(self, t, hash);
+            match buckets.obstacle(now, t, conn, hash) {
+                None => return Ok(Entered::Inserted(self.enter(t, &mut buckets, index, conn, hash))),
+                Some(Obstacle::Stale(held)) => {
+                    drop(buckets);
+                    bump(&self.counters.expired);
+                    self.vacate(held);
+                }
+                Some(Obstacle::Crowd(bucket)) => {
+                    drop(buckets);
+                    if self.sweep(now, t, bucket, |_| false) == 0 {
+                        bump(&self.counters.chaintoolong);
+                        return Err(DropReason::ConntrackChain);
+                    }
+                }
+                Some(Obstacle::Taken(mut winner, dir)) => {
+                    if let Some(track) = join(&mut winner, conn) {
+                        return Ok(Entered::Joined(track));
+                    }
+                    drop(winner);
+                    if dir == Dir::Original && conn.tuples[0].proto == proto::UDP && !conn.status.has(Status::NAT_CLASH) {
+                        conn.status.set(Status::NAT_CLASH);
+                        conn.expires = now + CLASH_TIMEOUT;
+                        continue;
+                    }
+                    bump(&self.counters.insert_failed);
+                    return Err(DropReason::ConntrackClash);
+                }
+            }
+        }
+    }
+
+    /// Puts a connection into its slot and its buckets, which are locked.
+    fn enter(&self, t: &Tables, buckets: &mut Pair<'_>, index: u32, conn: &Conn, hash: [u64; 2]) -> Track {
+        let id = t.arena.occupy(index, conn, hash.map(|h| h as u32));
+        for &dir in directions(conn) {
+            buckets.of(dir).insert(&t.arena, entry(index, dir as u32), hash[dir as usize] as u32);
+        }
+        if conn.status.has(Status::SRC_NAT) {
+            t.sources.insert(self.source_hash(&conn.tuples[0]), index);
+        }
+        Track::Known { id, info: CtInfo::New, status: conn.status }
+    }
+}
+
+enum Entered {
+    Inserted(Track),
+    Joined(Track),
+}
+
+/// The directions in which a connection is found.
+fn directions(conn: &Conn) -> &'static [Dir] {
+    if conn.status.has(Status::NAT_CLASH) { &[Dir::Reply] } else { &[Dir::Original, Dir::Reply] }
+}
+
+/// Whether a packet belongs to the connection that was faster, and how: its tuples are the same, or exactly reversed.
+fn join(winner: &mut Held<'_>, conn: &Conn) -> Option<Track> {
+    let [original, reply] = &winner.conn.tuples;
+    let info = match [original, reply] {
+        [o, r] if *o == conn.tuples[0] && *r == conn.tuples[1] => CtInfo::New,
+        [o, r] if *o == conn.tuples[1] && *r == conn.tuples[0] => {
+            winner.conn.status.set(Status::SEEN_REPLY);
+            winner.mark_dirty();
+            CtInfo::EstablishedReply
+        }
+        _ => return None,
+    };
+    Some(Track::Known { id: winner.id, info, status: winner.conn.status })
+}
+
+/// The two buckets of a connection, locked in the order of their index; they may be the same one.
+struct Pair<'a> {
+    index: [u32; 2],
+    first: Locked<'a>,
+    second: Option<Locked<'a>>,
+}
+
+impl<'a> Pair<'a> {
+    fn lock(table: &Conntrack, t: &'a Tables, hash: [u64; 2]) -> Self {
+        let index = hash.map(|h| table.bucket_of(h as u32));
+        let [a, b] = index.map(|i| t.buckets.touch(i));
+        a.prefetch();
+        b.prefetch();
+        match index[0].cmp(&index[1]) {
+            core::cmp::Ordering::Equal => Pair { index, first: a.lock(), second: None },
+            core::cmp::Ordering::Less => {
+                let first = a.lock();
+                Pair { index, first, second: Some(b.lock()) }
+            }
+            core::cmp::Ordering::Greater => {
+                let first = b.lock();
+                Pair { index, first, second: Some(a.lock()) }
+            }
+        }
+    }
+
+    /// The bucket of a direction.
+    fn of(&mut self, dir: Dir) -> &mut Locked<'a> {
+        let lower = self.index[dir as usize] <= self.index[dir.other() as usize];
+        match &mut self.second {
+            Some(second) if !lower => second,
+            _ => &mut self.first,
+        }
+    }
+
+    fn obstacle<'t>(&mut self, now: Time, t: &'t Tables, conn: &Conn, hash: [u64; 2]) -> Option<Obstacle<'t>> {
+        let index = self.index;
+        directions(conn).iter().find_map(|&dir| {
+            let tuple = &conn.tuples[dir as usize];
+            let wanted = hash[dir as usize] as u32;
+            let bucket = self.of(dir);
+            let found = bucket.walk(&t.arena, Some(wanted), |entry| match t.has(entry, wanted, tuple) {
+                Some((held, _)) => Visit::Done(held),
+                None => Visit::Next,
+            });
+            if let Some(held) = found {
+                let live = is_live(&held.conn, now);
+                return Some(if live { Obstacle::Taken(held, dir) } else { Obstacle::Stale(held) });
+            }
+            let limit = CHAIN_LEAST + (((hash[0] >> 32) * CHAIN_SPREAD) >> 32) as u32;
+            (bucket.len(&t.arena) > limit).then_some(Obstacle::Crowd(index[dir as usize]))
+        })
+    }
+}

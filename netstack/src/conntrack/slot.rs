@@ -1,0 +1,305 @@
+//! Slots of connections, and what goes with each.
+
+use super::bucket::{NONE, entry};
+use super::chunks::Chunks;
+use super::conn::{Conn, ConnId, Proto, Status};
+use super::sync::{AtomicU32, AtomicU64, BATCH, Mutex, MutexGuard, Ordering, SHARDS, lock};
+use super::tuple::CtTuple;
+use crate::time::Time;
+use Ordering::Relaxed;
+
+/// Slots are allocated in chunks of at least `1 << CHUNK_SHIFT`.
+const CHUNK_SHIFT: u32 = 6;
+
+/// Most slots that there can be: an entry has 31 bits for the slot.
+pub(super) const MAX_SLOTS: u32 = 1 << 30;
+
+/// A slot. Its connection is looked at and changed under its lock.
+#[derive(Debug)]
+#[cfg_attr(not(loom), repr(C, align(64)))]
+pub(super) struct Slot {
+    /// Lower halves of the tuples' hashes, by direction.
+    pub(super) hash: [AtomicU32; 2],
+    conn: Mutex<Conn>,
+    /// Odd while the slot is occupied. Changes under the lock.
+    generation: AtomicU32,
+    /// 1 if something changed that a checkpoint must write again.
+    dirty: AtomicU32,
+}
+
+/// What is seldom asked of a slot.
+#[derive(Debug)]
+struct Side {
+    /// Next entry of the chain, by direction; of a free slot, the next free one.
+    next: [AtomicU32; 2],
+    /// Not expired before this tick, unless it says less later; [`VACANT`] for a free slot.
+    hint: AtomicU32,
+}
+
+/// No connection to reap.
+const VACANT: u32 = u32::MAX;
+
+/// A connection takes three cache lines; more would cost an access to memory and the bound on memory per connection.
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Slot>() == 192);
+
+impl Default for Slot {
+    fn default() -> Self {
+        let conn = Conn {
+            tuples: [CtTuple::default(); 2],
+            status: Status::default(),
+            mark: 0,
+            expires: Time::ZERO,
+            proto: Proto::Generic,
+            flow: None,
+        };
+        Slot {
+            hash: [AtomicU32::new(0), AtomicU32::new(0)],
+            conn: Mutex::new(conn),
+            generation: AtomicU32::new(0),
+            dirty: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Default for Side {
+    fn default() -> Self {
+        Side { next: [AtomicU32::new(NONE), AtomicU32::new(NONE)], hint: AtomicU32::new(VACANT) }
+    }
+}
+
+/// Ticks of the reaper's hints: about 17 ms, so that 32 bits hold two years. What is later is looked at too often, no more.
+fn tick(t: Time) -> u32 {
+    u32::try_from(t.as_nanos() >> 24).unwrap_or(VACANT).min(VACANT - 1)
+}
+
+/// An occupied slot whose lock is held.
+pub(super) struct Held<'a> {
+    pub(super) conn: MutexGuard<'a, Conn>,
+    pub(super) id: ConnId,
+    slot: &'a Slot,
+}
+
+impl Held<'_> {
+    /// Notes that something changed.
+    pub(super) fn mark_dirty(&self) {
+        if self.slot.dirty.load(Relaxed) == 0 {
+            self.slot.dirty.store(1, Relaxed);
+        }
+    }
+}
+
+impl Slot {
+    /// Gets the slot's cache lines on their way: the middle one comes with one of its neighbours.
+    #[inline]
+    fn prefetch(&self) {
+        core::hint::black_box((self.hash[0].load(Relaxed), self.generation.load(Relaxed)));
+    }
+
+    /// Locks the slot if there is a connection in it.
+    #[inline]
+    fn hold(&self, index: u32) -> Option<Held<'_>> {
+        let conn = lock(&self.conn);
+        let generation = self.generation.load(Relaxed);
+        (generation & 1 == 1).then_some(Held { conn, id: ConnId { index, generation }, slot: self })
+    }
+}
+
+/// All slots.
+#[derive(Debug)]
+pub(super) struct Arena {
+    slots: Chunks<Slot>,
+    side: Chunks<Side>,
+    free: Box<[Shard]>,
+    /// Slots that were ever used are below.
+    used: AtomicU32,
+    capacity: u32,
+}
+
+/// A list of free slots.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Shard(Mutex<u32>);
+
+impl Arena {
+    /// For `max` connections at a time.
+    pub(super) fn new(max: u32) -> Self {
+        // A list may hold free slots that another one would need; each can keep a batch to itself.
+        let capacity = max + SHARDS * BATCH;
+        Arena {
+            slots: Chunks::new(capacity, CHUNK_SHIFT),
+            side: Chunks::new(capacity, CHUNK_SHIFT + 2),
+            free: (0..SHARDS).map(|_| Shard(Mutex::new(NONE))).collect(),
+            used: AtomicU32::new(0),
+            capacity,
+        }
+    }
+
+    /// Slots that there can be.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Slots that were ever used are below.
+    pub(super) fn used(&self) -> u32 {
+        self.used.load(Relaxed).min(self.capacity)
+    }
+
+    /// Gets a slot's memory on its way.
+    #[inline]
+    pub(super) fn prefetch(&self, index: u32) {
+        if let Some(slot) = self.slots.get(index) {
+            slot.prefetch();
+        }
+    }
+
+    /// Locks a slot if there is a connection in it.
+    #[inline]
+    pub(super) fn hold(&self, index: u32) -> Option<Held<'_>> {
+        self.slots.get(index)?.hold(index)
+    }
+
+    /// The connection in a slot.
+    pub(super) fn id(&self, index: u32) -> Option<ConnId> {
+        self.hold(index).map(|held| held.id)
+    }
+
+    /// Locks the slot of a connection if it is still there.
+    #[inline]
+    pub(super) fn hold_id(&self, id: ConnId) -> Option<Held<'_>> {
+        let slot = self.slots.get(id.index)?;
+        slot.prefetch();
+        slot.hold(id.index).filter(|h| h.id == id)
+    }
+
+    /// Hash of the tuple that an entry stands for.
+    #[inline]
+    pub(super) fn hash(&self, entry: u32) -> u32 {
+        self.slots.get(entry >> 1).map_or(0, |s| s.hash[(entry & 1) as usize].load(Relaxed))
+    }
+
+    /// The link of an entry in its bucket's chain.
+    pub(super) fn next(&self, entry: u32) -> &AtomicU32 {
+        &self.side.touch(entry >> 1).next[(entry & 1) as usize]
+    }
+
+    /// Whether the reaper need not look at the slot now.
+    pub(super) fn nothing_to_reap(&self, index: u32, now: Time) -> bool {
+        self.side.get(index).is_none_or(|s| s.hint.load(Relaxed) > tick(now))
+    }
+
+    /// Whether there is a connection in the slot, to say the least probably.
+    pub(super) fn is_occupied(&self, index: u32) -> bool {
+        self.side.get(index).is_some_and(|s| s.hint.load(Relaxed) != VACANT)
+    }
+
+    /// Says when the reaper is to look at a connection. Under the slot's lock.
+    pub(super) fn reap_at(&self, held: &Held<'_>, at: Time) {
+        self.side.touch(held.id.index).hint.store(tick(at), Relaxed);
+    }
+
+    /// Says that the reaper is to look no later than then. Under the slot's lock.
+    pub(super) fn reap_by(&self, held: &Held<'_>, at: Time) {
+        let hint = &self.side.touch(held.id.index).hint;
+        if tick(at) < hint.load(Relaxed) {
+            hint.store(tick(at), Relaxed);
+        }
+    }
+
+    /// Takes a free slot, from the list that `hash` chooses if that has one; `None` if all are occupied.
+    pub(super) fn take(&self, hash: u32) -> Option<u32> {
+        let first = hash % SHARDS;
+        if let Some(index) = self.pop(first) {
+            return Some(index);
+        }
+        if let Ok(base) = self.used.fetch_update(Relaxed, Relaxed, |n| (n < self.capacity).then(|| n.saturating_add(BATCH))) {
+            for index in (base + 1..self.capacity.min(base + BATCH)).rev() {
+                self.give_to(first, index);
+            }
+            return Some(base);
+        }
+        (1..SHARDS).find_map(|n| self.pop((first + n) % SHARDS))
+    }
+
+    fn pop(&self, shard: u32) -> Option<u32> {
+        let mut head = lock(&self.free[shard as usize].0);
+        let index = *head;
+        if index == NONE {
+            return None;
+        }
+        *head = self.next(entry(index, 0)).load(Relaxed);
+        Some(index)
+    }
+
+    /// Gives back a slot that was taken, or vacated.
+    pub(super) fn give(&self, index: u32) {
+        self.give_to(index / BATCH % SHARDS, index);
+    }
+
+    fn give_to(&self, shard: u32, index: u32) {
+        let link = self.next(entry(index, 0));
+        let mut head = lock(&self.free[shard as usize].0);
+        link.store(*head, Relaxed);
+        *head = index;
+    }
+
+    /// Puts a connection into a slot that was taken.
+    pub(super) fn occupy(&self, index: u32, conn: &Conn, hash: [u32; 2]) -> ConnId {
+        let slot = self.slots.touch(index);
+        let mut place = lock(&slot.conn);
+        *place = *conn;
+        slot.hash[0].store(hash[0], Relaxed);
+        slot.hash[1].store(hash[1], Relaxed);
+        let generation = slot.generation.load(Relaxed).wrapping_add(1);
+        slot.generation.store(generation, Relaxed);
+        slot.dirty.store(1, Relaxed);
+        self.side.touch(index).hint.store(tick(conn.expires), Relaxed);
+        ConnId { index, generation }
+    }
+
+    /// Makes the connection vanish: its handle is stale, no look-up finds it. Its entries must be taken out of their buckets
+    /// before the slot is given back.
+    pub(super) fn vacate(&self, held: Held<'_>) -> Vacated {
+        held.slot.generation.store(held.id.generation.wrapping_add(1), Relaxed);
+        held.slot.dirty.store(1, Relaxed);
+        self.side.touch(held.id.index).hint.store(VACANT, Relaxed);
+        let hash = [held.slot.hash[0].load(Relaxed), held.slot.hash[1].load(Relaxed)];
+        Vacated { conn: *held.conn, index: held.id.index, hash }
+    }
+
+    /// Clears the mark that something changed; whether it was set.
+    pub(super) fn take_dirty(&self, index: u32) -> bool {
+        self.slots.get(index).is_some_and(|s| s.dirty.swap(0, Relaxed) != 0)
+    }
+}
+
+/// A connection that vanished from its slot, while its entries are still in their buckets.
+pub(super) struct Vacated {
+    pub(super) conn: Conn,
+    pub(super) index: u32,
+    pub(super) hash: [u32; 2],
+}
+
+/// Connections that are over, the last few: the packets that ended them may still be on their way through the hooks.
+#[derive(Debug)]
+pub(super) struct Condemned {
+    next: AtomicU32,
+    ids: [AtomicU64; CONDEMNED],
+}
+
+/// Packets that can be on their way at a time: no more than there are workers.
+const CONDEMNED: usize = 64;
+
+impl Condemned {
+    pub(super) fn new() -> Self {
+        Condemned { next: AtomicU32::new(0), ids: core::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    /// Adds one; returns the one that has to go.
+    pub(super) fn push(&self, id: ConnId) -> Option<ConnId> {
+        let at = self.next.fetch_add(1, Relaxed) as usize % CONDEMNED;
+        let old = self.ids[at].swap(u64::from(id.generation) << 32 | u64::from(id.index), Relaxed);
+        // Generations of occupied slots are odd, so no handle is 0.
+        (old != 0).then_some(ConnId { index: old as u32, generation: (old >> 32) as u32 })
+    }
+}

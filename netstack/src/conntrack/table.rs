@@ -1,0 +1,283 @@
+//! The table of tracked connections.
+
+use super::bucket::{Bucket, Visit, entry};
+use super::chunks::Chunks;
+use super::config::CtConfig;
+use super::conn::{Conn, ConnId, Dir, Status};
+use super::hash;
+use super::reap::Reaper;
+use super::slot::{Arena, Condemned, Held, MAX_SLOTS, Vacated};
+use super::source::Sources;
+use super::stats::{Counters, CtCounters, bump};
+use super::sync::{AtomicU32, Mutex, OnceLock, Ordering, lock};
+use super::tuple::CtTuple;
+use crate::edge::{Token, TokenKind};
+use crate::rng::Key;
+use crate::time::Time;
+use crate::tuple::Endpoint;
+use Ordering::Relaxed;
+
+/// Buckets are allocated in chunks of at least `1 << CHUNK_SHIFT`: a page.
+const CHUNK_SHIFT: u32 = 7;
+
+/// The table of tracked connections, shared by all workers.
+///
+/// A connection is in a slot of an arena, named by [`ConnId`], and has an entry per tuple in a bucket. Memory is allocated when
+/// the first connection needs it, and stays.
+///
+/// # Locks
+/// In this order: the reaper, buckets by index, a slot or a list of free slots. A look-up locks no bucket and one slot, that of the
+/// connection found. To be removed, a connection is first made to vanish, under its slot's lock; then its entries are taken out, one
+/// bucket after the other; then the slot is free. No closure handed in may call the table.
+#[derive(Debug)]
+pub struct Conntrack {
+    pub(super) cfg: CtConfig,
+    key: Key,
+    /// Connections at most.
+    pub(super) max: u32,
+    /// Logarithm of the number of buckets, which is at least `max`.
+    bits: u32,
+    /// Connections in the table, or about to be.
+    pub(super) count: AtomicU32,
+    tables: OnceLock<Tables>,
+    pub(super) reaper: Reaper,
+    pub(super) counters: Counters,
+    pub(super) condemned: Condemned,
+    /// Flows whose connection is gone, and that were not told.
+    closed: Mutex<Vec<Token>>,
+}
+
+/// What is allocated with the first connection.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) buckets: Chunks<Bucket>,
+    pub(super) arena: Arena,
+    pub(super) sources: Sources,
+}
+
+/// Why there is no original destination to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OriginalDstError {
+    /// No such connection is tracked (ENOENT).
+    #[error("no such connection is tracked")]
+    NotConnected,
+    /// The connection's destination was not translated.
+    #[error("the connection's destination was not translated")]
+    NotTranslated,
+}
+
+/// Whether a connection is to be found: the one predicate of look-ups, inserts and the reaper.
+#[inline]
+pub(super) fn is_live(conn: &Conn, now: Time) -> bool {
+    !conn.status.has(Status::DYING) && (conn.expires > now || is_pinned(conn))
+}
+
+/// Whether a connection is kept whatever its age: a live TCP flow pins it.
+pub(super) fn is_pinned(conn: &Conn) -> bool {
+    conn.flow.is_some_and(|t| t.kind() == TokenKind::Tcp)
+}
+
+impl Conntrack {
+    /// An empty table. `key` must be secret, and never used twice.
+    pub fn new(cfg: CtConfig, key: Key) -> Self {
+        let max = cfg.max.clamp(1, MAX_SLOTS / 2);
+        Conntrack {
+            cfg,
+            key,
+            max,
+            bits: max.next_power_of_two().trailing_zeros(),
+            count: AtomicU32::new(0),
+            tables: OnceLock::new(),
+            reaper: Reaper::new(),
+            counters: Counters::default(),
+            condemned: Condemned::new(),
+            closed: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &CtConfig {
+        &self.cfg
+    }
+
+    /// Connections in the table, those that timed out and were not removed yet included.
+    pub fn len(&self) -> usize {
+        self.count.load(Relaxed) as usize
+    }
+
+    /// Whether the table holds no connection.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> CtCounters {
+        self.counters.read()
+    }
+
+    /// The live connection that has this tuple, and in which direction.
+    pub fn find(&self, now: Time, tuple: &CtTuple) -> Option<(ConnId, Dir)> {
+        self.hold(now, tuple).map(|(held, dir)| (held.id, dir))
+    }
+
+    /// A copy of a connection; `None` if it is gone.
+    pub fn get(&self, id: ConnId) -> Option<Conn> {
+        Some(*self.tables()?.arena.hold_id(id)?.conn)
+    }
+
+    /// Looks at a connection, or changes it (not its tuples); `None` if it is gone. `f` must not call the table.
+    pub fn modify<R>(&self, id: ConnId, f: impl FnOnce(&mut Conn) -> R) -> Option<R> {
+        let arena = &self.tables()?.arena;
+        let mut held = arena.hold_id(id)?;
+        let result = f(&mut held.conn);
+        held.mark_dirty();
+        arena.reap_by(&held, held.conn.expires);
+        Some(result)
+    }
+
+    /// Whether a live connection has this tuple, in any direction: for the search of a free port.
+    pub fn is_taken(&self, now: Time, tuple: &CtTuple) -> bool {
+        self.find(now, tuple).is_some()
+    }
+
+    /// Ties a flow to a connection. A TCP flow pins it: it neither times out nor is dropped early while the flow lives. Flows of
+    /// other protocols only hear when their connection goes ([`Conntrack::take_closed`]). False if the connection is gone.
+    pub fn pin(&self, id: ConnId, flow: Token) -> bool {
+        self.modify(id, |c| c.flow = Some(flow)).is_some()
+    }
+
+    /// The flow of a connection ended: the connection ages by its state, from its last packet on.
+    pub fn unpin(&self, _now: Time, id: ConnId) {
+        self.modify(id, |c| c.flow = None);
+    }
+
+    /// Removes a connection, pinned or not; its flow will hear. `None` if it is gone already.
+    pub fn remove(&self, id: ConnId) -> Option<Conn> {
+        let held = self.tables()?.arena.hold_id(id)?;
+        bump(&self.counters.delete);
+        Some(self.vacate(held))
+    }
+
+    /// Removes all connections, pinned or not; returns how many.
+    pub fn flush(&self) -> usize {
+        let Some(t) = self.tables() else { return 0 };
+        let ids = (0..t.arena.used()).filter_map(|i| t.arena.id(i));
+        ids.filter(|&id| self.remove(id).is_some()).count()
+    }
+
+    /// Takes the tokens of flows whose connection timed out or was removed since the last call: the flows are to be closed, those of
+    /// TCP reset on both sides. They are added to `out`.
+    pub fn take_closed(&self, out: &mut Vec<Token>) {
+        out.append(&mut lock(&self.closed));
+    }
+
+    /// Where the packets of `tuple` were going before their destination was translated (`SO_ORIGINAL_DST`).
+    pub fn original_dst(&self, now: Time, tuple: &CtTuple) -> Result<Endpoint, OriginalDstError> {
+        let (held, _) = self.hold(now, tuple).ok_or(OriginalDstError::NotConnected)?;
+        if !held.conn.status.has(Status::DST_NAT) {
+            return Err(OriginalDstError::NotTranslated);
+        }
+        let original = &held.conn.tuples[0];
+        Ok(Endpoint::new(original.dst_ip(), original.dport))
+    }
+}
+
+impl Conntrack {
+    /// What the first connection allocated.
+    #[inline]
+    pub(super) fn tables(&self) -> Option<&Tables> {
+        self.tables.get()
+    }
+
+    pub(super) fn allocate(&self) -> &Tables {
+        self.tables.get_or_init(|| {
+            let arena = Arena::new(self.max);
+            Tables {
+                buckets: Chunks::new(1 << self.bits, CHUNK_SHIFT),
+                sources: Sources::new(self.bits.saturating_sub(2), arena.capacity()),
+                arena,
+            }
+        })
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, tuple: &CtTuple) -> u64 {
+        hash::tuple(self.key, tuple)
+    }
+
+    #[inline]
+    pub(super) fn source_hash(&self, tuple: &CtTuple) -> u32 {
+        hash::source(self.key, tuple) as u32
+    }
+
+    /// How many buckets there are.
+    pub(super) fn buckets(&self) -> u32 {
+        1 << self.bits
+    }
+
+    /// Bucket of a tuple with this hash: the uppermost bits, as entries carry the lowest.
+    #[inline]
+    pub(super) fn bucket_of(&self, hash: u32) -> u32 {
+        (u64::from(hash) >> (32 - self.bits)) as u32
+    }
+
+    /// The live connection that has this tuple, locked, and in which direction. One that timed out is removed on the way.
+    #[inline]
+    pub(super) fn hold(&self, now: Time, tuple: &CtTuple) -> Option<(Held<'_>, Dir)> {
+        let t = self.tables()?;
+        let hash = self.hash(tuple) as u32;
+        let bucket = t.buckets.get(self.bucket_of(hash))?;
+        loop {
+            let (held, dir) = bucket.search(&t.arena, hash, |entry| match t.has(entry, hash, tuple) {
+                Some((held, _)) if held.conn.status.has(Status::DYING) => Visit::Next,
+                Some(found) => Visit::Done(found),
+                None => Visit::Next,
+            })?;
+            if is_live(&held.conn, now) {
+                return Some((held, dir));
+            }
+            bump(&self.counters.expired);
+            self.vacate(held);
+        }
+    }
+
+    /// Removes a connection, whatever the reason.
+    pub(super) fn vacate(&self, held: Held<'_>) -> Conn {
+        // The connection is held, so there are tables.
+        let t = self.allocate();
+        let gone = t.arena.vacate(held);
+        let buckets = gone.hash.map(|h| t.buckets.touch(self.bucket_of(h)));
+        buckets.iter().for_each(|b| b.prefetch());
+        self.unlink(t, &gone);
+        gone.conn
+    }
+
+    /// Takes the entries of a connection that vanished out of their buckets, and frees the slot.
+    pub(super) fn unlink(&self, t: &Tables, gone: &Vacated) {
+        for (dir, &hash) in gone.hash.iter().enumerate() {
+            t.buckets.touch(self.bucket_of(hash)).lock().remove(&t.arena, entry(gone.index, dir as u32));
+        }
+        if gone.conn.status.has(Status::SRC_NAT) {
+            t.sources.remove(self.source_hash(&gone.conn.tuples[0]), gone.index);
+        }
+        t.arena.give(gone.index);
+        self.count.fetch_sub(1, Relaxed);
+        if let Some(flow) = gone.conn.flow {
+            lock(&self.closed).push(flow);
+        }
+    }
+}
+
+impl Tables {
+    /// The connection that an entry stands for, locked, if that tuple of it is the one wanted.
+    #[inline]
+    pub(super) fn has(&self, entry: u32, hash: u32, tuple: &CtTuple) -> Option<(Held<'_>, Dir)> {
+        self.arena.prefetch(entry >> 1);
+        if self.arena.hash(entry) != hash {
+            return None;
+        }
+        let held = self.arena.hold(entry >> 1)?;
+        let dir = if entry & 1 == 0 { Dir::Original } else { Dir::Reply };
+        (held.conn.tuples[dir as usize] == *tuple).then_some((held, dir))
+    }
+}
