@@ -73,25 +73,42 @@ fn impossible_messages_are_counted() {
 }
 
 #[test]
-fn a_full_peer_costs_counted_frames() {
+fn what_a_full_peer_does_not_take_waits_or_is_refused() {
     let (mut link, peer, mut slots) = link();
-    for _ in 0..10_000 {
-        link.send(&mut slots, frame(&[7; 60])).unwrap();
+    let mut taken: u16 = 0;
+    for n in 0..10_000u16 {
+        let slot = slots.take().unwrap();
+        slots.slot_mut(slot)[..2].copy_from_slice(&taken.to_ne_bytes());
+        let sent = link.send(&mut slots, TxFrame { body: Payload { slot, offset: 0, len: 2 }, ..frame(&[n as u8; 60]) });
+        assert!(matches!(sent, Ok(()) | Err(TxError::Full)), "{sent:?}");
+        taken += u16::from(sent.is_ok());
     }
     link.flush(&mut slots).unwrap();
     let s = link.stats();
-    assert!(s.tx_full > 0 && s.tx_frames > 0);
-    assert_eq!(s.tx_full + s.tx_frames, 10_000);
-    let mut arrived = 0;
-    while peer.recv(&mut [0; 60]).is_ok() {
-        arrived += 1;
+    assert!(link.waits() && s.tx_frames > 0);
+    assert_eq!(s.tx_full + u64::from(taken), 10_000);
+    assert_eq!(slots.in_use() as u64, u64::from(taken) - s.tx_frames);
+    // Whatever was taken arrives, once and in order, without anything new being sent.
+    let mut buf = [0; 100];
+    for n in 0..taken {
+        let len = peer.recv(&mut buf).or_else(|_| link.flush(&mut slots).map(|()| peer.recv(&mut buf).unwrap())).unwrap();
+        assert_eq!((len, &buf[60..62]), (62, &n.to_ne_bytes()[..]));
     }
-    assert_eq!(arrived, s.tx_frames);
-    link.send(&mut slots, frame(&[8; 60])).unwrap();
+    assert!(peer.recv(&mut buf).is_err());
     link.flush(&mut slots).unwrap();
-    let mut buf = [0; 60];
-    peer.recv(&mut buf).unwrap();
-    assert_eq!(buf, [8; 60]);
+    assert_eq!((link.waits(), link.stats().tx_frames, slots.in_use()), (false, u64::from(taken), 0));
+}
+
+#[test]
+fn a_link_that_is_stopped_lets_go_of_what_waits() {
+    let (mut link, _peer, mut slots) = link();
+    while !link.waits() {
+        let slot = slots.take().unwrap();
+        let _ = link.send(&mut slots, TxFrame { body: Payload { slot, offset: 0, len: 2 }, ..frame(&[1; 60]) });
+    }
+    assert!(slots.in_use() > 0);
+    link.stop(&mut slots);
+    assert_eq!((link.waits(), slots.in_use()), (false, 0));
 }
 
 #[test]

@@ -154,8 +154,13 @@ pub trait Link: Send {
     /// What the kernel refuses later is counted as dropped.
     fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError>;
 
-    /// Sends what was gathered. [`LinkError::Closed`] if the link was found to be gone, which the descriptor may then not tell any more.
+    /// Sends what was gathered, as far as the system takes it ([`Link::waits`]). [`LinkError::Closed`] if the link was found to be gone, which the descriptor may then not tell any more.
     fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError>;
+
+    /// Whether frames wait that the system did not take: [`Link::flush`] is to be called when the descriptor is writable.
+    fn waits(&self) -> bool {
+        false
+    }
 
     /// Ends the link: nothing is received or sent any more, and the descriptor may be removed from the event loop. Slots of
     /// gathered frames are given back.
@@ -184,6 +189,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
         (**self).flush(slots)
+    }
+
+    fn waits(&self) -> bool {
+        (**self).waits()
     }
 
     fn stop(&mut self, slots: &mut Slots) {

@@ -139,6 +139,10 @@ impl<L: Link> Link for PcapLink<L> {
         sent
     }
 
+    fn waits(&self) -> bool {
+        self.inner.waits()
+    }
+
     fn stop(&mut self, slots: &mut Slots) {
         self.write();
         self.inner.stop(slots);

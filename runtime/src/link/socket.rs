@@ -69,6 +69,8 @@ pub struct SocketLink {
     gathered: Vec<Gathered>,
     /// Heads of the gathered frames, each behind its virtio-net header.
     heads: Vec<u8>,
+    /// The socket took no more: the gathered frames wait until it is writable.
+    waits: bool,
     stopped: bool,
 }
 
@@ -104,6 +106,7 @@ impl SocketLink {
             expected: FEW,
             gathered: Vec::with_capacity(BATCH),
             heads: Vec::with_capacity(HEADS),
+            waits: false,
             stopped: false,
         }
     }
@@ -190,11 +193,21 @@ impl SocketLink {
         };
     }
 
-    fn drop_gathered(&mut self, slots: &mut Slots) {
-        for g in self.gathered.drain(..) {
+    /// Lets go of the first `n` gathered frames.
+    fn drop_gathered(&mut self, slots: &mut Slots, n: usize) {
+        let end = n.checked_sub(1).map_or(0, |i| self.gathered[i].head_end);
+        for g in self.gathered.drain(..n) {
             slots.give(g.body.slot);
         }
-        self.heads.clear();
+        self.heads.drain(..end);
+        for g in &mut self.gathered {
+            g.head_end -= end;
+        }
+    }
+
+    /// Whether a frame with a head of this length must wait for those before it to be sent.
+    fn is_full(&self, head: usize) -> bool {
+        self.gathered.len() == BATCH || self.heads.len() + vnet::LEN + head > HEADS
     }
 
     /// Sends the gathered frames from number `from` on; returns how many were taken.
@@ -293,11 +306,12 @@ impl Link for SocketLink {
     }
 
     fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError> {
-        if self.gathered.len() == BATCH || self.heads.len() + vnet::LEN + frame.head.len() > HEADS {
+        if self.is_full(frame.head.len()) && !self.waits {
             // That the link is gone is found again by the flush at the end of the caller's batch.
             let _ = self.flush(slots);
         }
-        self.gather(slots, &frame).map_err(|e| {
+        let taken = if self.is_full(frame.head.len()) { Err(TxError::Full) } else { self.gather(slots, &frame) };
+        taken.map_err(|e| {
             release(slots, &frame);
             self.stats.refused(e)
         })
@@ -306,6 +320,7 @@ impl Link for SocketLink {
     fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
         let mut done = 0;
         let mut gone = false;
+        self.waits = false;
         while done < self.gathered.len() {
             match self.send_gathered(slots, done) {
                 Ok(n) => {
@@ -313,12 +328,16 @@ impl Link for SocketLink {
                     done += n;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.waits = true;
+                    break;
+                }
                 Err(e) => {
                     let why = self.stats.failed(&e);
                     done += 1;
                     gone = why == TxError::Down && self.is_gone();
-                    // The buffer is full or the link down: the rest would meet the same.
-                    if why == TxError::Down || e.kind() == ErrorKind::WouldBlock {
+                    // The link is down: the rest would meet the same.
+                    if why == TxError::Down {
                         for _ in done..self.gathered.len() {
                             self.stats.refused(why);
                         }
@@ -327,13 +346,18 @@ impl Link for SocketLink {
                 }
             }
         }
-        self.drop_gathered(slots);
+        self.drop_gathered(slots, done);
         if gone { Err(LinkError::Closed) } else { Ok(()) }
     }
 
     fn stop(&mut self, slots: &mut Slots) {
         self.stopped = true;
-        self.drop_gathered(slots);
+        self.waits = false;
+        self.drop_gathered(slots, self.gathered.len());
+    }
+
+    fn waits(&self) -> bool {
+        self.waits
     }
 
     fn stats(&self) -> LinkStats {

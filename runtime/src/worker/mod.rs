@@ -119,6 +119,8 @@ pub struct Worker {
 struct LinkState {
     gone: bool,
     failures: u32,
+    /// Frames wait, so that its descriptor is watched for being writable too.
+    waits: bool,
 }
 
 impl std::fmt::Debug for Worker {
@@ -320,6 +322,7 @@ impl Worker {
                 break;
             }
             if round == MAX_ROUNDS {
+                self.watch_links(ops);
                 // Comes back at once, after the other subscribers.
                 self.arm(now, Some(now));
                 return;
@@ -330,6 +333,7 @@ impl Worker {
             }
             self.poll_sockets(now);
         }
+        self.watch_links(ops);
         self.resume(now, ops);
         self.trim(now);
         self.expire_clients(now, ops);
@@ -347,6 +351,20 @@ impl Worker {
             let RuntimeEdge { slots, links, .. } = &mut self.edge;
             if let Err(e) = links[index].flush(slots) {
                 self.link_failed(index, &e, ops);
+            }
+        }
+    }
+
+    /// Has those links that keep frames back flushed again when they take more.
+    fn watch_links(&mut self, ops: &mut EventOps<'_>) {
+        for (index, (link, state)) in self.edge.links.iter().zip(&mut self.links).enumerate() {
+            if state.gone || link.waits() == state.waits {
+                continue;
+            }
+            let set = if link.waits() { EventSet::IN | EventSet::OUT } else { EventSet::IN };
+            match ops.modify(Events::with_data_raw(link.fd().as_raw_fd(), word(Source::Link, index), set)) {
+                Ok(()) => state.waits = link.waits(),
+                Err(e) => slog::error!(self.log, "cannot watch a link for room"; "link" => index, "error" => ?e),
             }
         }
     }

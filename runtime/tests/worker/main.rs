@@ -2,5 +2,6 @@
 
 mod control;
 mod flows;
+mod full;
 mod guest;
 mod life;
