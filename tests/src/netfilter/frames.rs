@@ -221,8 +221,10 @@ impl Body {
                     17 => 6,
                     _ => 2,
                 };
-                let sum = u16::from_be_bytes([b[at], b[at + 1]]).wrapping_add(*by);
-                b[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+                if let Some(&[high, low]) = b.get(at..at + 2) {
+                    let sum = u16::from_be_bytes([high, low]).wrapping_add(*by);
+                    b[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+                }
                 (protocol, b)
             }
             Body::Cut(body, n) => {

@@ -10,6 +10,7 @@
 
 pub mod compare;
 mod frames;
+pub mod generate;
 mod kernel;
 mod record;
 mod rules;

@@ -31,16 +31,13 @@ impl Talk {
 
     /// From the node on one side to any address.
     pub fn to(s: &Scenario, from: Side, sport: u16, dst: IpAddr, dport: u16) -> Talk {
+        Talk::between(from, (s.node(from), sport), (dst, dport))
+    }
+
+    /// Between any ends.
+    pub fn between(from: Side, src: (IpAddr, u16), dst: (IpAddr, u16)) -> Talk {
         let mss = vec![2, 4, 5, 180];
-        Talk {
-            from,
-            src: (s.node(from), sport),
-            dst: (dst, dport),
-            next: [1000, 5000],
-            window: [64_240, 65_160],
-            options: [mss.clone(), mss],
-            first: None,
-        }
+        Talk { from, src, dst, next: [1000, 5000], window: [64_240, 65_160], options: [mss.clone(), mss], first: None }
     }
 
     /// Both ends scale their windows.

@@ -1,0 +1,86 @@
+//! Random rules and random packets, from a seed.
+//!
+//! Packets follow what the kernel did with those before: the other end answers what reached it, errors quote what came out.
+
+mod packets;
+mod rules;
+
+use super::run::{Play, play};
+use super::{Difference, Router, Scenario, Step, Summary};
+use crate::SplitMix;
+
+/// Source ports of conversations; a few of each of the kernel's classes.
+const SPORTS: [u16; 6] = [40_000, 40_001, 40_002, 2000, 700, 300];
+/// Destination ports.
+const DPORTS: [u16; 6] = [80, 443, 53, 22, 8080, 1000];
+
+/// Plays the case of a seed on both routers.
+pub fn case<K: Router, O: Router>(
+    seed: u64,
+    packets: u64,
+    kernel: &mut K,
+    ours: Option<&mut O>,
+) -> Result<Summary, Box<Difference>> {
+    let mut r = SplitMix::new(seed);
+    // Neighbouring seeds give streams that have nothing in common.
+    let mut r = r.fork();
+    let v6 = r.chance(35);
+    let text = rules::rules(&mut r, v6);
+    let scenario = Scenario::new(&format!("seed {seed}"), v6, &text);
+    let mut play = Play::new(kernel, ours, &scenario);
+    let mut guests = packets::Guests::new(r.fork(), v6);
+    for _ in 0..packets {
+        let packet = guests.next(&play.past);
+        play.step(Step::Send(packet))?;
+        guests.sent(&play.past);
+    }
+    play.finish()
+}
+
+/// Makes a failing case smaller: leaves out what it fails without. At most `tries` plays.
+pub fn minimise<K: Router, O: Router>(found: Box<Difference>, tries: usize, kernel: &mut K, ours: &mut O) -> Box<Difference> {
+    let mut left = tries;
+    let mut best = found;
+    let mut fails = |s: &Scenario| {
+        if left == 0 {
+            return None;
+        }
+        left -= 1;
+        play(&Scenario { silent: true, ..s.clone() }, kernel, Some(&mut *ours), true).err()
+    };
+    // After every packet, so that the first difference shows.
+    if let Some(d) = fails(&best.scenario) {
+        best = d;
+    }
+    let mut size = best.scenario.steps.len().next_power_of_two() / 2;
+    while size > 0 {
+        let mut at = 0;
+        while at < best.scenario.steps.len() {
+            let mut smaller = best.scenario.clone();
+            let end = (at + size).min(smaller.steps.len());
+            let before = smaller.steps[at..end].iter().filter(|s| !matches!(s, Step::Gone)).count();
+            smaller.steps[at..end].fill(Step::Gone);
+            if before > 0
+                && let Some(d) = fails(&smaller)
+            {
+                best = d;
+            }
+            at += size;
+        }
+        size /= 2;
+    }
+    let mut line = 0;
+    while line < best.scenario.rules.lines().count() {
+        let mut lines: Vec<&str> = best.scenario.rules.lines().collect();
+        let text = lines.remove(line);
+        let smaller = Scenario { rules: lines.iter().map(|l| format!("{l}\n")).collect(), ..best.scenario.clone() };
+        if text.contains("-A ")
+            && let Some(d) = fails(&smaller)
+        {
+            best = d;
+        } else {
+            line += 1;
+        }
+    }
+    best
+}

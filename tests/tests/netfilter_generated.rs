@@ -1,0 +1,32 @@
+//! Random rules and packets, through the kernel's netfilter and through ours.
+//!
+//! `HIBERNET_NETFILTER_PACKETS` says how many packets (20,000), `HIBERNET_NETFILTER_SEED` plays one case only.
+
+use hibernet_tests::netfilter::{Kernel, Summary, generate};
+
+/// Packets of a case.
+const CASE: u64 = 40;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.replace('_', "").parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+#[test]
+fn generated() {
+    let Some(mut kernel) = Kernel::new(0) else { return };
+    let packets = number("HIBERNET_NETFILTER_PACKETS").unwrap_or(20_000);
+    let seeds = match number("HIBERNET_NETFILTER_SEED") {
+        Some(one) => one..one + 1,
+        None => 0..packets.div_ceil(CASE),
+    };
+    let mut total = Summary::default();
+    let t = std::time::Instant::now();
+    for seed in seeds {
+        let done = generate::case::<Kernel, Kernel>(seed, CASE, &mut kernel, None).unwrap_or_else(|d| panic!("{d}"));
+        total.sent += done.sent;
+        total.seen += done.seen;
+        total.connections += done.connections;
+    }
+    eprintln!("{total:?} {:?}", t.elapsed());
+}
