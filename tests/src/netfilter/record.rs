@@ -115,7 +115,33 @@ pub(super) fn seen(side: Side, packet: &[u8], sent: &[u8]) -> Seen {
         let off = if none { 0x5555 } else { fold(transport_checksum(src, dst, protocol, &packet[at..])) };
         p[sum..sum + 2].copy_from_slice(&off.to_be_bytes());
     }
+    if let Some(inner) = quoted(&p).filter(|n| p[*n] >> 4 == 4) {
+        // What is quoted may be one of the router's own.
+        let ihl = usize::from(p[inner] & 15) * 4;
+        let off = p.get(inner..inner + ihl).map_or(0x5555, |h| fold(internet_checksum(&[h])));
+        p[inner + 10..inner + 12].copy_from_slice(&off.to_be_bytes());
+        p[inner + 4..inner + 6].fill(0);
+    }
+    if let Some(inner) = quoted(&p) {
+        // The checksum covers an identifier that was cut off, and may have been chosen by chance.
+        let (at, protocol) = header(&p[inner..]);
+        if matches!(protocol, 1 | 58) && (4..6).contains(&(p.len() - inner - at)) {
+            p[inner + at + 2..inner + at + 4].fill(0);
+        }
+    }
     Seen { side, packet: p }
+}
+
+/// Where the packet quoted by an ICMP error begins, if its IP header is there.
+fn quoted(p: &[u8]) -> Option<usize> {
+    let (at, protocol) = header(p);
+    let error = match protocol {
+        1 => matches!(p.get(at), Some(3 | 4 | 5 | 11 | 12)),
+        58 => matches!(p.get(at), Some(1..=4)),
+        _ => false,
+    };
+    let least = if protocol == 1 { 20 } else { 40 };
+    (error && p.len() >= at + 8 + least).then_some(at + 8)
 }
 
 /// Where a protocol keeps its checksum.
@@ -139,14 +165,9 @@ pub(super) fn ports(p: &[u8]) -> Vec<(u8, usize, Option<usize>)> {
     let mut all = Vec::new();
     let (at, protocol) = header(p);
     places(p, at, protocol, false, &mut all);
-    let error = match protocol {
-        1 => matches!(p.get(at), Some(3 | 4 | 5 | 11 | 12)),
-        58 => matches!(p.get(at), Some(1..=4)),
-        _ => false,
-    };
-    if error && p.len() >= at + 8 + if protocol == 1 { 20 } else { 40 } {
-        let (inner, protocol) = header(&p[at + 8..]);
-        places(p, at + 8 + inner, protocol, true, &mut all);
+    if let Some(start) = quoted(p) {
+        let (inner, protocol) = header(&p[start..]);
+        places(p, start + inner, protocol, true, &mut all);
     }
     all
 }
