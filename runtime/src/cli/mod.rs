@@ -2,9 +2,11 @@
 
 mod attempt;
 mod doctor;
+mod drops;
 mod exec;
 mod list;
 mod options;
+mod rules;
 mod stats;
 pub(crate) mod values;
 
@@ -38,7 +40,7 @@ Exit status:
   that of the command; 128+N if signal N ended it; 127 command not found; 126 not executable.
   Of hibernet's own: 2 usage, 70 internal error, 71 namespaces not allowed, 72 link, 73 port cannot be published,
   74 out of descriptors, processes or memory, 75 name taken or unknown, 76 network worker ended unexpectedly,
-  77 a file cannot be read or written.";
+  77 a file cannot be read or written, 78 rules that cannot be read or make no sense.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -66,6 +68,22 @@ enum Command {
     Stats {
         /// The sandbox
         name: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check rules
+    Rules {
+        #[command(subcommand)]
+        command: rules::RulesCommand,
+    },
+    /// Show why a running sandbox dropped packets, and how many
+    Drops {
+        /// The sandbox
+        name: String,
+        /// Reasons that never happened, too
+        #[arg(long)]
+        all: bool,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -150,6 +168,8 @@ pub fn main() -> ExitCode {
         Command::List { json } => list::list(json),
         Command::Exec { name, command } => exec::exec(&name, &command),
         Command::Stats { name, json } => stats::stats(&name, json),
+        Command::Rules { command } => rules::rules(command),
+        Command::Drops { name, all, json } => drops::drops(&name, all, json),
         Command::ConfinedAttempt { what } => attempt::attempt(what),
         Command::Doctor { json } => doctor::doctor(json),
     };

@@ -81,6 +81,7 @@ impl Client {
     pub fn failure(&self, p: &Problem) -> Failure {
         let status = match p.kind {
             ProblemKind::Request => Status::Usage,
+            ProblemKind::Syntax | ProblemKind::Meaning => Status::Rules,
             ProblemKind::Busy => Status::Resources,
             ProblemKind::Denied => Status::File,
             ProblemKind::Internal => Status::Internal,

@@ -4,3 +4,4 @@ pub mod client;
 pub(crate) mod connection;
 pub mod protocol;
 pub mod registry;
+pub mod rules;

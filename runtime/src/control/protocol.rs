@@ -32,12 +32,15 @@ pub struct Problem {
     pub kind: ProblemKind,
     /// One line.
     pub message: String,
+    /// For rules that cannot be read: where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Place>,
 }
 
 impl Problem {
-    /// From its parts.
+    /// One that is not about a place in a text.
     pub fn new(kind: ProblemKind, message: impl Into<String>) -> Self {
-        Problem { kind, message: message.into() }
+        Problem { kind, message: message.into(), at: None }
     }
 }
 
@@ -51,6 +54,19 @@ pub enum ProblemKind {
     Busy,
     /// It is no request.
     Request,
+    /// Rules cannot be read.
+    Syntax,
+    /// Rules can be read but make no sense.
+    Meaning,
     /// Something that should not happen.
     Internal,
+}
+
+/// A place in a text, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Line.
+    pub line: u32,
+    /// Character in the line.
+    pub column: u32,
 }

@@ -26,6 +26,8 @@ pub enum Status {
     WorkerDied = 76,
     /// A file (capture, log, resolver configuration) cannot be read or written.
     File = 77,
+    /// Rules cannot be read, or make no sense.
+    Rules = 78,
     /// The command was found but cannot be executed.
     NotExecutable = 126,
     /// The command was not found.

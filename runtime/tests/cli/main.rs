@@ -6,6 +6,7 @@ mod control;
 mod kit;
 mod mistakes;
 mod resolver;
+mod rules;
 mod run;
 mod terminal;
 mod user;
