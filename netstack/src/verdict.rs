@@ -110,6 +110,8 @@ drop_reasons! {
     ConntrackClash = "conntrack_clash",
     /// Too many connections share a bucket.
     ConntrackChain = "conntrack_chain",
+    /// The connection was deleted while the packet was on its way, and with it what the packet is to be translated to.
+    ConntrackGone = "conntrack_gone",
     /// Address translation found no free port or identifier.
     NatExhausted = "nat_exhausted",
     /// Address translation wanted an address that is not the host's, or an interface that has none.

@@ -15,8 +15,8 @@ const REDIRECT: u8 = 5;
 /// POSTROUTING. An ICMP error about a connection is translated with the packet that it quotes. INVALID and UNTRACKED packets stay as they are.
 ///
 /// # Errors
-/// An ICMP error that quotes too little of the packet ([`DropReason::Truncated`]), and an ICMP redirect about a translated
-/// connection ([`DropReason::IcmpUnhandled`]), which would mean nothing to the receiver.
+/// [`DropReason::ConntrackGone`] if the connection was deleted meanwhile. [`DropReason::Truncated`] for an ICMP error that quotes too
+/// little of the packet, [`DropReason::IcmpUnhandled`] for an ICMP redirect about a translated connection, which would mean nothing to the receiver.
 pub fn apply(table: &dyn Table, skb: &mut Skb<'_>, hook: Hook) -> Result<(), DropReason> {
     let Some(manip) = Manip::at(hook) else { return Ok(()) };
     let Some(info) = skb.track.info() else { return Ok(()) };
@@ -25,8 +25,7 @@ pub fn apply(table: &dyn Table, skb: &mut Skb<'_>, hook: Hook) -> Result<(), Dro
         Track::Fresh { conn, .. } if concerns(conn.status, manip, dir) => conn.tuples,
         Track::Known { id, status, .. } if concerns(*status, manip, dir) => match table.tuples(*id) {
             Some(tuples) => tuples,
-            // Deleted meanwhile: nobody knows any more what the packet should look like.
-            None => return Err(DropReason::ConntrackClash),
+            None => return Err(DropReason::ConntrackGone),
         },
         Track::Fresh { conn: Conn { status, .. }, .. } | Track::Known { status, .. } => {
             return redirect_refused(skb, *status, info.is_related());

@@ -1,7 +1,9 @@
 //! Packets built from scratch, with whole checksums.
 
+use crate::conntrack::{Conn, Proto, Status, tuple};
 use crate::packet::L4;
 use crate::skb::Skb;
+use crate::time::Time;
 use crate::tuple::proto;
 use crate::wire::{EtherType, icmp, ip, tcp, udp};
 use core::net::IpAddr;
@@ -38,6 +40,8 @@ pub struct Build {
     pub dport: u16,
     /// Type and code of ICMP messages.
     pub ty: (u8, u8),
+    /// Control bits, sequence number and acknowledgement of TCP.
+    pub tcp: (u8, u32, u32),
     pub data: Vec<u8>,
     /// IPv4 options, a multiple of four bytes; of IPv6 the number of eights of destination options.
     pub options: usize,
@@ -56,6 +60,7 @@ impl Build {
             sport: src.1,
             dport: dst.1,
             ty: (if proto == proto::ICMPV6 { 128 } else { 8 }, 0),
+            tcp: (2, 1, 0),
             data: b"data".to_vec(),
             options: 0,
             hop_limit: 64,
@@ -100,7 +105,9 @@ impl Build {
         match self.proto {
             proto::TCP => {
                 b.extend(ports);
-                b.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0x10, 0, 0, 0, 0, 0]);
+                b.extend(self.tcp.1.to_be_bytes());
+                b.extend(self.tcp.2.to_be_bytes());
+                b.extend([0x50, self.tcp.0, 0x10, 0, 0, 0, 0, 0]);
             }
             proto::UDP => {
                 b.extend(ports);
@@ -203,4 +210,17 @@ pub fn skb_of(b: &[u8]) -> (Skb<'_>, usize) {
         owner: None,
     };
     (skb, usize::from(h.header_len))
+}
+
+/// The connection that a packet begins, of no protocol in particular.
+pub fn conn_of(skb: &Skb<'_>) -> Conn {
+    let original = tuple::of(skb).unwrap();
+    Conn {
+        tuples: [original, tuple::invert(&original).unwrap()],
+        status: Status::default(),
+        mark: 0,
+        expires: Time::NEVER,
+        proto: Proto::Generic,
+        flow: None,
+    }
 }

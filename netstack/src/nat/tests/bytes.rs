@@ -32,6 +32,7 @@ fn pair(v6: bool) -> impl Strategy<Value = (Build, Build)> {
                 sport,
                 dport,
                 ty: (ty, 0),
+                tcp: (2, 1, 0),
                 data: data.clone(),
                 options,
                 hop_limit,

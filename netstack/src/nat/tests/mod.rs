@@ -3,5 +3,11 @@
 mod addresses;
 mod build;
 mod bytes;
+mod conflicts;
+mod errors;
+mod flows;
+mod search;
+mod targets;
+mod world;
 
 use build::{Build, skb_of};
