@@ -188,7 +188,8 @@ impl Writer<'_> {
                 1 => format!(" -m tcp {not}--tcp-option 3"),
                 _ => {
                     let flags = ["SYN", "ACK", "FIN", "RST", "PSH", "SYN,ACK", "FIN,ACK", "ALL", "NONE"];
-                    let (mask, set) = (self.pick(&flags), self.pick(&flags));
+                    // iptables-save prints no mask of none, though it means that nothing matches.
+                    let (mask, set) = (self.pick(&flags[..8]), self.pick(&flags));
                     format!(" -m tcp {not}--tcp-flags {mask} {set}")
                 }
             },
