@@ -89,7 +89,7 @@ pub enum ErrorKind {
     #[error("bad value: expected {0}")]
     BadValue(String),
     /// An option that is missing.
-    #[error("{0} is missing")]
+    #[error("missing: {0}")]
     Missing(String),
     /// No command on the line.
     #[error("expected a command: -A, -I, -R, -D, -C, -N, -X, -F, -Z, -P or -E")]
@@ -114,6 +114,9 @@ pub enum ErrorKind {
     /// A name that a chain cannot have.
     #[error("bad chain name: {0}")]
     BadChainName(&'static str),
+    /// A chain that is declared a second time.
+    #[error("the chain is declared twice, or was there before")]
+    DeclaredTwice,
     /// A chain that exists.
     #[error("the chain exists already")]
     ChainExists,
@@ -127,7 +130,7 @@ pub enum ErrorKind {
     #[error("the chain still has rules: flush it first")]
     ChainNotEmpty,
     /// A chain to which rules lead.
-    #[error("{0} rules still lead to the chain")]
+    #[error("rules still lead to the chain: {0}")]
     ChainInUse(u32),
     /// A policy that cannot be.
     #[error("bad policy: expected ACCEPT or DROP for a built-in chain, `-` for one of your own")]
@@ -151,6 +154,7 @@ impl ErrorKind {
             OutsideTable
                 | EndInTable
                 | NoSuchChain
+                | ChainExists
                 | BuiltIn
                 | ChainNotEmpty
                 | ChainInUse(_)

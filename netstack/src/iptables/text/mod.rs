@@ -22,4 +22,4 @@ mod value;
 pub use diff::{Difference, diff};
 pub use error::{ErrorKind, ParseError};
 pub use print::{PrintOptions, print, print_rule};
-pub use restore::{MAX_RULES, RestoreOptions, parse, restore};
+pub use restore::{MAX_RULES, RestoreOptions, locate, parse, restore};

@@ -6,6 +6,7 @@ use super::options::{self, Line, Verb};
 use super::rule;
 use super::table::WorkTable;
 use crate::iptables::{Counters, Family, Policy, Rule, Ruleset, Table, TableName};
+use std::collections::BTreeMap;
 
 /// Most rules that a ruleset may have: text that lists addresses makes many of few bytes.
 pub const MAX_RULES: usize = 1_000_000;
@@ -29,19 +30,30 @@ pub fn parse(family: Family, text: &str) -> Result<Ruleset, ParseError> {
 /// Tables that the text does not mention stay as they are. In those it mentions, unless `noflush` is set, all rules and
 /// user chains go first; policies of chains that it does not list stay.
 pub fn restore(base: &Ruleset, text: &str, options: RestoreOptions) -> Result<Ruleset, ParseError> {
-    let mut reader = Reader { rules: base.clone(), table: None, options };
-    let mut number = 0;
+    read(base, text, options).map(|reader| reader.rules)
+}
+
+/// The line of a text on which a rule stands, by table, chain and number (from 1) after [`restore`]. `None` if the text did
+/// not make it.
+pub fn locate(base: &Ruleset, text: &str, options: RestoreOptions, table: TableName, chain: &str, rule: usize) -> Option<u32> {
+    let reader = read(base, text, options).ok()?;
+    let line = *reader.lines.get(&table)?.get(chain)?.get(rule.checked_sub(1)?)?;
+    (line > 0).then_some(line)
+}
+
+fn read(base: &Ruleset, text: &str, options: RestoreOptions) -> Result<Reader, ParseError> {
+    let mut reader = Reader { rules: base.clone(), table: None, options, number: 0, lines: BTreeMap::new() };
     for line in text.split_inclusive('\n') {
-        number += 1;
+        reader.number += 1;
         let (content, ended) = line.strip_suffix('\n').map_or((line, false), |content| (content, true));
-        reader.line(content, ended).map_err(|fault| fault.on_line(number))?;
+        reader.line(content, ended).map_err(|fault| fault.on_line(reader.number))?;
     }
     if reader.table.is_some() {
         let fault = Fault { column: 1, word: String::new(), kind: ErrorKind::EndInTable };
-        return Err(fault.on_line(number + 1));
+        return Err(fault.on_line(reader.number + 1));
     }
     reader.rules.tables.sort_by_key(|t| t.name);
-    Ok(reader.rules)
+    Ok(reader)
 }
 
 struct Reader {
@@ -49,6 +61,10 @@ struct Reader {
     /// The table whose lines are being read.
     table: Option<WorkTable>,
     options: RestoreOptions,
+    /// The line being read, from 1.
+    number: u32,
+    /// On which lines rules stand, by table and chain.
+    lines: BTreeMap<TableName, BTreeMap<String, Vec<u32>>>,
 }
 
 impl Reader {
@@ -107,7 +123,9 @@ impl Reader {
     }
 
     fn commit(&mut self, table: WorkTable) {
-        self.rules.tables.push(table.finish());
+        let (table, lines) = table.finish();
+        self.lines.insert(table.name, lines);
+        self.rules.tables.push(table);
     }
 
     /// `:CHAIN POLICY [PACKETS:BYTES]`.
@@ -123,7 +141,7 @@ impl Reader {
             check_name(&chain, false, self.rules.family)?;
             match table.find(chain.as_str()) {
                 Some(id) if self.options.noflush => table.flush(id),
-                Some(_) => return Err(chain.fault(ErrorKind::ChainExists)),
+                Some(_) => return Err(chain.fault(ErrorKind::DeclaredTwice)),
                 None => table.create(chain.as_str()),
             }
         }
@@ -202,12 +220,12 @@ impl Reader {
         match line.verb {
             Verb::Append => {
                 self.room(table, rules.len(), line)?;
-                rules.into_iter().for_each(|rule| table.append(id, rule));
+                rules.into_iter().for_each(|rule| table.append(id, rule, self.number));
             }
             Verb::Insert => {
                 self.room(table, rules.len(), line)?;
                 for rule in rules {
-                    table.insert(id, number.unwrap_or(0), rule).map_err(wrong_number)?;
+                    table.insert(id, number.unwrap_or(0), rule, self.number).map_err(wrong_number)?;
                 }
             }
             Verb::Replace => {
@@ -215,7 +233,7 @@ impl Reader {
                     let why = "a rule is replaced by one rule: give one address, not a list";
                     return Err(line.word.fault(ErrorKind::Combination(why.to_owned())));
                 };
-                table.replace(id, number.unwrap_or(0), rule).map_err(wrong_number)?;
+                table.replace(id, number.unwrap_or(0), rule, self.number).map_err(wrong_number)?;
             }
             Verb::Delete => match number {
                 Some(number) => table.delete(id, number).map_err(wrong_number)?,

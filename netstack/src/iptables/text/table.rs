@@ -12,12 +12,19 @@ struct WorkRule {
     leads_to: Option<usize>,
 }
 
+struct Entry {
+    counters: Counters,
+    /// Line of the text on which it stands; 0 if it was there before.
+    line: u32,
+    /// Boxed, so that inserting moves little.
+    work: Box<WorkRule>,
+}
+
 struct WorkChain {
     name: String,
     policy: Option<Policy>,
     counters: Counters,
-    /// Boxed, so that inserting moves little.
-    rules: VecDeque<(Counters, Box<WorkRule>)>,
+    rules: VecDeque<Entry>,
     /// How many rules lead here.
     uses: u32,
 }
@@ -40,17 +47,19 @@ impl WorkTable {
             contents.push((id, rules));
         }
         for (id, rules) in contents {
-            rules.into_iter().for_each(|rule| work.append(id, rule));
+            rules.into_iter().for_each(|rule| work.append(id, rule, 0));
         }
         work
     }
 
-    /// The table, its own chains in the order of their names.
-    pub fn finish(mut self) -> Table {
+    /// The table, its own chains in the order of their names, and the lines on which the rules of each chain stand.
+    pub fn finish(mut self) -> (Table, BTreeMap<String, Vec<u32>>) {
+        let mut lines = BTreeMap::new();
         let names: Vec<String> = self.chains.iter().map(|c| c.as_ref().map_or_else(String::new, |c| c.name.clone())).collect();
         let mut chains: Vec<Chain> = Vec::new();
         for chain in self.chains.drain(..).flatten() {
-            let back = |(counters, work): (Counters, Box<WorkRule>)| {
+            lines.insert(chain.name.clone(), chain.rules.iter().map(|e| e.line).collect());
+            let back = |Entry { counters, work, .. }: Entry| {
                 let WorkRule { mut rule, leads_to } = *work;
                 rule.counters = counters;
                 if let (Some(to), Target::Jump(name) | Target::Goto(name)) = (leads_to, &mut rule.target) {
@@ -63,7 +72,7 @@ impl WorkTable {
         }
         let order = |c: &Chain| self.name.built_in().iter().position(|n| *n == c.name).unwrap_or(usize::MAX);
         chains.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name)));
-        Table { name: self.name, chains }
+        (Table { name: self.name, chains }, lines)
     }
 
     pub fn name(&self) -> TableName {
@@ -113,7 +122,7 @@ impl WorkTable {
 
     pub fn flush(&mut self, id: usize) {
         let rules = self.chain(id).map(|c| std::mem::take(&mut c.rules)).unwrap_or_default();
-        rules.iter().for_each(|(_, rule)| self.removed(rule));
+        rules.iter().for_each(|e| self.removed(&e.work));
     }
 
     pub fn flush_all(&mut self) {
@@ -123,7 +132,7 @@ impl WorkTable {
     pub fn zero(&mut self, id: usize) {
         if let Some(chain) = self.chain(id) {
             chain.counters = Counters::default();
-            chain.rules.iter_mut().for_each(|(counters, _)| *counters = Counters::default());
+            chain.rules.iter_mut().for_each(|e| e.counters = Counters::default());
         }
     }
 
@@ -134,8 +143,8 @@ impl WorkTable {
     pub fn zero_rule(&mut self, id: usize, place: usize) -> Result<(), ErrorKind> {
         let there = self.len(id);
         match self.chain(id).and_then(|c| c.rules.get_mut(place)) {
-            Some((counters, _)) => {
-                *counters = Counters::default();
+            Some(entry) => {
+                entry.counters = Counters::default();
                 Ok(())
             }
             None => Err(ErrorKind::NoSuchRule(there)),
@@ -192,7 +201,7 @@ impl WorkTable {
     }
 
     /// A rule as it is kept here.
-    fn work(&self, mut rule: Rule) -> (Counters, Box<WorkRule>) {
+    fn entry(&self, mut rule: Rule, line: u32) -> Entry {
         let counters = std::mem::take(&mut rule.counters);
         let leads_to = match &mut rule.target {
             Target::Jump(name) | Target::Goto(name) => {
@@ -204,7 +213,7 @@ impl WorkTable {
             }
             _ => None,
         };
-        (counters, Box::new(WorkRule { rule, leads_to }))
+        Entry { counters, line, work: Box::new(WorkRule { rule, leads_to }) }
     }
 
     fn added(&mut self, leads_to: Option<usize>) {
@@ -221,55 +230,55 @@ impl WorkTable {
         }
     }
 
-    pub fn append(&mut self, id: usize, rule: Rule) {
-        let work = self.work(rule);
-        let leads_to = work.1.leads_to;
+    pub fn append(&mut self, id: usize, rule: Rule, line: u32) {
+        let entry = self.entry(rule, line);
+        let leads_to = entry.work.leads_to;
         if let Some(chain) = self.chain(id) {
-            chain.rules.push_back(work);
+            chain.rules.push_back(entry);
             self.added(leads_to);
         }
     }
 
-    pub fn insert(&mut self, id: usize, place: usize, rule: Rule) -> Result<(), ErrorKind> {
+    pub fn insert(&mut self, id: usize, place: usize, rule: Rule, line: u32) -> Result<(), ErrorKind> {
         let there = self.len(id);
         if place > there {
             return Err(ErrorKind::NoSuchRule(there));
         }
-        let work = self.work(rule);
-        let leads_to = work.1.leads_to;
+        let entry = self.entry(rule, line);
+        let leads_to = entry.work.leads_to;
         if let Some(chain) = self.chain(id) {
-            chain.rules.insert(place, work);
+            chain.rules.insert(place, entry);
             self.added(leads_to);
         }
         Ok(())
     }
 
-    pub fn replace(&mut self, id: usize, place: usize, rule: Rule) -> Result<(), ErrorKind> {
+    pub fn replace(&mut self, id: usize, place: usize, rule: Rule, line: u32) -> Result<(), ErrorKind> {
         let there = self.len(id);
-        let work = self.work(rule);
-        let leads_to = work.1.leads_to;
+        let entry = self.entry(rule, line);
+        let leads_to = entry.work.leads_to;
         let Some(slot) = self.chain(id).and_then(|c| c.rules.get_mut(place)) else {
             return Err(ErrorKind::NoSuchRule(there));
         };
-        let (_, old) = std::mem::replace(slot, work);
-        self.removed(&old);
+        let old = std::mem::replace(slot, entry);
+        self.removed(&old.work);
         self.added(leads_to);
         Ok(())
     }
 
     pub fn delete(&mut self, id: usize, place: usize) -> Result<(), ErrorKind> {
         let there = self.len(id);
-        let Some((_, old)) = self.chain(id).and_then(|c| c.rules.remove(place)) else {
+        let Some(old) = self.chain(id).and_then(|c| c.rules.remove(place)) else {
             return Err(ErrorKind::NoSuchRule(there));
         };
-        self.removed(&old);
+        self.removed(&old.work);
         Ok(())
     }
 
     fn position(&self, id: usize, rule: Rule) -> Result<usize, ErrorKind> {
-        let (_, wanted) = self.work(rule);
+        let wanted = self.entry(rule, 0).work;
         let chain = self.chains.get(id).and_then(Option::as_ref);
-        chain.and_then(|c| c.rules.iter().position(|(_, rule)| *rule == wanted)).ok_or(ErrorKind::RuleNotFound)
+        chain.and_then(|c| c.rules.iter().position(|e| e.work == wanted)).ok_or(ErrorKind::RuleNotFound)
     }
 
     /// Deletes the first rule that is the same but for its counters.

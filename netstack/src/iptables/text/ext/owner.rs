@@ -55,9 +55,9 @@ fn print_ids(name: &str, ids: &Option<Inv<(u32, u32)>>, out: &mut String) {
 
 pub(super) fn print(uid: &Option<Inv<(u32, u32)>>, gid: &Option<Inv<(u32, u32)>>, socket: Option<bool>, out: &mut String) {
     out.push_str(" -m owner");
-    print_ids("uid-owner", uid, out);
-    print_ids("gid-owner", gid, out);
     if let Some(exists) = socket {
         option(out, !exists, "socket-exists");
     }
+    print_ids("uid-owner", uid, out);
+    print_ids("gid-owner", gid, out);
 }
