@@ -62,7 +62,7 @@ pub fn play(story: &[u8]) {
     w.stack.set_host_addresses(vec!["198.51.100.7".parse().expect("address")]);
     w.edge.host.plan(Endpoint::new("203.0.113.2".parse().expect("address"), 80), ConnectPlan::REFUSE);
     w.edge.host.plan(Endpoint::new("203.0.113.3".parse().expect("address"), 80), ConnectPlan::Blackhole);
-    w.listen_udp(1, Endpoint::new("0.0.0.0".parse().expect("address"), 8000));
+    w.listen_udp(Endpoint::new("0.0.0.0".parse().expect("address"), 8000));
     if setup & 4 != 0 {
         w.edge.host.tcp_defaults.sndbuf = 4096;
         w.edge.host.tcp_defaults.max_write = 1000;
@@ -142,7 +142,7 @@ impl Play {
                 let (peer, local) = if v4 { ("203.0.113.9", "198.51.100.7") } else { ("2001:db8::9", "2001:db8::7") };
                 let port = 1024 + u16::from(r.u8() & 7);
                 let peer = Endpoint::new(peer.parse().expect("address"), port);
-                self.w.accept(0, peer, Endpoint::new(local.parse().expect("address"), 8000));
+                self.w.accept(peer, Endpoint::new(local.parse().expect("address"), 8000));
             }
             Op::Time => {
                 let ms = r.u16();

@@ -31,6 +31,16 @@ pub struct V6Config {
     pub dns: Ipv6Addr,
 }
 
+/// A guest link's own network, for links that do not share that of the configuration. Everything in its prefixes but our
+/// address is taken as being behind the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkNet {
+    /// Our IPv4 address on the link and the length of its prefix.
+    pub v4: Option<(Ipv4Addr, u8)>,
+    /// Our IPv6 address on the link and the length of its prefix.
+    pub v6: Option<(Ipv6Addr, u8)>,
+}
+
 /// A range of host ports that leads to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {

@@ -206,6 +206,8 @@ pub enum TokenKind {
     Gateway,
     /// Housekeeping of IP (reassembly).
     Ip,
+    /// The reaper of tracked connections.
+    Conntrack,
 }
 
 /// Names an object of the stack to the edge: kind, slot, generation. An event for a slot that was given to
@@ -238,7 +240,7 @@ impl Token {
     /// From [`Token::bits`]; `None` if no token has them.
     pub const fn from_bits(bits: u64) -> Option<Self> {
         match (bits >> 60, NonZeroU64::new(bits)) {
-            (1..=7, Some(bits)) => Some(Token(bits)),
+            (1..=8, Some(bits)) => Some(Token(bits)),
             _ => None,
         }
     }
@@ -252,7 +254,8 @@ impl Token {
             4 => TokenKind::Dns,
             5 => TokenKind::UdpListener,
             6 => TokenKind::Gateway,
-            _ => TokenKind::Ip,
+            7 => TokenKind::Ip,
+            _ => TokenKind::Conntrack,
         }
     }
 

@@ -10,6 +10,7 @@
 //! of them the caller calls [`Stack::flush`] and asks [`Stack::next_deadline`].
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod config;
 pub mod conntrack;
 pub mod edge;

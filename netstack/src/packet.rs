@@ -1,10 +1,14 @@
 //! A received IP packet: parsed headers and an opaque payload.
 
+use crate::conntrack::{ConnId, CtInfo, Track};
 use crate::edge::{Gso, LinkId, Payload, PayloadStore, RxChecksum};
+use crate::iptables::Iface;
+use crate::skb::Skb;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::checksum::Sum;
 use crate::wire::{Mac, icmp, ip, tcp, udp};
+use core::net::IpAddr;
 
 /// Transport header of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,12 @@ pub struct Packet<'a> {
     pub payload: Payload,
     /// Segmentation left undone.
     pub gso: Option<Gso>,
+    /// What the link says of the transport checksum.
+    pub checksum: RxChecksum,
+    /// Source and destination as received; those of `ip` may have been translated since.
+    pub received: (IpAddr, IpAddr),
+    /// Its tracked connection, and how it belongs to it.
+    pub conn: Option<(ConnId, CtInfo)>,
 }
 
 impl<'a> Packet<'a> {
@@ -86,7 +96,8 @@ impl<'a> Packet<'a> {
             }
         }
         let payload = datagram.slice(l4_len, len - l4_len);
-        Ok(Packet { link, src_mac, ip, l4, head, datagram, payload, gso })
+        let received = (ip.src, ip.dst);
+        Ok(Packet { link, src_mac, ip, l4, head, datagram, payload, gso, checksum: trust, received, conn: None })
     }
 
     /// Who talks to whom. The ports of an echo are its identifier (on the requester's side) and 0; those of an unknown protocol 0.
@@ -98,5 +109,56 @@ impl<'a> Packet<'a> {
             L4::Other => (0, 0),
         };
         Tuple { src: Endpoint::new(self.ip.src, sport), dst: Endpoint::new(self.ip.dst, dport), proto: self.ip.protocol }
+    }
+
+    /// The packet as tables and tracking see it.
+    pub fn skb(&self) -> Skb<'a> {
+        let (sport, dport) = match self.l4 {
+            L4::Tcp(h, _) => (h.src_port, h.dst_port),
+            L4::Udp(h) => (h.src_port, h.dst_port),
+            L4::Icmp(h) | L4::Icmpv6(h) if h.is_query(self.ip.src.is_ipv6()) => (h.ident(), 0),
+            _ => (0, 0),
+        };
+        let l4_bytes = self.head.get(usize::from(self.ip.header_len)..).unwrap_or_default();
+        Skb {
+            input: Some(Iface::Link(self.link)),
+            output: None,
+            src_mac: Some(self.src_mac),
+            src: self.ip.src,
+            dst: self.ip.dst,
+            protocol: self.ip.protocol,
+            sport,
+            dport,
+            l4: self.l4,
+            l4_bytes: &l4_bytes[..l4_bytes.len().min(self.datagram.len())],
+            l4_len: self.datagram.len,
+            len: self.ip.total_len,
+            tos: self.ip.tos,
+            hop_limit: self.ip.hop_limit,
+            mark: 0,
+            zones: [0; 2],
+            track: Track::None,
+            quoted: None,
+            owner: None,
+        }
+    }
+
+    /// The packet as translated: addresses, ports and identifier are those of `skb`. Its bytes stay as received.
+    #[must_use]
+    pub fn translated(&self, skb: &Skb<'_>) -> Packet<'a> {
+        let mut p = *self;
+        (p.ip.src, p.ip.dst) = (skb.src, skb.dst);
+        match &mut p.l4 {
+            L4::Tcp(h, _) => (h.src_port, h.dst_port) = (skb.sport, skb.dport),
+            L4::Udp(h) => (h.src_port, h.dst_port) = (skb.sport, skb.dport),
+            L4::Icmp(h) | L4::Icmpv6(h) if h.is_query(self.ip.src.is_ipv6()) => {
+                h.rest = u32::from(skb.sport) << 16 | h.rest & 0xffff;
+            }
+            _ => {}
+        }
+        if let Track::Known { id, info, .. } = skb.track {
+            p.conn = Some((id, info));
+        }
+        p
     }
 }

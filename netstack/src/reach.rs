@@ -11,9 +11,9 @@ use crate::verdict::DropReason;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Metadata services of clouds outside the link-local ranges: Alibaba's, and Azure's wire server.
-const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
+pub(crate) const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
 /// Those of Amazon EC2 and Google.
-const METADATA_V6: [Ipv6Addr; 2] =
+pub(crate) const METADATA_V6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 
 impl Router {
@@ -51,7 +51,7 @@ impl Router {
 
     /// Whether an address is one of the host's interfaces' (loopback not among them).
     pub(crate) fn is_host_addr(&self, a: IpAddr) -> bool {
-        self.host_addrs.binary_search(&a).is_ok()
+        self.addrs().is_host(a)
     }
 
     /// Whether the guest must not see this address of the host's side, because its answers would not go back there: the

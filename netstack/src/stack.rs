@@ -1,12 +1,13 @@
 //! The stack: where calls from outside come in and are handed on.
 
-use crate::config::Config;
+use crate::config::{Config, LinkNet};
 use crate::edge::{Edge, LinkId, LinkInfo, Ready, RxFrame, SockId, Token, TokenKind};
 use crate::gateway::Gateway;
-use crate::iptables::{Hook, HookPacket, Iface};
+use crate::iptables::Iface;
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
-use crate::router::Router;
+use crate::router::{Attach, Router};
+use crate::skb::Skb;
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::translate::Translator;
@@ -20,10 +21,10 @@ use core::net::IpAddr;
 /// A network stack. See the crate's documentation.
 #[derive(Debug)]
 pub struct Stack {
-    router: Router,
+    pub(crate) router: Router,
     gateway: Gateway,
     reassembly: Reassembly,
-    translator: Translator,
+    pub(crate) translator: Translator,
 }
 
 impl Stack {
@@ -38,7 +39,12 @@ impl Stack {
 
     /// Adds a guest link; links are numbered from 0 in the order of their adding.
     pub fn add_link(&mut self, info: LinkInfo) -> LinkId {
-        self.router.add_link(info)
+        self.router.add_link(info, None)
+    }
+
+    /// Adds a guest link that has a network of its own. Links with and without one route among each other.
+    pub fn add_link_with(&mut self, info: LinkInfo, net: LinkNet) -> LinkId {
+        self.router.add_link(info, Some(net))
     }
 
     /// Tells the stack the addresses of the host's interfaces (loopback need not be among them). To be called at start
@@ -95,17 +101,17 @@ impl Stack {
         }
     }
 
-    /// A connection was accepted at a published TCP port: `listen_port` is the host port, `publish` the index in
-    /// the configuration, `peer` the client, `local` the address it connected to. The stack owns the socket from now on.
-    pub fn accepted<E: Edge>(&mut self, now: Time, publish: usize, sock: SockId, peer: Endpoint, local: Endpoint, edge: &mut E) {
+    /// A connection was accepted at a published TCP port: `peer` is the client, `local` the address it connected to. Rules of
+    /// the nat table lead it to the guest. The stack owns the socket from now on.
+    pub fn accepted<E: Edge>(&mut self, now: Time, sock: SockId, peer: Endpoint, local: Endpoint, edge: &mut E) {
         self.router.now = now;
-        self.translator.accepted(&mut self.router, publish, sock, peer, local, edge);
+        self.translator.accepted(&mut self.router, sock, peer, local, edge);
     }
 
     /// A published UDP port's socket was opened: its datagrams are announced for `Token::new(TokenKind::UdpListener, n, 0)`,
     /// where `n` is the value returned.
-    pub fn udp_listening(&mut self, publish: usize, sock: SockId, local: Endpoint) -> Token {
-        self.translator.udp_listening(publish, sock, local)
+    pub fn udp_listening(&mut self, sock: SockId, local: Endpoint) -> Token {
+        self.translator.udp_listening(sock, local)
     }
 
     /// Deadlines passed.
@@ -115,6 +121,7 @@ impl Stack {
             match token.kind() {
                 TokenKind::Dns | TokenKind::Gateway => self.gateway.timer(&mut self.router, token, queued, edge),
                 TokenKind::Ip => self.reassembly.timer(&mut self.router, token, queued, edge),
+                TokenKind::Conntrack => self.router.reap(token, queued),
                 _ => self.translator.timer(&mut self.router, token, queued, edge),
             }
         }
@@ -151,7 +158,7 @@ impl Stack {
         let ip = ip::Header::parse(eth.ethertype, head, len)?;
         let datagram = frame.frame.slice(ethernet::HEADER_LEN + usize::from(ip.header_len), ip.payload_len() as usize);
         if ip.fragment.is_some() {
-            self.router.check_source(&ip)?;
+            self.router.check_source(frame.link, &ip)?;
             if let Some(whole) = self.reassembly.add(&mut self.router, frame.link, &ip, head, datagram, edge)? {
                 let packet = Packet::parse(
                     frame.link,
@@ -174,37 +181,68 @@ impl Stack {
     }
 
     fn ip<E: Edge>(&mut self, p: &Packet<'_>, edge: &mut E) -> Result<(), DropReason> {
-        match self.router.check_source(&p.ip) {
+        match self.router.check_source(p.link, &p.ip) {
             Ok(()) => self.router.learn(p.link, p.ip.src, p.src_mac),
             // A guest that rebinds a lease of another network must hear that it is void: RFC 2131 section 4.3.2.
             Err(DropReason::SpoofedSource) if crate::gateway::is_dhcp_broadcast(p) => {}
             Err(why) => return Err(why),
         }
-        let mut hook = HookPacket { tuple: p.tuple(), input: Some(Iface::Link(p.link)), output: None, len: p.ip.total_len };
-        self.router.check(Hook::PreRouting, &hook)?;
-        if self.router.is_local(p.ip.dst) {
-            self.router.check(Hook::Input, &hook)?;
+        if !self.router.netfilter.is_active() {
+            return self.route(p, None, edge);
+        }
+        let mut skb = p.skb();
+        self.router.pre_routing(&mut skb, &Attach::LookUp).map_err(|stop| self.router.stopped(edge, p, &skb, stop))?;
+        self.route(p, Some(skb), edge)
+    }
+
+    /// A packet that has passed PREROUTING, as `p` was received and as `skb` it was translated (`None` if there are neither rules
+    /// nor tracking): for us, for another link, or for the host.
+    fn route<E: Edge>(&mut self, p: &Packet<'_>, mut skb: Option<Skb<'_>>, edge: &mut E) -> Result<(), DropReason> {
+        let r = &mut self.router;
+        let dst = skb.as_ref().map_or(p.ip.dst, |s| s.dst);
+        // Answers to clients on the host itself, which have our address to the guest.
+        let to_client = skb.as_ref().is_some_and(|s| s.track.is_reply_to_translated()) && r.hides(dst);
+        if r.is_local(dst) || to_client {
+            let p = match &mut skb {
+                Some(skb) => {
+                    r.input(skb).map_err(|stop| r.stopped(edge, p, skb, stop))?;
+                    &p.translated(skb)
+                }
+                None => p,
+            };
             return self.local(p, edge);
         }
         if p.ip.hop_limit <= 1 {
-            self.router.icmp_error(edge, p, IcmpError::TimeExceeded);
+            r.icmp_error_about(edge, p, IcmpError::TimeExceeded, skb.as_ref());
             return Err(DropReason::TtlExceeded);
         }
-        hook.output = Some(Iface::Host0);
-        self.router.check(Hook::Forward, &hook)?;
-        let to = match self.router.host_destination(p.ip.dst, hook.tuple.dst.port) {
+        let link = r.route(dst).filter(|_| !r.is_hairpin(p.link, dst));
+        if let Some(skb) = &mut skb {
+            skb.output = Some(link.map_or(Iface::Host0, Iface::Link));
+            // As Linux: rules of FORWARD see one hop less.
+            skb.hop_limit -= 1;
+            r.forward(skb).map_err(|stop| r.stopped(edge, p, skb, stop))?;
+        }
+        if let Some(link) = link {
+            return r.forward_to_link(edge, p, skb, link);
+        }
+        let translated = skb.as_ref().map(|s| p.translated(s));
+        let to = match r.host_destination(dst, translated.as_ref().unwrap_or(p).tuple().dst.port) {
             Ok(to) => to,
             // Answers to clients of published ports go wherever those are.
-            Err(_) if self.translator.knows(&hook.tuple) => p.ip.dst,
             Err(why) => {
-                if why == DropReason::ReachDenied {
-                    self.router.icmp_error(edge, p, IcmpError::Prohibited);
+                if !skb.as_ref().is_some_and(|s| s.track.is_reply()) {
+                    if why == DropReason::ReachDenied {
+                        r.icmp_error_about(edge, p, IcmpError::Prohibited, skb.as_ref());
+                    }
+                    return Err(why);
                 }
-                return Err(why);
+                dst
             }
         };
-        self.router.check(Hook::PostRouting, &hook)?;
-        self.translator.forward(&mut self.router, p, to, edge)
+        let Some(mut skb) = skb else { return self.translator.forward(r, p, to, edge) };
+        r.post_routing(&mut skb, &Attach::LookUp).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
+        self.translator.forward(r, &p.translated(&skb), to, edge)
     }
 
     /// A packet for one of our own addresses.

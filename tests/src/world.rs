@@ -122,24 +122,24 @@ impl World {
         self.inject(&frame);
     }
 
-    /// A connection from `peer` to published port `publish` at `local`; settles. The socket's handle.
-    pub fn accept(&mut self, publish: usize, peer: Endpoint, local: Endpoint) -> SockId {
+    /// A connection from `peer` to a published port at `local`; settles. The socket's handle.
+    pub fn accept(&mut self, peer: Endpoint, local: Endpoint) -> SockId {
         let sock = self.edge.host.accept(peer);
-        self.accept_socket(publish, sock, peer, local);
+        self.accept_socket(sock, peer, local);
         sock
     }
 
     /// As [`World::accept`], with a socket already made (and perhaps tuned).
-    pub fn accept_socket(&mut self, publish: usize, sock: SockId, peer: Endpoint, local: Endpoint) {
-        self.stack.accepted(self.now, publish, sock, peer, local, &mut self.edge);
+    pub fn accept_socket(&mut self, sock: SockId, peer: Endpoint, local: Endpoint) {
+        self.stack.accepted(self.now, sock, peer, local, &mut self.edge);
         self.after_call();
         self.settle();
     }
 
     /// Opens a published UDP port's socket.
-    pub fn listen_udp(&mut self, publish: usize, local: Endpoint) -> SockId {
+    pub fn listen_udp(&mut self, local: Endpoint) -> SockId {
         let sock = self.edge.host.udp_listener(local);
-        let token = self.stack.udp_listening(publish, sock, local);
+        let token = self.stack.udp_listening(sock, local);
         self.edge.host.set_token(sock, token);
         sock
     }

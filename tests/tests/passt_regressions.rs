@@ -204,7 +204,7 @@ fn syn_for_a_guest_that_is_not_up_yet_is_sent_when_it_is() {
     let unknown = LinkInfo { guest_mac: None, ..World::plain_link() };
     let mut w = World::with_link(published(proto::TCP), unknown);
     let client = at("203.0.113.5", 555);
-    let sock = w.accept(0, client, at("192.0.2.1", 8080));
+    let sock = w.accept(client, at("192.0.2.1", 8080));
     w.run(SECOND * 4);
     assert!(w.take_tcp(client, at("10.0.2.15", 80)).is_none(), "to whom?");
     assert!(w.edge.host.is_open(sock), "the client waits");
@@ -388,7 +388,7 @@ fn dhcp_options_0_and_255_are_what_the_rfc_says() {
 #[test]
 fn inbound_multicast_is_answered_from_no_group() {
     let mut w = World::new(published(proto::UDP));
-    let sock = w.listen_udp(0, at("0.0.0.0", 8080));
+    let sock = w.listen_udp(at("0.0.0.0", 8080));
     let client = at("203.0.113.5", 555);
     for to in ["239.1.2.3", "255.255.255.255"] {
         let to = Some(to.parse().unwrap());

@@ -69,7 +69,7 @@ fn a_client_of_a_published_port_reaches_the_guest_under_its_own_address() {
         let client = Endpoint::new(client.parse().unwrap(), 5555);
         let mut w = World::new(published());
         let local = Endpoint::new(if client.addr.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" }.parse().unwrap(), 8083);
-        let sock = w.accept(0, client, local);
+        let sock = w.accept(client, local);
         let mut g = TcpGuest::expect_syn(&mut w, 83, client);
         w.edge.host.peer(sock).send(b"request");
         w.settle();

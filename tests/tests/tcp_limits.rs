@@ -117,7 +117,7 @@ fn clients_that_the_guest_does_not_answer_are_limited_too() {
     let publish = vec![Publish { proto: 6, addr: None, host_ports: (8080, 8080), guest_port: 80 }];
     let mut w = World::new(Config { limits, publish, ..Config::default() });
     let local = Endpoint::new("192.0.2.1".parse().unwrap(), 8080);
-    let socks: Vec<_> = (0..8).map(|n| w.accept(0, Endpoint::new("203.0.113.5".parse().unwrap(), 1000 + n), local)).collect();
+    let socks: Vec<_> = (0..8).map(|n| w.accept(Endpoint::new("203.0.113.5".parse().unwrap(), 1000 + n), local)).collect();
     for (n, sock) in socks.into_iter().enumerate() {
         let ended = w.edge.host.tcp(sock).ended;
         assert_eq!(ended, if n < 5 { None } else { Some(Ended::Reset) }, "client {n}");

@@ -39,7 +39,7 @@ fn world() -> (World, SockId) {
 fn with(cfg: Config) -> (World, SockId) {
     let mut w = World::new(cfg);
     w.stack.set_host_addresses(HOST.map(ip).into());
-    let sock = w.listen_udp(0, end("::", 8053));
+    let sock = w.listen_udp(end("::", 8053));
     (w, sock)
 }
 
@@ -78,7 +78,7 @@ fn the_guest_sees_the_client_and_the_answer_leaves_from_where_the_client_had_ask
 fn a_range_of_ports_keeps_its_order() {
     let mut w = World::new(config(9000, 9010, 100));
     for port in [9000, 9003, 9010] {
-        let sock = w.listen_udp(0, end("0.0.0.0", port));
+        let sock = w.listen_udp(end("0.0.0.0", port));
         arrives(&mut w, sock, end(CLIENTS[0], 4000), HOST[0], b"x");
         assert!(w.take_udp(port - 8900).is_some(), "{port}");
     }
@@ -134,7 +134,7 @@ fn one_client_port_at_several_addresses_and_ports_of_ours_is_as_many_conversatio
         ];
         let mut w = World::new(Config { publish, ..Config::default() });
         w.stack.set_host_addresses(HOST.map(ip).into());
-        let socks = [w.listen_udp(0, end("::", 8053)), w.listen_udp(1, end("::", 8054))];
+        let socks = [w.listen_udp(end("::", 8053)), w.listen_udp(end("::", 8054))];
         let client = end(client, 4000);
         let ways: Vec<_> = socks.into_iter().flat_map(|s| hosts.map(|h| (s, h))).collect();
         let mut seen = Vec::new();
@@ -320,7 +320,7 @@ fn merged_datagrams_of_a_client_and_many_at_once_arrive() {
     assert_eq!(w.take_udp(53), None);
     // Those of several clients keep their order and do not become one.
     let mut w = World::with_link(config(8053, 8053, 53), World::offload_link(1500));
-    let sock = w.listen_udp(0, end("::", 8053));
+    let sock = w.listen_udp(end("::", 8053));
     let ports = [1, 1, 2, 1, 2, 2];
     for (i, port) in ports.into_iter().enumerate() {
         let from = end(CLIENTS[0], port);

@@ -10,23 +10,31 @@ use core::net::Ipv4Addr;
 
 /// An ARP packet of the guest.
 pub(super) fn input<E: Edge>(r: &mut Router, link: LinkId, b: &[u8], edge: &mut E) -> Result<(), DropReason> {
-    let cfg = r.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
     let p = Packet::parse(b)?;
+    let net = r.links[usize::from(link.0)].net;
     if !p.sender_mac.is_unicast() {
         return Err(DropReason::Malformed);
     }
     if r.is_ours(p.sender.into()) {
         return Err(DropReason::SpoofedSource);
     }
-    if r.is_guest(p.sender.into()) {
+    if r.addrs().is_behind(link, p.sender.into()) {
         r.learn(link, p.sender.into(), p.sender_mac);
     }
     if p.operation == Operation::Reply || p.sender == p.target {
         return Ok(());
     }
-    if !answers_for(&cfg, p.target) {
-        // The guest's own address is asked for where it looks for duplicates (RFC 5227): silence is the answer.
-        return if p.target == cfg.guest { Ok(()) } else { Err(DropReason::NoRoute) };
+    match net {
+        // Others on the link answer for themselves.
+        Some(net) if net.ours(false) != Some(p.target.into()) => return Ok(()),
+        Some(_) => {}
+        None => {
+            let cfg = r.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
+            if !answers_for(&cfg, p.target) {
+                // The guest's own address is asked for where it looks for duplicates (RFC 5227): silence is the answer.
+                return if p.target == cfg.guest { Ok(()) } else { Err(DropReason::NoRoute) };
+            }
+        }
     }
     let reply = Packet {
         operation: Operation::Reply,

@@ -6,7 +6,7 @@
 use crate::config::{Config, V4Config};
 use crate::edge::{Edge, Payload};
 use crate::packet::Packet;
-use crate::router::{Outgoing, Router};
+use crate::router::{Attach, Outgoing, Router};
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::dhcp4::{self as wire, Kind, Request, option};
@@ -66,6 +66,7 @@ pub(super) fn input<E: Edge>(r: &mut Router, p: &Packet<'_>, payload: Payload, e
         body: Payload::EMPTY,
         keep_body: false,
         gso: None,
+        attach: Attach::LookUp,
     };
     // A drop is counted by the router; the guest asks again.
     if r.send_on(edge, p.link, mac, &out).is_ok() && kind == Kind::Ack {

@@ -6,7 +6,7 @@ use super::ndp::prefix_of;
 use crate::config::{Config, V6Config};
 use crate::edge::{Edge, Payload};
 use crate::packet::Packet;
-use crate::router::{Outgoing, Router};
+use crate::router::{Attach, Outgoing, Router};
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::dhcp6::{self as wire, Ia, Kind, Request, Status, option};
@@ -61,6 +61,7 @@ pub(super) fn input<E: Edge>(r: &mut Router, p: &Packet<'_>, payload: Payload, e
         body: Payload::EMPTY,
         keep_body: false,
         gso: None,
+        attach: Attach::LookUp,
     };
     // A drop is counted by the router; the guest asks again.
     if r.send_on(edge, p.link, p.src_mac, &out).is_ok() && answer == Answer::Addresses {

@@ -7,7 +7,7 @@
 use crate::edge::{Close, Datagram, Edge, Payload, Ready, SendOpts, SockError, SockId, Token, TokenKind};
 use crate::flow::Slab;
 use crate::packet::Packet;
-use crate::router::{Outgoing, Router};
+use crate::router::{Attach, Outgoing, Router};
 use crate::time::Time;
 use crate::timers::Deadline;
 use crate::tuple::{Endpoint, Tuple, proto};
@@ -290,6 +290,7 @@ fn send<E: Edge>(r: &mut Router, edge: &mut E, from: Endpoint, to: Endpoint, l4:
         body,
         keep_body: false,
         gso: None,
+        attach: Attach::LookUp,
     };
     // A drop is counted by the router; the guest asks again.
     let _ = r.send(edge, &out);

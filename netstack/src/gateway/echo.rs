@@ -2,7 +2,7 @@
 
 use crate::edge::Edge;
 use crate::packet::Packet;
-use crate::router::{Outgoing, Router};
+use crate::router::{Attach, Outgoing, Router};
 use crate::tuple::{Endpoint, Tuple};
 use crate::verdict::DropReason;
 use crate::wire::{icmp, ndp};
@@ -30,6 +30,7 @@ pub(super) fn input<E: Edge>(r: &mut Router, p: &Packet<'_>, h: &icmp::Header, e
         body: p.payload,
         keep_body: true,
         gso: None,
+        attach: Attach::LookUp,
     };
     // A drop is counted by the router.
     let _ = r.send(edge, &out);

@@ -11,7 +11,7 @@ mod neighbour;
 use crate::config::Config;
 use crate::edge::{Edge, LinkId, Payload, Ready, Token, TokenKind};
 use crate::packet::{L4, Packet};
-use crate::router::{Outgoing, Router};
+use crate::router::{Attach, Outgoing, Router};
 use crate::time::Time;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
@@ -38,6 +38,9 @@ impl Gateway {
     pub(crate) fn link_up<E: Edge>(&mut self, r: &mut Router, link: LinkId, edge: &mut E) {
         neighbour::announce(r, link, edge);
         self.adverts.link_up(r, link, edge);
+        if r.links[usize::from(link.0)].net.is_some() {
+            return;
+        }
         let guests = [r.cfg.v4.map(|c| IpAddr::V4(c.guest)), r.cfg.v6.map(|c| IpAddr::V6(c.guest))];
         for guest in guests.into_iter().flatten() {
             if r.links[usize::from(link.0)].neighbours.lookup(guest).is_none() {
@@ -129,5 +132,6 @@ fn icmpv6<'a>(from: Ipv6Addr, to: Ipv6Addr, hop_limit: u8, l4: &'a [u8]) -> Outg
         body: Payload::EMPTY,
         keep_body: false,
         gso: None,
+        attach: Attach::LookUp,
     }
 }

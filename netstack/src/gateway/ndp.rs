@@ -142,7 +142,8 @@ fn neighbor_solicit<E: Edge>(
 /// Whether an address of the prefix, not ours, is reached through us: it is not the guest's configured one, nor one
 /// that the guest was seen to use.
 fn is_proxied(r: &Router, link: LinkId, a: Ipv6Addr) -> bool {
-    let Some(cfg) = r.cfg.v6 else { return false };
+    let shared = r.links[usize::from(link.0)].net.is_none();
+    let Some(cfg) = r.cfg.v6.filter(|_| shared) else { return false };
     let on_link = prefix_of(a, cfg.prefix) == prefix_of(cfg.guest, cfg.prefix);
     on_link && a != cfg.guest && !r.links[usize::from(link.0)].neighbours.knows(a.into())
 }
@@ -153,7 +154,7 @@ fn neighbor_advert(r: &mut Router, p: &Packet<'_>, dst: Ipv6Addr, h: &icmp::Head
     if dst.is_multicast() && h.rest & wire::SOLICITED != 0 {
         return Err(DropReason::Malformed);
     }
-    if !r.is_guest(m.target.into()) {
+    if !r.addrs().is_behind(p.link, m.target.into()) {
         return Err(DropReason::SpoofedSource);
     }
     r.learn(p.link, m.target.into(), m.options.target_mac.unwrap_or(p.src_mac));
@@ -179,14 +180,21 @@ pub(super) fn advertise<E: Edge>(
 }
 
 fn advertise_router<E: Edge>(r: &mut Router, edge: &mut E, link: LinkId, mac: Mac, to: Ipv6Addr) {
-    let Some(cfg) = r.cfg.v6 else { return };
+    let (prefix, len, dns) = match (r.links[usize::from(link.0)].net, r.cfg.v6) {
+        (Some(net), cfg) => match net.v6 {
+            Some((ours, len)) => (ours, len, cfg.map_or(ours, |c| c.dns)),
+            None => return,
+        },
+        (None, Some(cfg)) => (cfg.guest, cfg.prefix, cfg.dns),
+        (None, None) => return,
+    };
     let mut message = [0; MAX_LEN];
     let n = put_message(&mut message, v6::ROUTER_ADVERT, RouterAdvert::word(LIFETIME), |w| {
         let advert = RouterAdvert {
             mac: r.cfg.gateway_mac,
             mtu: r.links[usize::from(link.0)].info.mtu,
-            prefix: (prefix_of(cfg.guest, cfg.prefix), cfg.prefix),
-            dns: cfg.dns,
+            prefix: (prefix_of(prefix, len), len),
+            dns,
             dns_lifetime: LIFETIME.into(),
             search: &r.cfg.search,
         };

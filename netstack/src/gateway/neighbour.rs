@@ -16,8 +16,8 @@ impl Router {
         }
         match addr {
             IpAddr::V4(addr) => {
-                if let Some(cfg) = self.cfg.v4 {
-                    arp_request(self, edge, link, cfg.gateway, addr);
+                if let Some(IpAddr::V4(ours)) = self.addrs().gateway_on(link, false) {
+                    arp_request(self, edge, link, ours, addr);
                 }
             }
             IpAddr::V6(addr) => solicit(self, edge, link, addr),
@@ -28,6 +28,15 @@ impl Router {
 /// Tells the link our addresses (RFC 5227 section 3, RFC 4861 section 7.2.6), so that a guest that was moved here, or thawed,
 /// need not ask, and so that the network in between learns where we are.
 pub(super) fn announce<E: Edge>(r: &mut Router, link: LinkId, edge: &mut E) {
+    if let Some(net) = r.links[usize::from(link.0)].net {
+        if let Some((ours, _)) = net.v4 {
+            arp_request(r, edge, link, ours, ours);
+        }
+        for addr in net.v6.map(|(ours, _)| [r.link_local(), ours]).into_iter().flatten() {
+            ndp::advertise(r, edge, link, wire::multicast_mac(wire::ALL_NODES), addr, wire::ALL_NODES, wire::OVERRIDE);
+        }
+        return;
+    }
     if let Some(cfg) = r.cfg.v4 {
         arp_request(r, edge, link, cfg.gateway, cfg.gateway);
         if cfg.dns != cfg.gateway {

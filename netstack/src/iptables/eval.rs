@@ -5,7 +5,7 @@ use super::log::{LogSink, RawHeaders};
 use super::matches::{Answer, Memo};
 use super::program::{Code, Entry};
 use super::{CounterSet, Hook, Program, RejectWith, TableName};
-use crate::conntrack::{Conn, ConnId, Track};
+use crate::conntrack::{Conn, ConnId, Conntrack, Track};
 use crate::nat::{self, Addresses};
 use crate::rng::Rng;
 use crate::skb::Skb;
@@ -19,6 +19,17 @@ pub trait Connections: nat::Table {
 
     /// Changes a connection's mark, if it is still there.
     fn update_mark(&self, id: ConnId, f: &mut dyn FnMut(&mut u32));
+}
+
+impl Connections for Conntrack {
+    fn conn(&self, id: ConnId) -> Option<Conn> {
+        self.get(id)
+    }
+
+    fn update_mark(&self, id: ConnId, f: &mut dyn FnMut(&mut u32)) {
+        // A connection that is gone has no mark to change.
+        let _ = self.modify(id, |conn| f(&mut conn.mark));
+    }
 }
 
 /// What rules may need besides the packet.

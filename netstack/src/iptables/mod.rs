@@ -21,8 +21,6 @@ pub use program::Program;
 pub use rule::*;
 
 use crate::edge::LinkId;
-use crate::tuple::Tuple;
-use crate::verdict::Verdict;
 
 /// A place in a packet's way at which rules are asked, in the order of Linux's netfilter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,28 +60,4 @@ pub enum Iface {
     Link(LinkId),
     /// The uplink `host0`, behind which the host's sockets are.
     Host0,
-}
-
-/// What a hook is told of a packet.
-#[derive(Clone, Copy, Debug)]
-pub struct HookPacket {
-    /// Who talks to whom.
-    pub tuple: Tuple,
-    /// Where it came from; `None` if we made it.
-    pub input: Option<Iface>,
-    /// Where it leaves; `None` if not yet known, or for us.
-    pub output: Option<Iface>,
-    /// Length of the IP packet in bytes.
-    pub len: u32,
-}
-
-/// The rules in force.
-#[derive(Debug, Default)]
-pub struct Tables {}
-
-impl Tables {
-    /// The verdict of a hook. There are no rules yet, and every policy is ACCEPT.
-    pub fn check(&self, _hook: Hook, _packet: &HookPacket) -> Verdict {
-        Verdict::Accept
-    }
 }

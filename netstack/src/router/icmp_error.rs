@@ -1,9 +1,11 @@
 //! ICMP errors to the guest: RFC 792, RFC 1812 section 4.3.2, RFC 4443 section 2.4.
 
-use super::{Outgoing, Router};
+use super::{Attach, Outgoing, Router};
+use crate::conntrack::{Status, Track};
 use crate::edge::{Edge, Payload, PayloadStore};
 use crate::iptables::Iface;
 use crate::packet::{L4, Packet};
+use crate::skb::Skb;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::icmp::{self, IcmpError};
@@ -17,19 +19,46 @@ const QUOTE_V6: usize = 1280 - 40 - 8;
 impl Router {
     /// Tells the sender of `cause` why it went no further, unless the rules for ICMP errors forbid it.
     pub(crate) fn icmp_error<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, error: IcmpError) {
+        let quote = error.quote(cause.ip.src.is_ipv6());
+        match cause.conn {
+            Some((id, info)) => {
+                let track = Track::Known { id, info, status: Status::default() };
+                self.icmp_quote_about(edge, cause, quote, Attach::About(&track));
+            }
+            None => self.icmp_quote_about(edge, cause, quote, Attach::LookUp),
+        }
+    }
+
+    /// As [`Router::icmp_error`], about a packet on its way through the hooks.
+    pub(crate) fn icmp_error_about<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        cause: &Packet<'_>,
+        error: IcmpError,
+        skb: Option<&Skb<'_>>,
+    ) {
+        let attach = skb.map_or(Attach::LookUp, |s| Attach::About(&s.track));
+        self.icmp_quote_about(edge, cause, error.quote(cause.ip.src.is_ipv6()), attach);
+    }
+
+    /// As [`Router::icmp_error`], with a message of the caller's choice.
+    pub(super) fn icmp_quote_about<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        cause: &Packet<'_>,
+        what: IcmpQuote,
+        attach: Attach<'_>,
+    ) {
         if !may_answer(cause) {
             return;
         }
-        let from = match (cause.ip.src, self.cfg.v4, self.cfg.v6) {
-            (IpAddr::V4(_), Some(c), _) => IpAddr::V4(c.gateway),
-            (IpAddr::V6(_), _, Some(c)) => IpAddr::V6(c.gateway),
-            _ => return,
-        };
+        let (sender, target) = cause.received;
         // Where the packet was for one of our own addresses, that one answers (a closed port).
-        let from = if self.is_ours(cause.ip.dst) { cause.ip.dst } else { from };
+        let from = if self.is_ours(target) { Some(target) } else { self.addrs().gateway_on(cause.link, sender.is_ipv6()) };
+        let Some(from) = from else { return };
         let mut quoted = [0; QUOTE_V6];
         let n = quote(cause, edge, &mut quoted);
-        self.send_icmp_error(edge, None, from, cause.ip.src, error.quote(cause.ip.src.is_ipv6()), &quoted[..n]);
+        self.send_error(edge, None, from, sender, what, &quoted[..n], attach);
     }
 
     /// Sends an error of `from` to the guest about a packet that starts with `quoted`, IP header first.
@@ -41,6 +70,20 @@ impl Router {
         to: IpAddr,
         what: IcmpQuote,
         quoted: &[u8],
+    ) {
+        self.send_error(edge, input, from, to, what, quoted, Attach::LookUp);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn send_error<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        input: Option<Iface>,
+        from: IpAddr,
+        to: IpAddr,
+        what: IcmpQuote,
+        quoted: &[u8],
+        attach: Attach<'_>,
     ) {
         if !self.icmp_limit.take(self.now) {
             self.drop(DropReason::IcmpRateLimited);
@@ -61,6 +104,7 @@ impl Router {
             body: Payload::EMPTY,
             keep_body: false,
             gso: None,
+            attach,
         };
         if self.send(edge, &out).is_ok() {
             self.stats.icmp_errors += 1;
@@ -83,9 +127,9 @@ fn may_answer(p: &Packet<'_>) -> bool {
         L4::Icmpv6(h) => h.ty < v6::ECHO_REQUEST,
         _ => false,
     };
-    let many = match p.ip.dst {
+    let many = match p.received.1 {
         IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
         IpAddr::V6(a) => a.is_multicast(),
     };
-    !about_error && !many && !p.ip.src.is_unspecified() && p.ip.fragment.is_none_or(|f| f.offset == 0)
+    !about_error && !many && !p.received.0.is_unspecified() && p.ip.fragment.is_none_or(|f| f.offset == 0)
 }

@@ -1,21 +1,28 @@
 //! What all parts of the stack share: configuration, links, neighbours, hooks, counters, and the way out.
 
+mod addrs;
+mod forward;
 mod icmp_error;
 mod limiter;
 mod neighbours;
+mod netfilter;
+mod own_rules;
+mod reject;
+mod rules;
 mod send;
 
+pub(crate) use addrs::Addrs;
 pub(crate) use limiter::RateLimit;
-pub(crate) use send::Outgoing;
+pub(crate) use netfilter::Netfilter;
+pub(crate) use send::{Attach, Outgoing, Via};
 
-use crate::config::Config;
+use crate::config::{Config, LinkNet};
 use crate::edge::{LinkId, LinkInfo, TxError};
-use crate::iptables::{Hook, HookPacket, Tables};
 use crate::rng::Rng;
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::timers::Timers;
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 use core::net::IpAddr;
 use neighbours::Neighbours;
 
@@ -27,7 +34,7 @@ const SCRATCH: usize = 2048;
 pub struct Router {
     pub(crate) cfg: Config,
     pub(crate) links: Vec<Link>,
-    pub(crate) tables: Tables,
+    pub(crate) netfilter: Netfilter,
     pub(crate) stats: Stats,
     pub(crate) timers: Timers,
     pub(crate) rng: Rng,
@@ -44,18 +51,32 @@ pub struct Router {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) info: LinkInfo,
+    /// The link's own network; else it shares the one of the configuration.
+    pub(crate) net: Option<LinkNet>,
     pub(crate) neighbours: Neighbours,
     /// Limits how often we ask for a guest's MAC address that is not known.
     pub(crate) ask_limit: RateLimit,
 }
 
+impl Link {
+    /// MAC address of a guest address, if it is known.
+    pub(crate) fn mac_of(&self, addr: IpAddr) -> Option<crate::wire::Mac> {
+        match self.net {
+            // Many stations: each has its own.
+            Some(_) => self.neighbours.learned(addr).or(self.info.guest_mac),
+            None => self.neighbours.lookup(addr),
+        }
+    }
+}
+
 impl Router {
     pub(crate) fn new(cfg: Config, mut rng: Rng) -> Self {
         let ident = rng.u32();
-        Router {
+        let netfilter = Netfilter::new(&cfg, &mut rng);
+        let mut router = Router {
             cfg,
             links: Vec::new(),
-            tables: Tables::default(),
+            netfilter,
             stats: Stats::default(),
             timers: Timers::default(),
             rng,
@@ -64,53 +85,39 @@ impl Router {
             icmp_limit: RateLimit::icmp(),
             ident,
             scratch: Box::new([0; SCRATCH]),
-        }
+        };
+        router.load_own_rules();
+        router
     }
 
-    /// Link behind which a guest address is. (All guests share the first link for now.)
+    /// Who has which address.
+    pub(crate) fn addrs(&self) -> Addrs<'_> {
+        Addrs { cfg: &self.cfg, links: &self.links, host: &self.host_addrs }
+    }
+
+    /// See [`Addrs::route`].
     pub(crate) fn route(&self, dst: IpAddr) -> Option<LinkId> {
-        self.is_guest(dst).then_some(LinkId(0)).filter(|l| usize::from(l.0) < self.links.len())
+        self.addrs().route(dst)
     }
 
-    /// Whether an address belongs to the guest: its configured ones, and over IPv6 any of its prefix that is not
-    /// ours (a guest may make its own by SLAAC) and any link-local one.
+    /// See [`Addrs::is_guest`].
     pub(crate) fn is_guest(&self, a: IpAddr) -> bool {
-        if self.is_ours(a) {
-            return false;
-        }
-        match a {
-            IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| c.guest == a),
-            IpAddr::V6(a) => self.cfg.v6.is_some_and(|c| {
-                let shift = 128 - u32::from(c.prefix.min(128));
-                let same = (a.to_bits() ^ c.guest.to_bits()).checked_shr(shift).unwrap_or(0) == 0;
-                c.guest == a || same || a.is_unicast_link_local()
-            }),
-        }
+        self.addrs().is_guest(a)
     }
 
-    /// Whether an address is one of the stack's own.
+    /// See [`Addrs::is_ours`].
     pub(crate) fn is_ours(&self, a: IpAddr) -> bool {
-        match a {
-            IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| a == c.gateway || a == c.dns),
-            IpAddr::V6(a) => self.cfg.v6.is_some_and(|c| a == c.gateway || a == c.dns) || a == self.link_local(),
-        }
+        self.addrs().is_ours(a)
+    }
+
+    /// See [`Addrs::is_local`].
+    pub(crate) fn is_local(&self, a: IpAddr) -> bool {
+        self.addrs().is_local(a)
     }
 
     /// Our link-local address, from our MAC address.
     pub(crate) fn link_local(&self) -> core::net::Ipv6Addr {
-        let mut b = [0; 16];
-        b[0] = 0xfe;
-        b[1] = 0x80;
-        b[8..].copy_from_slice(&self.cfg.gateway_mac.eui64());
-        b.into()
-    }
-
-    /// Asks the tables. A drop is not counted here.
-    pub(crate) fn check(&mut self, hook: Hook, packet: &HookPacket) -> Result<(), DropReason> {
-        match self.tables.check(hook, packet) {
-            Verdict::Accept => Ok(()),
-            Verdict::Drop(why) => Err(why),
-        }
+        self.addrs().link_local()
     }
 
     /// Counts a drop.
@@ -121,13 +128,13 @@ impl Router {
 }
 
 impl Router {
-    pub(crate) fn add_link(&mut self, info: LinkInfo) -> LinkId {
-        self.links.push(Link { info, neighbours: Neighbours::new(info.guest_mac), ask_limit: RateLimit::neighbour() });
+    pub(crate) fn add_link(&mut self, info: LinkInfo, net: Option<LinkNet>) -> LinkId {
+        self.links.push(Link { info, net, neighbours: Neighbours::new(info.guest_mac), ask_limit: RateLimit::neighbour() });
         LinkId((self.links.len() - 1) as u8)
     }
 
-    /// Refuses sources that cannot be, or that are not the guest's.
-    pub(crate) fn check_source(&self, ip: &crate::wire::ip::Header) -> Result<(), DropReason> {
+    /// Refuses sources that cannot be, or that are not behind the link.
+    pub(crate) fn check_source(&self, link: LinkId, ip: &crate::wire::ip::Header) -> Result<(), DropReason> {
         let martian = match ip.src {
             IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || a.is_loopback(),
             IpAddr::V6(a) => a.is_multicast() || a.is_loopback(),
@@ -136,28 +143,10 @@ impl Router {
             return Err(DropReason::MartianSource);
         }
         // The unspecified address is that of a guest that asks for one; only services on our own addresses hear it.
-        if ip.src.is_unspecified() && self.is_local(ip.dst) || self.is_guest(ip.src) {
+        if ip.src.is_unspecified() && self.is_local(ip.dst) || self.addrs().is_behind(link, ip.src) {
             return Ok(());
         }
         Err(DropReason::SpoofedSource)
-    }
-
-    /// Whether a packet for `a` is for the router itself.
-    pub(crate) fn is_local(&self, a: IpAddr) -> bool {
-        if self.is_ours(a) {
-            return true;
-        }
-        match a {
-            IpAddr::V4(a) => {
-                a.is_broadcast()
-                    || a.is_multicast()
-                    || self.cfg.v4.is_some_and(|c| {
-                        let host = u32::MAX.checked_shr(c.prefix.into()).unwrap_or(0);
-                        c.prefix < 31 && a.to_bits() == (c.guest.to_bits() | host)
-                    })
-            }
-            IpAddr::V6(a) => a.is_multicast(),
-        }
     }
 
     /// Whether an address is the one at which DNS is served.

@@ -43,6 +43,11 @@ impl Neighbours {
 
     /// MAC address of `addr`: as learned, else the one seen last on the link, which with one guest is right.
     pub(crate) fn lookup(&self, addr: IpAddr) -> Option<Mac> {
-        self.entries.iter().find(|(a, _)| *a == addr).map(|(_, m)| *m).or(self.last)
+        self.learned(addr).or(self.last)
+    }
+
+    /// MAC address of `addr` as learned.
+    pub(crate) fn learned(&self, addr: IpAddr) -> Option<Mac> {
+        self.entries.iter().find(|(a, _)| *a == addr).map(|(_, m)| *m)
     }
 }

@@ -1,12 +1,16 @@
 //! The way of a packet to the guest: hooks, IP header, checksum, Ethernet header.
 
 use super::{Router, SCRATCH};
-use crate::edge::{Edge, Gso, GsoKind, LinkId, Payload, TxChecksum, TxFrame};
-use crate::iptables::{Hook, HookPacket, Iface};
+use crate::conntrack::{ConnId, Dir, Track};
+use crate::edge::{Edge, Gso, GsoKind, LinkId, Payload, Token, TxChecksum, TxFrame};
+use crate::iptables::Iface;
+use crate::nat;
+use crate::packet::{L4, Packet};
+use crate::skb::Skb;
 use crate::tuple::{Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::checksum::Sum;
-use crate::wire::{EtherType, Mac, ethernet, ipv4, ipv6};
+use crate::wire::{EtherType, Mac, ethernet, icmp, ipv4, ipv6, tcp, udp};
 use core::net::IpAddr;
 
 /// A packet for the guest, without its IP header.
@@ -27,6 +31,146 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) keep_body: bool,
     /// Bytes of data per segment, if the packet is a super-segment. The link must be able to cut it.
     pub(crate) gso: Option<u16>,
+    /// How its tracked connection is found.
+    pub(crate) attach: Attach<'a>,
+}
+
+/// A packet that may leave.
+struct Passed<'a> {
+    skb: Skb<'a>,
+    link: LinkId,
+    /// Its addresses, ports or quoted packet are no longer what they were.
+    translated: bool,
+}
+
+impl<'a> Outgoing<'a> {
+    /// The packet as tables and tracking see it; `len` is that of the IP packet.
+    fn skb(&self, len: u32) -> Result<Skb<'a>, DropReason> {
+        let l4_len = self.l4.len() + self.body.len();
+        let (l4, query) = match self.tuple.proto {
+            proto::TCP => {
+                let h = tcp::Header::parse(self.l4, l4_len)?;
+                (L4::Tcp(h, tcp::Options::parse(&self.l4[tcp::HEADER_LEN..usize::from(h.header_len)])), None)
+            }
+            proto::UDP => (L4::Udp(udp::Header::parse(self.l4, l4_len)?), None),
+            proto::ICMP => {
+                let h = icmp::Header::parse(self.l4)?;
+                (L4::Icmp(h), Some(h.is_query(false)))
+            }
+            proto::ICMPV6 => {
+                let h = icmp::Header::parse(self.l4)?;
+                (L4::Icmpv6(h), Some(h.is_query(true)))
+            }
+            _ => (L4::Other, None),
+        };
+        let (sport, dport) = match (l4, query) {
+            (L4::Icmp(h) | L4::Icmpv6(h), Some(true)) => (h.ident(), 0),
+            (_, Some(false)) => (0, 0),
+            _ => (self.tuple.src.port, self.tuple.dst.port),
+        };
+        Ok(Skb {
+            input: self.input,
+            output: None,
+            src_mac: None,
+            src: self.tuple.src.addr,
+            dst: self.tuple.dst.addr,
+            protocol: self.tuple.proto,
+            sport,
+            dport,
+            l4,
+            l4_bytes: self.l4,
+            l4_len: l4_len as u32,
+            len,
+            tos: self.tos,
+            hop_limit: self.hop_limit,
+            mark: 0,
+            zones: [0; 2],
+            track: Track::None,
+            quoted: None,
+            owner: None,
+        })
+    }
+}
+
+/// How the tracked connection of a packet that we send is found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Attach<'a> {
+    /// By its addresses and ports.
+    LookUp,
+    /// The sender knows it.
+    Flow(ConnId, Dir),
+    /// An answer in place of a packet that went no further: RELATED to that one's connection. Its addresses, and those
+    /// that it quotes, are those that the packet was received with.
+    About(&'a Track),
+}
+
+/// How a flow's packets reach the guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Via {
+    /// Where they come in: `host0`, or nowhere if the flow's far end is one of our own addresses.
+    pub(crate) input: Option<Iface>,
+    /// The link behind which the guest is.
+    pub(crate) link: LinkId,
+    /// The flow's tracked connection.
+    pub(crate) conn: Option<ConnId>,
+    /// Direction in it of the packets to the guest.
+    dir: Dir,
+}
+
+impl Via {
+    /// Of a flow that a packet of the guest's opens.
+    pub(crate) fn opened_by(r: &Router, p: &Packet<'_>) -> Self {
+        let input = (!r.is_local(p.ip.dst)).then_some(Iface::Host0);
+        Via { input, link: p.link, conn: None, dir: Dir::Reply }
+    }
+
+    /// Of a flow that somebody outside opens; `ours` if that is the host itself.
+    pub(crate) const fn from_outside(ours: bool) -> Self {
+        let input = if ours { None } else { Some(Iface::Host0) };
+        Via { input, link: LinkId(0), conn: None, dir: Dir::Original }
+    }
+
+    /// Whether somebody outside opened the flow.
+    pub(crate) fn is_from_outside(&self) -> bool {
+        self.dir == Dir::Original
+    }
+
+    /// For [`Outgoing::attach`].
+    pub(crate) fn attach(&self) -> Attach<'static> {
+        self.conn.map_or(Attach::LookUp, |id| Attach::Flow(id, self.dir))
+    }
+
+    /// Notes where the guest's packets come from, and their connection.
+    pub(crate) fn heard(&mut self, r: &Router, p: &Packet<'_>, token: Token) {
+        self.link = p.link;
+        if let Some((id, info)) = p.conn
+            && self.conn != Some(id)
+        {
+            self.leave(r);
+            self.dir = info.dir().other();
+            self.conn = Some(id);
+            r.netfilter.pin(id, token);
+        }
+    }
+
+    /// Notes the connection that a packet to the guest made or found.
+    pub(crate) fn sent(&mut self, r: &Router, conn: Option<(ConnId, Dir)>, token: Token) {
+        if let Some((id, dir)) = conn
+            && self.conn != Some(id)
+        {
+            self.leave(r);
+            self.dir = dir;
+            self.conn = Some(id);
+            r.netfilter.pin(id, token);
+        }
+    }
+
+    /// The flow is over: its connection ages from now on.
+    pub(crate) fn leave(&mut self, r: &Router) {
+        if let Some(id) = self.conn.take() {
+            r.netfilter.unpin(r.now, id);
+        }
+    }
 }
 
 /// Where the checksum stands in a transport header.
@@ -41,7 +185,8 @@ const fn checksum_at(protocol: u8) -> Option<usize> {
 
 impl Router {
     /// Sends a packet to the guest. A drop is counted here; the body's handle is gone in either case unless `keep_body`.
-    pub(crate) fn send<E: Edge>(&mut self, edge: &mut E, out: &Outgoing<'_>) -> Result<(), DropReason> {
+    /// Returns the tracked connection that it belongs to, and its direction there.
+    pub(crate) fn send<E: Edge>(&mut self, edge: &mut E, out: &Outgoing<'_>) -> Result<Option<(ConnId, Dir)>, DropReason> {
         let sent = self.try_send(edge, None, out);
         if let Err(why) = sent {
             self.drop(why);
@@ -61,58 +206,82 @@ impl Router {
         if let Err(why) = sent {
             self.drop(why);
         }
-        sent
+        sent.map(|_| ())
     }
 
-    fn try_send<E: Edge>(&mut self, edge: &mut E, to: Option<(LinkId, Mac)>, out: &Outgoing<'_>) -> Result<(), DropReason> {
-        let prepared = self.prepare(to, out);
-        let (link, mac) = match prepared {
-            Ok(p) => p,
-            Err(why) => {
-                if !out.keep_body {
-                    edge.release(out.body);
-                }
-                if let (DropReason::Unresolved, Some(link)) = (why, self.route(out.tuple.dst.addr)) {
-                    self.ask_neighbour(edge, link, out.tuple.dst.addr);
-                }
-                return Err(why);
+    fn try_send<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        to: Option<(LinkId, Mac)>,
+        out: &Outgoing<'_>,
+    ) -> Result<Option<(ConnId, Dir)>, DropReason> {
+        let mut skb = None;
+        let mut link = to.map(|(link, _)| link);
+        if self.netfilter.is_active() {
+            match self.pass_hooks(link, out) {
+                Ok(seen) => (skb, link) = (Some((seen.skb, seen.translated)), Some(seen.link)),
+                Err(why) => return Err(give_up(edge, out, why)),
             }
+        }
+        let conn = skb.as_ref().and_then(|(s, _)| s.track.known());
+        let Some((translated, true)) = skb else {
+            return self.deliver(edge, to, link, out).map(|()| conn);
+        };
+        let mut l4 = [0; SCRATCH];
+        let Some(l4) = l4.get_mut(..out.l4.len()) else { return Err(give_up(edge, out, DropReason::TooBig)) };
+        l4.copy_from_slice(out.l4);
+        if let Err(why) = nat::rewrite_built(&translated, l4) {
+            return Err(give_up(edge, out, why));
+        }
+        let out = Outgoing { tuple: translated.tuple(), l4, ..*out };
+        self.deliver(edge, to, link, &out).map(|()| conn)
+    }
+
+    /// The hooks on a packet's way.
+    fn pass_hooks<'a>(&mut self, to: Option<LinkId>, out: &Outgoing<'a>) -> Result<Passed<'a>, DropReason> {
+        let len = self.ip_header_len(out) + out.l4.len() + out.body.len();
+        let mut skb = out.skb(len as u32)?;
+        let before = skb.tuple();
+        match out.input {
+            Some(_) => self.pre_routing(&mut skb, &out.attach)?,
+            None => self.output(&mut skb, &out.attach)?,
+        }
+        let Some(link) = to.or_else(|| self.route(skb.dst)) else {
+            // For the host itself: no rule led it to the guest.
+            self.input(&mut skb)?;
+            return Err(DropReason::NoService);
+        };
+        skb.output = Some(Iface::Link(link));
+        if out.input.is_some() {
+            self.forward(&mut skb)?;
+        }
+        self.post_routing(&mut skb, &out.attach)?;
+        let translated = skb.tuple() != before || skb.quoted.is_some();
+        Ok(Passed { skb, link, translated })
+    }
+
+    /// Sends a packet that passed the hooks, over `link` if that is known.
+    fn deliver<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        to: Option<(LinkId, Mac)>,
+        link: Option<LinkId>,
+        out: &Outgoing<'_>,
+    ) -> Result<(), DropReason> {
+        let Some(link) = link.or_else(|| self.route(out.tuple.dst.addr)) else {
+            return Err(give_up(edge, out, DropReason::NoRoute));
+        };
+        let mac = to.map(|(_, mac)| mac).or_else(|| self.links[usize::from(link.0)].mac_of(out.tuple.dst.addr));
+        let Some(mac) = mac else {
+            let why = give_up(edge, out, DropReason::Unresolved);
+            self.ask_neighbour(edge, link, out.tuple.dst.addr);
+            return Err(why);
         };
         let ip_len = self.ip_header_len(out) + out.l4.len() + out.body.len();
         if out.gso.is_none() && ip_len > usize::from(self.links[usize::from(link.0)].info.mtu) {
             return self.send_fragments(edge, link, mac, out);
         }
         self.send_whole(edge, link, mac, out)
-    }
-
-    /// Route, hooks and neighbour of a packet; `to` if the caller knows route and neighbour.
-    fn prepare(&mut self, to: Option<(LinkId, Mac)>, out: &Outgoing<'_>) -> Result<(LinkId, Mac), DropReason> {
-        let link = to.map(|(link, _)| link).or_else(|| self.route(out.tuple.dst.addr)).ok_or(DropReason::NoRoute)?;
-        let len = (self.ip_header_len(out) + out.l4.len() + out.body.len()) as u32;
-        let mut hook = HookPacket { tuple: out.tuple, input: out.input, output: None, len };
-        let verdict = |v| match v {
-            crate::Verdict::Accept => Ok(()),
-            crate::Verdict::Drop(why) => Err(why),
-        };
-        match out.input {
-            Some(_) => {
-                verdict(self.tables.check(Hook::PreRouting, &hook))?;
-                hook.output = Some(Iface::Link(link));
-                verdict(self.tables.check(Hook::Forward, &hook))?;
-            }
-            None => {
-                hook.output = Some(Iface::Link(link));
-                verdict(self.tables.check(Hook::Output, &hook))?;
-            }
-        }
-        verdict(self.tables.check(Hook::PostRouting, &hook))?;
-        match to {
-            Some(to) => Ok(to),
-            None => {
-                let mac = self.links[usize::from(link.0)].neighbours.lookup(out.tuple.dst.addr);
-                Ok((link, mac.ok_or(DropReason::Unresolved)?))
-            }
-        }
     }
 
     fn ip_header_len(&self, out: &Outgoing<'_>) -> usize {
@@ -157,7 +326,7 @@ impl Router {
 
     /// Hands the frame whose head stands in the scratch buffer to the link.
     #[allow(clippy::too_many_arguments)]
-    fn transmit<E: Edge>(
+    pub(super) fn transmit<E: Edge>(
         &mut self,
         edge: &mut E,
         link: LinkId,
@@ -188,7 +357,7 @@ impl Router {
     }
 
     /// Sends a datagram in fragments: RFC 791 section 3.2, RFC 8200 section 4.5. The transport checksum is whole.
-    fn send_fragments<E: Edge>(&mut self, edge: &mut E, link: LinkId, mac: Mac, out: &Outgoing<'_>) -> Result<(), DropReason> {
+    pub(super) fn send_fragments<E: Edge>(&mut self, edge: &mut E, link: LinkId, mac: Mac, out: &Outgoing<'_>) -> Result<(), DropReason> {
         let v6 = !out.tuple.dst.addr.is_ipv4();
         let l4_len = out.l4.len() + out.body.len();
         let mtu = usize::from(self.links[usize::from(link.0)].info.mtu);
@@ -250,6 +419,14 @@ impl Router {
         }
         sent
     }
+}
+
+/// Releases what will not be sent.
+fn give_up<E: Edge>(edge: &mut E, out: &Outgoing<'_>, why: DropReason) -> DropReason {
+    if !out.keep_body {
+        edge.release(out.body);
+    }
+    why
 }
 
 fn emit_ethernet(head: &mut [u8], dst: Mac, src: Mac, to: IpAddr) {

@@ -10,7 +10,8 @@ use crate::config::Limits;
 use crate::edge::{Edge, Ready, SockId, Token, TokenKind};
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
-use crate::router::Router;
+use crate::iptables::{Family, Program};
+use crate::router::{Router, Via};
 use crate::time::Time;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
@@ -35,7 +36,7 @@ impl Translator {
         (self.tcp.len(), self.udp.len(), self.icmp.len())
     }
 
-    /// Whether a flow has this tuple of packets from the guest.
+    /// Whether a flow that was opened from outside has this tuple of packets from the guest.
     pub(crate) fn knows(&self, tuple: &Tuple) -> bool {
         match tuple.proto {
             proto::TCP => self.tcp.knows(tuple),
@@ -83,18 +84,17 @@ impl Translator {
     pub(crate) fn accepted<E: Edge>(
         &mut self,
         r: &mut Router,
-        publish: usize,
         sock: SockId,
         peer: Endpoint,
         local: Endpoint,
         edge: &mut E,
     ) {
-        self.tcp.accepted(r, publish, sock, peer, local, edge);
+        self.tcp.accepted(r, sock, peer, local, edge);
     }
 
     /// A published UDP port's socket.
-    pub(crate) fn udp_listening(&mut self, publish: usize, sock: SockId, local: Endpoint) -> Token {
-        self.udp.listening(publish, sock, local)
+    pub(crate) fn udp_listening(&mut self, sock: SockId, local: Endpoint) -> Token {
+        self.udp.listening(sock, local)
     }
 
     /// A flow's deadline.
@@ -105,6 +105,23 @@ impl Translator {
             TokenKind::Icmp => self.icmp.timer(r, token, queued, edge),
             _ => {}
         }
+    }
+
+    /// Ends a flow at once, with resets to both sides where there is such a thing.
+    pub(crate) fn reset<E: Edge>(&mut self, r: &mut Router, token: Token, edge: &mut E) {
+        match token.kind() {
+            TokenKind::Tcp => self.tcp.reset(r, token, edge),
+            TokenKind::Udp => self.udp.reset(r, token, edge),
+            TokenKind::Icmp => self.icmp.reset(r, token, edge),
+            _ => {}
+        }
+    }
+
+    /// The live flows of a family whose connection `program` would not let begin.
+    pub(crate) fn forbidden(&self, r: &mut Router, family: Family, program: &Program) -> Vec<Token> {
+        let flows = self.tcp.connections().chain(self.udp.connections()).chain(self.icmp.connections());
+        let may_not = |&(_, via): &(Token, Via)| !r.may_begin(&via, family, program);
+        flows.filter(may_not).map(|(token, _)| token).collect()
     }
 
     /// The end of a batch. Returns whether work is left.

@@ -91,6 +91,16 @@ impl Header {
         Ok(Header { ty: b[0], code: b[1], checksum: be16(b, 2), rest: be32(b, 4) })
     }
 
+    /// Whether it is a query or the reply to one, with an identifier: RFC 792 echo, timestamp and information, RFC 950 address
+    /// mask; over IPv6 echo.
+    pub const fn is_query(&self, v6: bool) -> bool {
+        if v6 {
+            matches!(self.ty, v6::ECHO_REQUEST | v6::ECHO_REPLY)
+        } else {
+            matches!(self.ty, v4::ECHO_REPLY | v4::ECHO_REQUEST | 13..=18)
+        }
+    }
+
     /// Identifier of an echo.
     pub const fn ident(&self) -> u16 {
         (self.rest >> 16) as u16

@@ -21,16 +21,15 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A listening socket of a published port.
 #[derive(Debug)]
 pub(super) struct Listener {
-    publish: usize,
-    fd: OwnedFd,
+fd: OwnedFd,
 }
 
 impl Listener {
-    pub(super) fn new(publish: usize, fd: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
         socket::set_nonblocking(&fd)?;
         // What it accepts inherits these.
         prepare_tcp(fd.as_fd())?;
-        Ok(Listener { publish, fd })
+        Ok(Listener { fd })
     }
 
     pub(super) fn raw(&self) -> i32 {
@@ -52,8 +51,7 @@ impl Worker {
             let Some(l) = self.listeners.get(index) else { return };
             match socket::accept(l.fd.as_fd()) {
                 Ok((fd, peer)) => {
-                    let publish = l.publish;
-                    self.accepted(now, publish, fd, peer);
+                    self.accepted(now, fd, peer);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if is_shortage(&e) => return self.pause(now, &e, ops),
@@ -63,13 +61,13 @@ impl Worker {
         }
     }
 
-    fn accepted(&mut self, now: Time, publish: usize, fd: OwnedFd, peer: SocketAddr) {
+    fn accepted(&mut self, now: Time, fd: OwnedFd, peer: SocketAddr) {
         // The client may be gone already; then there is nothing to translate.
         let Ok(local) = socket::local_addr(fd.as_fd()) else { return };
         match self.edge.sockets.accept(fd, local.is_ipv6()) {
             Ok(id) => {
                 let (peer, local) = (Endpoint::from(peer), Endpoint::from(local));
-                self.stack.accepted(now, publish, id, peer, local, &mut self.edge);
+                self.stack.accepted(now, id, peer, local, &mut self.edge);
                 if self.edge.sockets.is_silent(id) {
                     self.edge.close(id, Close::Reset);
                 }

@@ -154,14 +154,14 @@ impl Worker {
         };
         let (addresses, list) = AddressWatch::new(watch).map_err(WorkerError::system("list the host's addresses"))?;
         stack.set_host_addresses(list);
-        for (publish, fd) in udp_listeners {
+        for (_, fd) in udp_listeners {
             let (id, local) = sockets.udp_listener(fd).map_err(WorkerError::system("prepare a published UDP port"))?;
-            let token = stack.udp_listening(publish, id, local);
+            let token = stack.udp_listening(id, local);
             sockets.listen(id, token).map_err(WorkerError::system("watch a published UDP port"))?;
         }
         let mut listeners = Vec::with_capacity(tcp_listeners.len());
-        for (publish, fd) in tcp_listeners {
-            listeners.push(Listener::new(publish, fd).map_err(WorkerError::system("prepare a published TCP port"))?);
+        for (_, fd) in tcp_listeners {
+            listeners.push(Listener::new(fd).map_err(WorkerError::system("prepare a published TCP port"))?);
         }
         let resolvers = setup.resolver_updates.map(ResolverUpdates::new).transpose();
         let timer = TimerFd::new().map_err(|e| WorkerError::System { what: "make a timer", source: e.into() })?;

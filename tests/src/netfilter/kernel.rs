@@ -2,7 +2,7 @@
 
 use super::sockets::Sockets;
 use super::{ROUTER_MAC, Router, Side, node, router, rules, second};
-use crate::lab::{Lab, Place, wait_until};
+use crate::lab::{Lab, Place};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -62,22 +62,7 @@ impl Kernel {
         for (name, value) in SYSCTLS {
             kernel.sysctl(name, value);
         }
-        kernel.quiet();
         Some(kernel)
-    }
-
-    /// Waits until the router has reported its IPv6 groups on both sides, which it does a while after a link is up: rules
-    /// count those packets too.
-    fn quiet(&mut self) {
-        let count = "awk '/OutMLDv2Reports/ { print $2 }' /proc/net/dev_snmp6/tap0 /proc/net/dev_snmp6/tap1";
-        let mut last = (String::new(), Instant::now());
-        wait_until("both links are up and quiet", Duration::from_secs(20), || {
-            let now = self.shell.ok(count);
-            if now != last.0 {
-                last = (now, Instant::now());
-            }
-            last.0.split_whitespace().all(|n| n != "0") && last.1.elapsed() > Duration::from_millis(150)
-        });
     }
 
     fn sysctl(&mut self, name: &str, value: u32) {

@@ -22,7 +22,7 @@ mod talk;
 
 pub use frames::{Body, Ends, IpFields, Packet, Quote, Tcp, icmp_rest};
 pub use kernel::Kernel;
-pub use record::{Entry, Seen, tables};
+pub use record::{Entry, Seen};
 pub use rules::whole;
 pub use run::{Difference, Router, Summary, run, run_alone};
 pub use scenario::{Scenario, Step, StepId};

@@ -118,12 +118,12 @@ fn an_unknown_guest_is_asked_for_when_something_is_for_it_and_not_too_often() {
     let cfg = Config { publish: vec![publish], ..Config::default() };
     let mut w = World::with_link(cfg, LinkInfo { guest_mac: None, ..World::plain_link() });
     let at = |last, port| Endpoint::new([192, 0, 2, last].into(), port);
-    w.accept(0, at(9, 5000), at(1, 8080));
+    w.accept(at(9, 5000), at(1, 8080));
     let question = Arp { op: 1, sender: (w.gateway_mac(), [10, 0, 2, 2]), target: ([0; 6], GUEST) };
     assert_eq!(next_frame(&mut w).map(|f| (f.dst_mac, f.net)), Some((BROADCAST_MAC, Net::Arp(question))));
     assert!(w.dropped(DropReason::Unresolved) > 0 && w.inbox.is_empty());
     for port in 5001..5020 {
-        w.accept(0, at(9, port), at(1, 8080));
+        w.accept(at(9, port), at(1, 8080));
     }
     assert_eq!(w.inbox.len(), 2, "a burst of three");
     let reply = wire::arp(Arp { op: 2, sender: (GUEST_MAC, GUEST), target: (w.gateway_mac(), [10, 0, 2, 2]) });

@@ -243,7 +243,7 @@ fn row_34_link_local_peers_are_out_of_reach_and_clients_appear_as_the_gateway() 
     assert_eq!((ty, code), (1, 1), "administratively prohibited");
     assert_eq!(w.edge.host.all().count(), 0);
     let gateway = w.stack.config().v6.unwrap().gateway;
-    let sock = w.accept(0, at("fe80::5", 555), at("2001:db8::1", 8080));
+    let sock = w.accept(at("fe80::5", 555), at("2001:db8::1", 8080));
     let mut g = TcpGuest::expect_syn(&mut w, 80, at(&gateway.to_string(), 555));
     g.complete(&mut w);
     g.send(&mut w, b"hello");

@@ -101,7 +101,7 @@ fn row_13_who_speaks_first_is_heard_however_late_the_other_comes() {
     // A client that speaks before the guest has answered, and a guest that takes its time.
     let mut w = World::new(published());
     let client = at("203.0.113.5", 555);
-    let sock = w.accept(0, client, at("192.0.2.1", 8080));
+    let sock = w.accept(client, at("192.0.2.1", 8080));
     w.edge.host.peer(sock).send(b"GET /").fin();
     w.run(ms(100));
     let mut g = TcpGuest::expect_syn(&mut w, 80, client);
@@ -143,7 +143,7 @@ fn row_26_a_lost_syn_ack_is_sent_again_as_it_was() {
 fn row_26_a_lost_syn_to_the_guest_is_sent_again_as_it_was() {
     let mut w = World::new(published());
     let client = at("203.0.113.5", 555);
-    let sock = w.accept(0, client, at("192.0.2.1", 8080));
+    let sock = w.accept(client, at("192.0.2.1", 8080));
     let first = TcpGuest::expect_syn(&mut w, 80, client);
     let mut g = first.clone();
     for _ in 0..3 {
@@ -159,7 +159,7 @@ fn row_26_a_lost_syn_to_the_guest_is_sent_again_as_it_was() {
 #[test]
 fn row_26_a_guest_that_never_answers_ends_the_clients_connection() {
     let mut w = World::new(published());
-    w.accept(0, at("203.0.113.5", 555), at("192.0.2.1", 8080));
+    w.accept(at("203.0.113.5", 555), at("192.0.2.1", 8080));
     w.run(Duration::from_secs(200));
     w.assert_clean();
 }

@@ -45,7 +45,7 @@ pub(crate) fn published() -> Config {
 
 /// A client's connection to published port 8080, complete on the guest's side.
 pub(crate) fn inbound(w: &mut World, client: Endpoint) -> (TcpGuest, hibernet_netstack::edge::SockId) {
-    let sock = w.accept(0, client, at("192.0.2.1", 8080));
+    let sock = w.accept(client, at("192.0.2.1", 8080));
     let mut g = TcpGuest::expect_syn(w, 80, client);
     g.complete(w);
     (g, sock)

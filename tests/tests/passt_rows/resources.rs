@@ -13,10 +13,10 @@ use std::time::Instant;
 fn row_01_one_client_port_at_two_host_addresses_is_two_connections() {
     let mut w = World::new(published());
     let client = at("198.51.100.9", 5000);
-    let a = w.accept(0, client, at("192.0.2.1", 8080));
+    let a = w.accept(client, at("192.0.2.1", 8080));
     let mut ga = TcpGuest::expect_syn(&mut w, 80, client);
     ga.complete(&mut w);
-    let b = w.accept(0, client, at("192.0.2.2", 8080));
+    let b = w.accept(client, at("192.0.2.2", 8080));
     assert!(w.edge.host.is_open(a), "the first connection lives on");
     // The guest sees the client's address, and a port of its own.
     let syn = w.take(|f| match &f.net {
@@ -49,7 +49,7 @@ fn row_01_the_same_ends_again_replace_a_dead_connection() {
     let client = at("198.51.100.9", 5000);
     let (_, old) = inbound(&mut w, client);
     let (mut g, new) = {
-        let sock = w.accept(0, client, at("192.0.2.1", 8080));
+        let sock = w.accept(client, at("192.0.2.1", 8080));
         w.take_tcp(client, at("10.0.2.15", 80)).filter(|s| s.flags & RST != 0).expect("the guest hears of the old one's end");
         let mut g = TcpGuest::expect_syn(&mut w, 80, client);
         g.complete(&mut w);
@@ -97,7 +97,7 @@ fn row_02_a_full_flow_table_refuses_and_harms_nobody() {
     let mut extra = TcpGuest::new(&w, 2000, remote());
     extra.syn(&mut w);
     extra.expect_rst(&mut w);
-    let refused = w.accept(0, at("203.0.113.5", 6), at("192.0.2.1", 8080));
+    let refused = w.accept(at("203.0.113.5", 6), at("192.0.2.1", 8080));
     assert_eq!(w.edge.host.tcp(refused).ended, Some(Ended::Reset));
     assert_eq!(w.dropped(DropReason::FlowLimit), 2);
     for g in &mut guests {
@@ -118,7 +118,7 @@ fn row_02_no_descriptor_left_on_the_host_refuses_and_harms_nobody() {
     let mut extra = TcpGuest::new(&w, 2000, remote());
     extra.syn(&mut w);
     extra.expect_rst(&mut w);
-    let sock = w.accept(0, at("203.0.113.5", 6), at("192.0.2.1", 8080));
+    let sock = w.accept(at("203.0.113.5", 6), at("192.0.2.1", 8080));
     assert!(!w.edge.host.is_open(sock));
     assert_eq!(w.dropped(DropReason::HostResources), 2);
     g.send(&mut w, b"alive");

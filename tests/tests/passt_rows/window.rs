@@ -57,7 +57,7 @@ fn row_17_without_the_guests_scale_no_window_is_scaled() {
 fn row_17_the_window_of_a_syn_is_not_scaled() {
     let mut w = World::new(published());
     let client = at("203.0.113.5", 555);
-    let sock = w.accept(0, client, at("192.0.2.1", 8080));
+    let sock = w.accept(client, at("192.0.2.1", 8080));
     w.edge.host.peer(sock).send(&[1; 50_000]);
     let mut g = TcpGuest::expect_syn(&mut w, 80, client);
     g.window = 1000;

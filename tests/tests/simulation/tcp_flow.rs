@@ -133,7 +133,7 @@ impl TcpFlow {
             let local = Endpoint::new(g.addr(p.remote.addr), PUBLISHED.0 + (p.guest_port - PUBLISHED.1));
             let sock = w.edge.host.accept(p.remote);
             self.attach(w, sock);
-            w.accept_socket(0, sock, self.plan.remote, local);
+            w.accept_socket(sock, self.plan.remote, local);
         }
     }
 

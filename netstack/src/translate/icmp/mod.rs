@@ -11,7 +11,7 @@ use crate::edge::{Close, Edge, Ready, SendOpts, SockError, SockId, Token, TokenK
 use crate::flow::{Index, Lru, Slab};
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
-use crate::router::Router;
+use crate::router::{Router, Via};
 use crate::time::Time;
 use crate::timers::Deadline;
 use crate::tuple::Tuple;
@@ -38,8 +38,10 @@ pub(crate) struct Icmp {
 #[derive(Debug)]
 struct Flow {
     token: Token,
-    /// Of the guest's requests; the source port is the identifier.
+    /// Of the guest's requests, as translated; the source port is the identifier.
     tuple: Tuple,
+    /// How replies reach the guest.
+    via: Via,
     /// The destination, as the host knows it.
     remote: IpAddr,
     sock: SockId,
@@ -88,6 +90,7 @@ impl Icmp {
         flow.hop_limit = p.ip.hop_limit;
         flow.tos = p.ip.tos;
         flow.seq = h.seq();
+        flow.via.heard(r, p, flow.token);
         let (token, sock) = (flow.token, flow.sock);
         if !flow.replied {
             self.unreplied.touch(slot);
@@ -128,6 +131,7 @@ impl Icmp {
         let make = |_, _| Flow {
             token,
             tuple,
+            via: Via::opened_by(r, p),
             remote: to,
             sock,
             hop_limit: p.ip.hop_limit,
@@ -149,6 +153,7 @@ impl Icmp {
         self.index.remove(&flow.tuple);
         self.unreplied.remove(slot);
         edge.close(flow.sock, Close::Graceful);
+        flow.via.leave(r);
     }
 
     /// An event at a flow's socket.
@@ -177,6 +182,18 @@ impl Icmp {
             flow.waits = true;
             self.backlog.push_back(token);
         }
+    }
+
+    /// Ends a flow.
+    pub(crate) fn reset<E: Edge>(&mut self, r: &mut Router, token: Token, edge: &mut E) {
+        if self.flows.get_live(token.index(), token.generation()).is_some() {
+            self.close(r, token.index(), edge);
+        }
+    }
+
+    /// All flows, and how their packets reach the guest.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (Token, Via)> {
+        self.flows.iter().map(|(_, f)| (f.token, f.via))
     }
 
     /// A flow's time may be over.

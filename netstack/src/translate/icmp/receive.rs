@@ -2,7 +2,6 @@
 
 use super::{Flow, IDLE, Icmp};
 use crate::edge::{Datagram, Edge, ErrorReport, Payload, SockError, SockId, Token};
-use crate::iptables::Iface;
 use crate::router::{Outgoing, Router};
 use crate::translate::host_error::{icmp_for, offender_for, passes, quoted_ip};
 use crate::wire::be16;
@@ -57,7 +56,7 @@ impl Icmp {
         let ty = if flow.tuple.dst.addr.is_ipv4() { v4::ECHO_REPLY } else { v6::ECHO_REPLY };
         echo(ty, flow.tuple.src.port, seq).emit(&mut l4);
         let out = Outgoing {
-            input: Some(Iface::Host0),
+            input: flow.via.input,
             tuple: flow.tuple.reversed(),
             // One hop less, as a router does; no packet arrives with none left.
             hop_limit: d.hop_limit.map_or(64, |h| h.saturating_sub(1).max(1)),
@@ -67,9 +66,12 @@ impl Icmp {
             body: d.payload,
             keep_body: false,
             gso: None,
+            attach: flow.via.attach(),
         };
         // A drop is counted there.
-        let _ = r.send(edge, &out);
+        if let Ok(conn) = r.send(edge, &out) {
+            flow.via.sent(r, conn, token);
+        }
     }
 
     /// Passes the error reports of a socket on to the guest; returns their number.
@@ -123,7 +125,7 @@ fn tell<E: Edge>(r: &mut Router, flow: &Flow, report: &ErrorReport, edge: &mut E
     let ty = if is_v6 { v6::ECHO_REQUEST } else { v4::ECHO_REQUEST };
     Header { checksum, ..echo(ty, guest.port, seq) }.emit(request);
     let n = at + known.max(HEADER_LEN);
-    r.send_icmp_error(edge, Some(Iface::Host0), from, guest.addr, report.icmp, &quote[..n]);
+    r.send_icmp_error(edge, flow.via.input, from, guest.addr, report.icmp, &quote[..n]);
 }
 
 /// A checksum after the identifier changed, RFC 1624.

@@ -16,9 +16,10 @@
 use super::hold::Hold;
 use super::rtt::Rtt;
 use crate::edge::{SockId, Token};
+use crate::router::Via;
 use crate::time::Time;
 use crate::timers::Deadline;
-use crate::tuple::{Endpoint, Tuple};
+use crate::tuple::Tuple;
 use crate::wire::tcp::Seq;
 use core::time::Duration;
 
@@ -82,11 +83,11 @@ impl Events {
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) token: Token,
-    /// Packets from the guest have this tuple.
+    /// Packets from the guest have this tuple, as translated: at a published port the source is the host's address.
     pub(super) tuple: Tuple,
     pub(super) sock: SockId,
-    /// Both ends of the host's connection, the client's first, if it was accepted at a published port.
-    pub(super) accepted: Option<(Endpoint, Endpoint)>,
+    /// How segments reach the guest.
+    pub(super) via: Via,
     pub(super) deadline: Deadline,
     pub(super) events: Events,
 
@@ -158,12 +159,12 @@ pub(super) struct Flow {
 
 impl Flow {
     /// A flow in which nothing has happened yet.
-    pub(super) fn new(token: Token, tuple: Tuple, sock: SockId, iss: Seq, now: Time) -> Self {
+    pub(super) fn new(token: Token, tuple: Tuple, sock: SockId, via: Via, iss: Seq, now: Time) -> Self {
         Flow {
             token,
             tuple,
             sock,
-            accepted: None,
+            via,
             deadline: Deadline::default(),
             events: Events::default(),
             snd_una: iss,

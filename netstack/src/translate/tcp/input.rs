@@ -3,7 +3,7 @@
 use super::flow::{Events, Flow};
 use super::hold::Hold;
 use super::{Cx, Fate, MAX_WINDOW_SCALE, MIN_MSS, WINDOW_SCALE, send_bare};
-use crate::edge::{Edge, LinkId, Payload};
+use crate::edge::{Edge, Payload};
 use crate::packet::Packet;
 use crate::router::Router;
 use crate::time::Time;
@@ -50,7 +50,7 @@ impl Flow {
         }
         if !self.events.has(Events::ESTABLISHED) {
             if h.ack != self.snd_nxt {
-                send_bare(cx.r, cx.edge, self.tuple.reversed(), h.ack, Seq(0), Flags::RST);
+                send_bare(cx.r, cx.edge, &self.via, self.tuple.reversed(), h.ack, Seq(0), Flags::RST);
                 return Err(DropReason::TcpUnacceptable);
             }
             self.establish(cx, h);
@@ -90,7 +90,7 @@ impl Flow {
         }
         if !acks_syn || !h.flags.has(Flags::SYN) {
             if h.flags.has(Flags::ACK) && !acks_syn {
-                send_bare(cx.r, cx.edge, self.tuple.reversed(), h.ack, Seq(0), Flags::RST);
+                send_bare(cx.r, cx.edge, &self.via, self.tuple.reversed(), h.ack, Seq(0), Flags::RST);
             }
             return Err(DropReason::TcpUnacceptable);
         }
@@ -112,8 +112,7 @@ impl Flow {
     pub(super) fn take_syn_options(&mut self, r: &Router, options: &Options) {
         let (headers, default) =
             if self.tuple.src.addr.is_ipv4() { (ipv4::HEADER_LEN + 20, 536) } else { (ipv6::HEADER_LEN + 20, 1220) };
-        let link = r.route(self.tuple.src.addr).unwrap_or(LinkId(0));
-        let mtu = r.links.get(usize::from(link.0)).map_or(1280, |l| l.info.mtu);
+        let mtu = r.links.get(usize::from(self.via.link.0)).map_or(1280, |l| l.info.mtu);
         let most = mtu.saturating_sub(headers as u16).max(MIN_MSS);
         self.mss = options.mss.unwrap_or(default).clamp(MIN_MSS, most);
         (self.snd_scale, self.rcv_scale) = match options.window_scale {

@@ -17,10 +17,9 @@ mod timer;
 use crate::config::Limits;
 use crate::edge::{Close, Edge, Payload, Ready, SockError, SockId, Token, TokenKind};
 use crate::flow::{Index, Slab};
-use crate::iptables::Iface;
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
-use crate::router::{Outgoing, Router};
+use crate::router::{Outgoing, Router, Via};
 use crate::time::Time;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
@@ -103,9 +102,9 @@ impl Tcp {
         self.flows.len()
     }
 
-    /// Whether a flow has this tuple of packets from the guest.
+    /// Whether a flow that was opened from outside has this tuple of packets from the guest.
     pub(crate) fn knows(&self, tuple: &Tuple) -> bool {
-        self.index.contains_key(tuple)
+        self.index.get(tuple).and_then(|&i| self.flows.get(i)).is_some_and(|f| f.events.has(Events::INBOUND))
     }
 
     /// A segment from the guest; a new flow leads to the host-side address `to`.
@@ -126,6 +125,7 @@ impl Tcp {
             return Err(DropReason::TcpUnacceptable);
         };
         let Some(flow) = self.flows.get_mut(index) else { return Err(DropReason::TcpUnacceptable) };
+        flow.via.heard(r, p, flow.token);
         let mut cx = Cx { r, edge, shared: &mut self.shared };
         let done = flow.segment(&mut cx, p, h, options);
         let (fate, why) = match done {
@@ -149,7 +149,7 @@ impl Tcp {
             let len = p.payload.len + u32::from(h.flags.has(Flags::SYN)) + u32::from(h.flags.has(Flags::FIN));
             (Seq(0), h.seq + len, Flags::RST | Flags::ACK)
         };
-        send_bare(r, edge, p.tuple().reversed(), seq, ack, flags);
+        send_bare(r, edge, &Via::opened_by(r, p), p.tuple().reversed(), seq, ack, flags);
     }
 
     /// The guest opens a connection.
@@ -172,8 +172,8 @@ impl Tcp {
             return Err(DropReason::FlowLimit);
         }
         let iss = self.shared.isn.generate(&tuple, r.now);
-        let now = r.now;
-        let index = self.flows.insert(|i, g| Flow::new(Token::new(TokenKind::Tcp, i, g), tuple, SockId(0), iss, now));
+        let (now, via) = (r.now, Via::opened_by(r, p));
+        let index = self.flows.insert(|i, g| Flow::new(Token::new(TokenKind::Tcp, i, g), tuple, SockId(0), via, iss, now));
         let Some((index, flow)) = index.and_then(|i| Some((i, self.flows.get_mut(i)?))) else {
             return Err(DropReason::FlowLimit);
         };
@@ -201,43 +201,32 @@ impl Tcp {
         r.stats.tcp_out += 1;
         let due = flow.due();
         r.timers.set(&mut flow.deadline, flow.token, due);
+        flow.via.heard(r, p, flow.token);
         self.index.insert(tuple, index);
         Ok(())
     }
 
-    /// A client connected to a published port: the guest gets a SYN from the client's address, or from the gateway's
-    /// where the client's means nothing to the guest.
-    pub(crate) fn accepted<E: Edge>(
-        &mut self,
-        r: &mut Router,
-        publish: usize,
-        sock: SockId,
-        peer: Endpoint,
-        local: Endpoint,
-        edge: &mut E,
-    ) {
-        let Some(tuple) = self.inbound_tuple(r, publish, peer, local) else {
-            r.drop(DropReason::NoRoute);
-            edge.close(sock, Close::Reset);
-            return;
-        };
+    /// A client connected to a published port: a SYN from its address to the one that it connected to comes in at `host0`, or is
+    /// sent by us where the client is on the host itself, and rules lead it to the guest. One that they do not is reset.
+    pub(crate) fn accepted<E: Edge>(&mut self, r: &mut Router, sock: SockId, peer: Endpoint, local: Endpoint, edge: &mut E) {
+        let tuple = Tuple { src: local, dst: peer, proto: proto::TCP };
+        // Since the host's kernel gave these ends out again, a flow that has them is dead.
         if let Some(&old) = self.index.get(&tuple) {
             self.end(old, Fate::ResetBoth, r, edge);
         }
         let iss = self.shared.isn.generate(&tuple, r.now);
-        let now = r.now;
+        let (now, via) = (r.now, Via::from_outside(r.hides(peer.addr)));
         let limit = self.shared.half_open >= self.shared.limits.tcp_half_open;
         let index = if limit {
             None
         } else {
-            self.flows.insert(|i, g| Flow::new(Token::new(TokenKind::Tcp, i, g), tuple, sock, iss, now))
+            self.flows.insert(|i, g| Flow::new(Token::new(TokenKind::Tcp, i, g), tuple, sock, via, iss, now))
         };
         let Some((index, flow)) = index.and_then(|i| Some((i, self.flows.get_mut(i)?))) else {
             r.drop(DropReason::FlowLimit);
             edge.close(sock, Close::Reset);
             return;
         };
-        flow.accepted = Some((peer, local));
         flow.events.add(Events::INBOUND);
         flow.events.add(Events::CONNECTED);
         flow.events.add(Events::HALF_OPEN);
@@ -250,32 +239,13 @@ impl Tcp {
             fate = Fate::ResetHost;
         } else {
             let mut cx = Cx { r, edge, shared: &mut self.shared };
-            flow.send_syn(&mut cx);
+            if flow.send_syn(&mut cx).is_err_and(|why| !is_passing(why)) {
+                fate = Fate::ResetHost;
+            }
             let due = flow.due();
             r.timers.set(&mut flow.deadline, flow.token, due);
         }
         self.end(index, fate, r, edge);
-    }
-
-    /// Tuple of the guest's packets for a connection accepted at a published port. It is in use only by a connection with
-    /// the same ends: since the host's kernel gave these out again, that one is dead.
-    fn inbound_tuple(&self, r: &mut Router, publish: usize, peer: Endpoint, local: Endpoint) -> Option<Tuple> {
-        let publish = r.cfg.publish.get(publish)?;
-        let port = publish.guest_port.checked_add(local.port.checked_sub(publish.host_ports.0)?)?;
-        let (guest, gateway): (IpAddr, IpAddr) = match peer.addr {
-            IpAddr::V4(_) => r.cfg.v4.map(|c| (c.guest.into(), c.gateway.into()))?,
-            IpAddr::V6(_) => r.cfg.v6.map(|c| (c.guest.into(), c.gateway.into()))?,
-        };
-        let client = if r.hides(peer.addr) { gateway } else { peer.addr };
-        let tuple =
-            |client_port| Tuple { src: Endpoint::new(guest, port), dst: Endpoint::new(client, client_port), proto: proto::TCP };
-        let wish = tuple(peer.port);
-        let taken = self.index.get(&wish).and_then(|&i| self.flows.get(i));
-        if taken.is_none_or(|f| f.accepted == Some((peer, local))) {
-            return Some(wish);
-        }
-        // One client's port leads to several of the host's addresses and ports, or several clients appear as the gateway.
-        (0..1024).map(|_| tuple(1024 + r.rng.below(64_512) as u16)).find(|t| !self.index.contains_key(t))
     }
 
     /// Something happened at a flow's socket.
@@ -326,6 +296,18 @@ impl Tcp {
         !self.shared.unsettled.is_empty()
     }
 
+    /// Ends a flow with resets to both sides.
+    pub(crate) fn reset<E: Edge>(&mut self, r: &mut Router, token: Token, edge: &mut E) {
+        if self.flows.get_live(token.index(), token.generation()).is_some() {
+            self.end(token.index(), Fate::ResetBoth, r, edge);
+        }
+    }
+
+    /// All flows, and how their segments reach the guest.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (Token, Via)> {
+        self.flows.iter().map(|(_, f)| (f.token, f.via))
+    }
+
     /// Carries out a flow's fate.
     fn end<E: Edge>(&mut self, index: u32, fate: Fate, r: &mut Router, edge: &mut E) {
         if fate == Fate::Keep {
@@ -352,6 +334,7 @@ impl Tcp {
             let _ = edge.tcp_consume(flow.sock, flow.unconsumed);
         }
         edge.close(flow.sock, if fate == Fate::Finished { Close::Graceful } else { Close::Reset });
+        flow.via.leave(r);
     }
 }
 
@@ -366,7 +349,7 @@ impl<E> Cx<'_, E> {
 }
 
 /// Sends a segment without data or options.
-fn send_bare<E: Edge>(r: &mut Router, edge: &mut E, tuple: Tuple, seq: Seq, ack: Seq, flags: Flags) {
+fn send_bare<E: Edge>(r: &mut Router, edge: &mut E, via: &Via, tuple: Tuple, seq: Seq, ack: Seq, flags: Flags) {
     let mut l4 = [0; tcp::HEADER_LEN];
     tcp::Header {
         src_port: tuple.src.port,
@@ -381,7 +364,7 @@ fn send_bare<E: Edge>(r: &mut Router, edge: &mut E, tuple: Tuple, seq: Seq, ack:
     }
     .emit(&mut l4);
     let out = Outgoing {
-        input: Some(Iface::Host0),
+        input: via.input,
         tuple,
         hop_limit: 64,
         tos: 0,
@@ -390,6 +373,7 @@ fn send_bare<E: Edge>(r: &mut Router, edge: &mut E, tuple: Tuple, seq: Seq, ack:
         body: Payload::EMPTY,
         keep_body: false,
         gso: None,
+        attach: via.attach(),
     };
     // Nothing more can be done for a reset that the link does not take; the drop is counted.
     let _ = r.send(edge, &out);
@@ -402,13 +386,14 @@ fn report_connect_failure<E: Edge>(r: &mut Router, edge: &mut E, flow: &Flow, e:
         SockError::HostUnreachable | SockError::TimedOut => IcmpError::HostUnreachable,
         SockError::Prohibited => IcmpError::Prohibited,
         _ => {
-            send_bare(r, edge, flow.tuple.reversed(), Seq(0), flow.rcv_irs + 1, Flags::RST | Flags::ACK);
+            send_bare(r, edge, &flow.via, flow.tuple.reversed(), Seq(0), flow.rcv_irs + 1, Flags::RST | Flags::ACK);
             return;
         }
     };
+    let Some(from) = r.addrs().gateway_on(flow.via.link, flow.tuple.src.addr.is_ipv6()) else { return };
     let (mut syn, v6) = ([0; ipv6::HEADER_LEN + tcp::HEADER_LEN], flow.tuple.src.addr.is_ipv6());
-    let (from, l4_at): (IpAddr, usize) = match (flow.tuple.src.addr, flow.tuple.dst.addr, r.cfg.v4, r.cfg.v6) {
-        (IpAddr::V4(src), IpAddr::V4(dst), Some(c), _) => {
+    let l4_at = match (flow.tuple.src.addr, flow.tuple.dst.addr) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let total_len = (ipv4::HEADER_LEN + tcp::HEADER_LEN) as u16;
             ipv4::Header {
                 header_len: ipv4::HEADER_LEN as u8,
@@ -424,9 +409,9 @@ fn report_connect_failure<E: Edge>(r: &mut Router, edge: &mut E, flow: &Flow, e:
                 dst,
             }
             .emit(&mut syn);
-            (c.gateway.into(), ipv4::HEADER_LEN)
+            ipv4::HEADER_LEN
         }
-        (IpAddr::V6(src), IpAddr::V6(dst), _, Some(c)) => {
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
             ipv6::Header {
                 header_len: ipv6::HEADER_LEN as u16,
                 traffic_class: 0,
@@ -439,7 +424,7 @@ fn report_connect_failure<E: Edge>(r: &mut Router, edge: &mut E, flow: &Flow, e:
                 fragment: None,
             }
             .emit(&mut syn);
-            (c.gateway.into(), ipv6::HEADER_LEN)
+            ipv6::HEADER_LEN
         }
         _ => return,
     };
@@ -456,4 +441,9 @@ fn report_connect_failure<E: Edge>(r: &mut Router, edge: &mut E, flow: &Flow, e:
     }
     .emit(&mut syn[l4_at..]);
     r.send_icmp_error(edge, None, from, flow.tuple.src.addr, error.quote(v6), &syn[..l4_at + tcp::HEADER_LEN]);
+}
+
+/// Whether what kept a segment from the guest will be over in a moment.
+fn is_passing(why: DropReason) -> bool {
+    matches!(why, DropReason::LinkFull | DropReason::LinkDown | DropReason::Unresolved | DropReason::HostResources)
 }

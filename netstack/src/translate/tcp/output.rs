@@ -1,9 +1,8 @@
 //! Segments to the guest.
 
 use super::flow::{Events, Flow};
-use super::{Cx, Fate, WINDOW_SCALE, send_bare};
-use crate::edge::{Edge, LinkId, Payload, Peek};
-use crate::iptables::Iface;
+use super::{Cx, Fate, WINDOW_SCALE, is_passing, send_bare};
+use crate::edge::{Edge, Payload, Peek};
 use crate::router::{Outgoing, Router};
 use crate::time::Time;
 use crate::verdict::DropReason;
@@ -155,8 +154,7 @@ impl Flow {
     /// Most bytes of data in one frame: whole segments, as many as an IP packet holds if the link cuts them.
     fn largest_payload(&self, r: &Router) -> u32 {
         let mss = u32::from(self.mss);
-        let link = r.route(self.tuple.src.addr).unwrap_or(LinkId(0));
-        if !r.links.get(usize::from(link.0)).is_some_and(|l| l.info.tso) {
+        if !r.links.get(usize::from(self.via.link.0)).is_some_and(|l| l.info.tso) {
             return mss;
         }
         let headers = if self.tuple.src.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN } + HEADER_LEN;
@@ -233,20 +231,20 @@ impl Flow {
     }
 
     /// Our SYN to the guest.
-    pub(super) fn send_syn<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+    pub(super) fn send_syn<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> Result<(), DropReason> {
         self.rcv_scale = WINDOW_SCALE;
-        self.handshake(cx, Flags::SYN);
+        self.handshake(cx, Flags::SYN)
     }
 
     /// Our SYN-ACK.
     pub(super) fn send_syn_ack<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
-        self.handshake(cx, Flags::SYN | Flags::ACK);
+        // A deadline repeats it.
+        let _ = self.handshake(cx, Flags::SYN | Flags::ACK);
     }
 
-    fn handshake<E: Edge>(&mut self, cx: &mut Cx<'_, E>, flags: Flags) {
+    fn handshake<E: Edge>(&mut self, cx: &mut Cx<'_, E>, flags: Flags) -> Result<(), DropReason> {
         let headers = if self.tuple.src.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN } + HEADER_LEN;
-        let link = cx.r.route(self.tuple.src.addr).unwrap_or(LinkId(0));
-        let mtu = cx.r.links.get(usize::from(link.0)).map_or(1280, |l| l.info.mtu);
+        let mtu = cx.r.links.get(usize::from(self.via.link.0)).map_or(1280, |l| l.info.mtu);
         let mss = mtu.saturating_sub(headers as u16).to_be_bytes();
         // Kind, length and value of MSS; then a no-operation and the window scale.
         let options = [2, 4, mss[0], mss[1], 1, 3, 3, self.rcv_scale];
@@ -267,11 +265,12 @@ impl Flow {
         if sent != Err(DropReason::LinkFull) {
             self.events.clear(Events::LINK_FULL);
         }
+        sent
     }
 
     /// RST to the guest, as the answer to whatever state it is in.
     pub(super) fn send_reset<E: Edge>(&self, r: &mut Router, edge: &mut E) {
-        send_bare(r, edge, self.tuple.reversed(), self.snd_nxt, self.rcv_nxt, Flags::RST | Flags::ACK);
+        send_bare(r, edge, &self.via, self.tuple.reversed(), self.snd_nxt, self.rcv_nxt, Flags::RST | Flags::ACK);
     }
 
     /// Builds and sends a segment.
@@ -307,7 +306,7 @@ impl Flow {
         .emit(&mut l4);
         l4[HEADER_LEN..header_len].copy_from_slice(options);
         let out = Outgoing {
-            input: Some(Iface::Host0),
+            input: self.via.input,
             tuple,
             hop_limit: 64,
             tos: 0,
@@ -316,11 +315,18 @@ impl Flow {
             body,
             keep_body: false,
             gso: (body.len > u32::from(self.mss)).then_some(self.mss),
+            attach: self.via.attach(),
         };
-        if let Err(why) = cx.r.send(cx.edge, &out) {
-            self.events.add(Events::LINK_FULL);
-            self.resend_at = self.resend_at.min(cx.r.now + LINK_RETRY);
-            return Err(why);
+        match cx.r.send(cx.edge, &out) {
+            Ok(conn) => self.via.sent(cx.r, conn, self.token),
+            Err(why) if is_passing(why) => {
+                self.events.add(Events::LINK_FULL);
+                self.resend_at = self.resend_at.min(cx.r.now + LINK_RETRY);
+                return Err(why);
+            }
+            // As if it were lost on the way: a deadline repeats it.
+            Err(_) if !flags.has(Flags::SYN) => {}
+            Err(why) => return Err(why),
         }
         if flags.has(Flags::ACK) {
             self.rcv_acked = ack;
@@ -362,7 +368,7 @@ impl Flow {
         let (limits, held) = (&cx.shared.limits, self.held() + self.held_out_of_order());
         let own = i64::from(limits.tcp_hold) - i64::from(held);
         let all = i64::try_from(limits.tcp_hold_total).unwrap_or(i64::MAX).saturating_sub_unsigned(cx.shared.held);
-        let link = cx.r.route(self.tuple.src.addr).and_then(|l| cx.r.links.get(usize::from(l.0)));
+        let link = cx.r.links.get(usize::from(self.via.link.0));
         let in_flight = link.map_or(u32::MAX, |l| l.info.in_flight).max(65_535).max(2 * u32::from(self.mss));
         let most = (65_535 << self.rcv_scale).min(i64::from(in_flight));
         // Within 0 and `most`, so the cast loses nothing.

@@ -53,9 +53,10 @@ impl Flow {
             }
             self.backoff += u8::from(!link_full);
             if self.events.has(Events::INBOUND) {
-                self.send_syn(cx)
+                // The deadline repeats it.
+                let _ = self.send_syn(cx);
             } else {
-                self.send_syn_ack(cx)
+                self.send_syn_ack(cx);
             }
             return Fate::Keep;
         }

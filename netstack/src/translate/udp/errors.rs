@@ -2,7 +2,6 @@
 
 use super::{Flow, Udp};
 use crate::edge::{Edge, Payload, SockError, SockId, Token, TokenKind};
-use crate::iptables::Iface;
 use crate::router::Router;
 use crate::translate::host_error::{icmp_for, offender_for, passes, quoted_ip};
 use crate::tuple::proto;
@@ -77,5 +76,5 @@ fn tell<E: Edge>(r: &mut Router, flow: &Flow, icmp: IcmpQuote, offender: Option<
         .finish_for(proto::UDP);
     head[6..8].copy_from_slice(&sum.to_be_bytes());
     let n = at + udp::HEADER_LEN + edge.read(payload, data);
-    r.send_icmp_error(edge, Some(Iface::Host0), from, guest.addr, icmp, &quote[..n]);
+    r.send_icmp_error(edge, flow.via.input, from, guest.addr, icmp, &quote[..n]);
 }

@@ -14,7 +14,7 @@ use crate::edge::{Close, Edge, GsoKind, SendOpts, SockError, SockId, Token, Toke
 use crate::flow::{Index, Lru, Slab};
 use crate::packet::Packet;
 use crate::rng::{Key, Rng};
-use crate::router::Router;
+use crate::router::{Router, Via};
 use crate::time::Time;
 use crate::timers::Deadline;
 use crate::tuple::{Endpoint, Tuple};
@@ -54,8 +54,10 @@ pub(crate) struct Udp {
 #[derive(Debug)]
 struct Flow {
     token: Token,
-    /// Of the guest's datagrams.
+    /// Of the guest's datagrams, as translated: at a published port the source is the host's address.
     tuple: Tuple,
+    /// How datagrams reach the guest.
+    via: Via,
     /// The other side, as the host knows it.
     remote: Endpoint,
     sock: SockId,
@@ -134,6 +136,7 @@ impl Udp {
         let Some(flow) = self.flows.get_mut(slot) else { return Err(DropReason::FlowLimit) };
         flow.hop_limit = p.ip.hop_limit;
         flow.tos = p.ip.tos;
+        flow.via.heard(r, p, flow.token);
         let (token, sock) = (flow.token, flow.sock);
         let opts = SendOpts {
             hop_limit: p.ip.hop_limit.saturating_sub(1).max(1),
@@ -184,7 +187,7 @@ impl Udp {
             sock = edge.udp_open(token, remote, wish);
         }
         let sock = sock.map_err(|e| refuse(r, p, e, edge))?;
-        self.insert(r, token, tuple, remote, sock, None)
+        self.insert(r, token, tuple, remote, sock, Via::opened_by(r, p), None)
     }
 
     /// Makes sure that a flow fits, at the cost of unreplied ones of these kinds, and returns the token that it will have.
@@ -205,11 +208,13 @@ impl Udp {
         tuple: Tuple,
         remote: Endpoint,
         sock: SockId,
+        via: Via,
         client: Option<Client>,
     ) -> Result<u32, DropReason> {
         let make = |_, _| Flow {
             token,
             tuple,
+            via,
             remote,
             sock,
             client,
@@ -255,13 +260,31 @@ impl Udp {
             }
             None => edge.close(flow.sock, Close::Graceful),
         }
+        flow.via.leave(r);
+    }
+
+    /// Ends a flow.
+    pub(crate) fn reset<E: Edge>(&mut self, r: &mut Router, token: Token, edge: &mut E) {
+        if self.flows.get_live(token.index(), token.generation()).is_some() {
+            self.close(r, token.index(), edge);
+        }
+    }
+
+    /// All flows, and how their packets reach the guest.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (Token, Via)> {
+        self.flows.iter().map(|(_, f)| (f.token, f.via))
     }
 
     /// A flow's time may be over.
     pub(crate) fn timer<E: Edge>(&mut self, r: &mut Router, token: Token, queued: Time, edge: &mut E) {
         let Some(flow) = self.flows.get_live(token.index(), token.generation()) else { return };
-        if r.timers.fired(&mut flow.deadline, token, queued, r.now) {
-            self.close(r, token.index(), edge);
+        if !r.timers.fired(&mut flow.deadline, token, queued, r.now) {
+            return;
+        }
+        // A tracked flow lives as long as its connection.
+        match flow.via.conn.and_then(|id| r.netfilter.expires(id)) {
+            Some(due) if due > r.now => r.timers.set(&mut flow.deadline, token, due),
+            _ => self.close(r, token.index(), edge),
         }
     }
 }

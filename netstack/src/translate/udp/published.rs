@@ -2,20 +2,17 @@
 
 use super::{CLIENT, Client, Udp};
 use crate::edge::{Datagram, Edge, SockId, Token, TokenKind};
-use crate::router::Router;
+use crate::router::{Router, Via};
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use core::net::IpAddr;
 
-/// How many ports are tried for a client whose own port is taken.
-const PORT_TRIES: u32 = 64;
 /// How many of the host's addresses a listener remembers; what was sent from others is not found by error reports.
 const MAX_USED: usize = 64;
 
 /// The socket of a published port.
 #[derive(Debug)]
 pub(super) struct Listener {
-    publish: usize,
     pub(super) sock: SockId,
     local: Endpoint,
     /// Addresses of the host that clients have used.
@@ -26,8 +23,8 @@ pub(super) struct Listener {
 
 impl Udp {
     /// Adds the socket of a published port; returns the token of its events.
-    pub(crate) fn listening(&mut self, publish: usize, sock: SockId, local: Endpoint) -> Token {
-        self.listeners.push(Listener { publish, sock, local, used: Vec::new(), waits: false });
+    pub(crate) fn listening(&mut self, sock: SockId, local: Endpoint) -> Token {
+        self.listeners.push(Listener { sock, local, used: Vec::new(), waits: false });
         Token::new(TokenKind::UdpListener, (self.listeners.len() - 1) as u32, 0)
     }
 
@@ -48,14 +45,12 @@ impl Udp {
         if !l.used.contains(&local) && l.used.len() < MAX_USED {
             l.used.push(local);
         }
-        let sock = l.sock;
-        let guest = guest_endpoint(r, l, d.from.addr)?;
+        let (sock, port) = (l.sock, l.local.port);
         if d.from.port == 0 || is_many(d.from.addr) {
             return Err(DropReason::MartianSource);
         }
-        let far = self.client_as_seen(r, guest, d.from)?;
-        let tuple = Tuple { src: guest, dst: far, proto: proto::UDP };
-        // A flow of the guest's own to that client: this is its answer, or takes its place.
+        let here = local.or_else(|| r.addrs().host_primary(d.from.addr.is_ipv6())).ok_or(DropReason::NoRoute)?;
+        let tuple = Tuple { src: Endpoint::new(here, port), dst: d.from, proto: proto::UDP };
         if let Some(&old) = self.index.get(&tuple) {
             self.close(r, old, edge);
         }
@@ -64,24 +59,8 @@ impl Udp {
             self.close(r, oldest, edge);
         }
         let token = self.make_room(r, &[CLIENT], edge)?;
-        self.insert(r, token, tuple, d.from, sock, Some(Client { listener, local }))
-    }
-
-    /// The address and port under which the guest sees a client: its own address where the guest can answer to it, else the
-    /// gateway's, and another port if it is taken: by a client that appears alike, or the same at another address of ours.
-    fn client_as_seen(&self, r: &mut Router, guest: Endpoint, client: Endpoint) -> Result<Endpoint, DropReason> {
-        let hidden = r.hides(client.addr);
-        let addr = if hidden { r.gateway_of(client.addr).ok_or(DropReason::FamilyDisabled)? } else { client.addr };
-        let mut seen = Endpoint::new(addr, client.port);
-        for _ in 0..PORT_TRIES {
-            let tuple = Tuple { src: guest, dst: seen, proto: proto::UDP };
-            let own = !hidden && seen == client && !self.knows(&tuple);
-            if own || !self.index.contains_key(&tuple) {
-                return Ok(seen);
-            }
-            seen.port = 1024 + r.rng.below(65_536 - 1024) as u16;
-        }
-        Err(DropReason::FlowLimit)
+        let via = Via::from_outside(r.hides(d.from.addr));
+        self.insert(r, token, tuple, d.from, sock, via, Some(Client { listener, local }))
     }
 
     /// The flows of a listener with a client, one for each address of ours that it uses.
@@ -98,16 +77,4 @@ fn is_many(a: IpAddr) -> bool {
         IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || a.is_unspecified(),
         IpAddr::V6(a) => a.is_multicast() || a.is_unspecified(),
     }
-}
-
-/// Where the datagrams of a listener go.
-fn guest_endpoint(r: &Router, l: &Listener, client: IpAddr) -> Result<Endpoint, DropReason> {
-    let publish = r.cfg.publish.get(l.publish).ok_or(DropReason::NoService)?;
-    let above = l.local.port.checked_sub(publish.host_ports.0).ok_or(DropReason::NoService)?;
-    let port = publish.guest_port.checked_add(above).ok_or(DropReason::NoService)?;
-    let addr = match client {
-        IpAddr::V4(_) => r.cfg.v4.map(|c| c.guest.into()),
-        IpAddr::V6(_) => r.cfg.v6.map(|c| c.guest.into()),
-    };
-    Ok(Endpoint::new(addr.ok_or(DropReason::FamilyDisabled)?, port))
 }

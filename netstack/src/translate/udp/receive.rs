@@ -1,10 +1,8 @@
 //! Datagrams from host sockets to the guest.
 
-use super::{MAX_SEGMENTS, Udp};
+use super::{Flow, MAX_SEGMENTS, Udp};
 use crate::edge::{Datagram, Edge, Payload, Ready, Token, TokenKind};
-use crate::iptables::Iface;
 use crate::router::{Outgoing, Router};
-use crate::tuple::Tuple;
 use crate::verdict::DropReason;
 use crate::wire::{ipv4, ipv6, udp};
 
@@ -75,56 +73,64 @@ impl Udp {
 
     /// Sends what came from a socket to the guest: datagrams in a row that look like segments of one as such.
     fn deliver<E: Edge>(&mut self, r: &mut Router, token: Token, batch: impl Iterator<Item = Datagram>, edge: &mut E) {
-        let mut held: Option<(Tuple, Datagram)> = None;
+        let mut held: Option<(u32, Datagram)> = None;
         for d in batch {
-            let tuple = match self.accept(r, token, &d, edge) {
-                Ok(tuple) => tuple,
+            let slot = match self.accept(r, token, &d, edge) {
+                Ok(slot) => slot,
                 Err(why) => {
                     r.drop(why);
                     edge.release(d.payload);
                     continue;
                 }
             };
-            if let Some((t, head)) = &mut held
-                && *t == tuple
-                && join(r, tuple, head, &d, edge)
+            if let Some((of, head)) = &mut held
+                && *of == slot
+                && self.flows.get(slot).is_some_and(|f| join(r, f, head, &d, edge))
             {
                 continue;
             }
-            if let Some((t, before)) = held.replace((tuple, d)) {
-                emit(r, t, before, edge);
+            if let Some((of, before)) = held.replace((slot, d)) {
+                self.emit(r, of, before, edge);
             }
         }
-        if let Some((t, last)) = held {
-            emit(r, t, last, edge);
+        if let Some((of, last)) = held {
+            self.emit(r, of, last, edge);
         }
     }
 
-    /// Finds the flow of a datagram, or makes it; returns the tuple of its packets to the guest.
-    fn accept<E: Edge>(&mut self, r: &mut Router, token: Token, d: &Datagram, edge: &mut E) -> Result<Tuple, DropReason> {
+    /// Sends a flow's datagram to the guest.
+    fn emit<E: Edge>(&mut self, r: &mut Router, slot: u32, d: Datagram, edge: &mut E) {
+        match self.flows.get_mut(slot) {
+            Some(flow) => emit(r, flow, d, edge),
+            None => edge.release(d.payload),
+        }
+    }
+
+    /// Finds the flow of a datagram, or makes it.
+    fn accept<E: Edge>(&mut self, r: &mut Router, token: Token, d: &Datagram, edge: &mut E) -> Result<u32, DropReason> {
         let slot = match token.kind() {
             TokenKind::UdpListener => self.client_flow(r, token.index(), d, edge)?,
             _ => token.index(),
         };
         self.used(r, slot, false);
-        self.flows.get(slot).map(|f| f.tuple.reversed()).ok_or(DropReason::FlowLimit)
+        Ok(slot)
     }
 }
 
 /// Whether the link to the guest takes a super-datagram of `len` bytes of data, `size` in each segment.
-fn takes(r: &Router, tuple: Tuple, len: usize, size: usize) -> bool {
-    let headers = udp::HEADER_LEN + if tuple.dst.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
-    let link = r.route(tuple.dst.addr).map(|l| r.links[usize::from(l.0)].info);
+fn takes(r: &Router, flow: &Flow, len: usize, size: usize) -> bool {
+    let headers = udp::HEADER_LEN + if flow.tuple.src.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+    let link = r.links.get(usize::from(flow.via.link.0)).map(|l| l.info);
     link.is_some_and(|l| l.uso && l.checksum && headers + size <= usize::from(l.mtu)) && headers + len <= 65_535
 }
 
 /// Makes a datagram the next segment of the one before it, if it can be that: copying it costs less than a frame of its own.
-fn join<E: Edge>(r: &Router, tuple: Tuple, head: &mut Datagram, d: &Datagram, edge: &mut E) -> bool {
+fn join<E: Edge>(r: &Router, flow: &Flow, head: &mut Datagram, d: &Datagram, edge: &mut E) -> bool {
     let size = head.segment.map_or(head.payload.len(), usize::from);
     let (have, more) = (head.payload.len(), d.payload.len());
     // Only the last segment may be shorter, and none empty.
     let fits = d.segment.is_none() && more > 0 && more <= size && have.is_multiple_of(size) && have / size < MAX_SEGMENTS;
-    if !fits || d.hop_limit != head.hop_limit || !takes(r, tuple, have + more, size) {
+    if !fits || d.hop_limit != head.hop_limit || !takes(r, flow, have + more, size) {
         return false;
     }
     let joined = edge.append(&mut head.payload, d.payload);
@@ -135,28 +141,28 @@ fn join<E: Edge>(r: &Router, tuple: Tuple, head: &mut Datagram, d: &Datagram, ed
 }
 
 /// Sends a datagram, or several that the host merged, to the guest.
-fn emit<E: Edge>(r: &mut Router, tuple: Tuple, d: Datagram, edge: &mut E) {
+fn emit<E: Edge>(r: &mut Router, flow: &mut Flow, d: Datagram, edge: &mut E) {
     let len = d.payload.len();
     // One hop less, as a router does; no packet arrives with none left.
     let hop_limit = d.hop_limit.map_or(64, |h| h.saturating_sub(1).max(1));
     let size = match d.segment {
         Some(size) if size > 0 && usize::from(size) < len => usize::from(size),
         _ => {
-            if send(r, edge, tuple, hop_limit, d.payload, false, None) {
+            if send(r, edge, flow, hop_limit, d.payload, false, None) {
                 r.stats.udp_to_guest += 1;
             }
             return;
         }
     };
-    if takes(r, tuple, len, size) {
-        if send(r, edge, tuple, hop_limit, d.payload, false, Some(size as u16)) {
+    if takes(r, flow, len, size) {
+        if send(r, edge, flow, hop_limit, d.payload, false, Some(size as u16)) {
             r.stats.udp_to_guest += len.div_ceil(size) as u64;
         }
         return;
     }
     let mut at = 0;
     while at < len {
-        if send(r, edge, tuple, hop_limit, d.payload.slice(at, size), true, None) {
+        if send(r, edge, flow, hop_limit, d.payload.slice(at, size), true, None) {
             r.stats.udp_to_guest += 1;
         }
         at += size;
@@ -167,16 +173,31 @@ fn emit<E: Edge>(r: &mut Router, tuple: Tuple, d: Datagram, edge: &mut E) {
 fn send<E: Edge>(
     r: &mut Router,
     edge: &mut E,
-    tuple: Tuple,
+    flow: &mut Flow,
     hop_limit: u8,
     body: Payload,
     keep_body: bool,
     gso: Option<u16>,
 ) -> bool {
+    let tuple = flow.tuple.reversed();
     let mut l4 = [0; udp::HEADER_LEN];
     let len = (udp::HEADER_LEN + body.len()) as u16;
     udp::Header { src_port: tuple.src.port, dst_port: tuple.dst.port, len, checksum: 0 }.emit(&mut l4);
-    let out =
-        Outgoing { input: Some(Iface::Host0), tuple, hop_limit, tos: 0, dont_fragment: false, l4: &l4, body, keep_body, gso };
-    r.send(edge, &out).is_ok()
+    let out = Outgoing {
+        input: flow.via.input,
+        tuple,
+        hop_limit,
+        tos: 0,
+        dont_fragment: false,
+        l4: &l4,
+        body,
+        keep_body,
+        gso,
+        attach: flow.via.attach(),
+    };
+    let sent = r.send(edge, &out);
+    sent.is_ok_and(|conn| {
+        flow.via.sent(r, conn, flow.token);
+        true
+    })
 }

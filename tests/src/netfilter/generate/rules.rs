@@ -188,8 +188,7 @@ impl Writer<'_> {
                 1 => format!(" -m tcp {not}--tcp-option 3"),
                 _ => {
                     let flags = ["SYN", "ACK", "FIN", "RST", "PSH", "SYN,ACK", "FIN,ACK", "ALL", "NONE"];
-                    // iptables-save prints no mask of none, though it means that nothing matches.
-                    let (mask, set) = (self.pick(&flags[..8]), self.pick(&flags));
+                    let (mask, set) = (self.pick(&flags), self.pick(&flags));
                     format!(" -m tcp {not}--tcp-flags {mask} {set}")
                 }
             },

@@ -1,0 +1,96 @@
+//! What an operator does to a running stack: rules, tracked connections, the log of rules.
+
+use crate::conntrack::{Conn, ConnId, Conntrack};
+use crate::edge::Edge;
+use crate::iptables::{Family, RuleError, Ruleset};
+use crate::stack::Stack;
+use crate::time::Time;
+use std::sync::Arc;
+
+/// What becomes of live connections when rules change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recheck {
+    /// The new rules judge later packets only, as Linux does.
+    #[default]
+    Keep,
+    /// Every live flow is judged once as if it were to begin now; those that may not are reset on both sides.
+    Cut,
+}
+
+/// What a change of rules did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RulesReport {
+    /// Flows that were reset.
+    pub cut: usize,
+    /// The other family has no rules of the user's, and is dropped from now on.
+    pub other_family_closed: bool,
+}
+
+impl Stack {
+    /// Replaces the rules of a family, all tables at once: each packet sees one ruleset. Tracking is on from the first time on. Our
+    /// own chains (published ports, safe reach) are made anew in it. If only one family's rules were ever given, packets of the
+    /// other are dropped.
+    ///
+    /// An error leaves everything as it was.
+    pub fn set_rules<E: Edge>(
+        &mut self,
+        now: Time,
+        rules: Ruleset,
+        recheck: Recheck,
+        edge: &mut E,
+    ) -> Result<RulesReport, RuleError> {
+        self.router.now = now;
+        let family = rules.family;
+        let program = self.router.compile(rules, true)?;
+        let mut report = RulesReport::default();
+        if recheck == Recheck::Cut {
+            let forbidden = self.translator.forbidden(&mut self.router, family, &program);
+            report.cut = forbidden.len();
+            for token in forbidden {
+                self.translator.reset(&mut self.router, token, edge);
+            }
+        }
+        report.other_family_closed = self.router.install(family, program);
+        Ok(report)
+    }
+
+    /// Checks rules as [`Stack::set_rules`] would, and changes nothing.
+    pub fn check_rules(&self, rules: Ruleset) -> Result<(), RuleError> {
+        self.router.compile(rules, true).map(|_| ())
+    }
+
+    /// The rules in force, with what they counted.
+    pub fn rules(&self, family: Family) -> Ruleset {
+        self.router.ruleset(family)
+    }
+
+    /// A ruleset as it would be in force: with our own chains.
+    pub fn with_own_rules(&self, rules: Ruleset) -> Ruleset {
+        self.router.with_own(rules, true)
+    }
+
+    /// The tracked connections.
+    pub fn conntrack(&self) -> &Arc<Conntrack> {
+        self.router.conntrack()
+    }
+
+    /// Removes tracked connections; the flows that they carry are reset on both sides. Returns their number.
+    pub fn delete_connections<E: Edge>(&mut self, now: Time, ids: &[ConnId], edge: &mut E) -> usize {
+        self.router.now = now;
+        let mut n = 0;
+        for &id in ids {
+            let Some(Conn { flow, .. }) = self.conntrack().get(id) else { continue };
+            if let Some(token) = flow {
+                // The reset finds its way by the connection.
+                self.translator.reset(&mut self.router, token, edge);
+            }
+            n += usize::from(self.conntrack().remove(id).is_some());
+        }
+        n
+    }
+
+    /// Takes the lines that LOG rules wrote since the last call, and how many more there were than could be kept.
+    pub fn take_log(&mut self) -> (Vec<String>, u64) {
+        self.router.take_log()
+    }
+}

@@ -1,0 +1,204 @@
+//! Who has which address: the stack, guests, the host.
+
+use super::Link;
+use crate::config::{Config, LinkNet};
+use crate::edge::LinkId;
+use crate::iptables::Iface;
+use crate::nat::{AddrType, Addresses};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A view of what the router knows of addresses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addrs<'a> {
+    pub(super) cfg: &'a Config,
+    pub(super) links: &'a [Link],
+    pub(super) host: &'a [IpAddr],
+}
+
+impl Addrs<'_> {
+    /// The link's own network, if it does not share the one of the configuration.
+    fn net(&self, link: LinkId) -> Option<LinkNet> {
+        self.links.get(usize::from(link.0)).and_then(|l| l.net)
+    }
+
+    fn nets(&self) -> impl Iterator<Item = (LinkId, LinkNet)> {
+        self.links.iter().enumerate().filter_map(|(i, l)| Some((LinkId(i as u8), l.net?)))
+    }
+
+    /// Link behind which a guest address is.
+    pub(crate) fn route(&self, dst: IpAddr) -> Option<LinkId> {
+        if let Some((link, _)) = self.nets().find(|(_, net)| net.holds(dst)) {
+            return (!self.is_ours(dst)).then_some(link);
+        }
+        // Links without a network of their own share one: the first of them has the guest.
+        let shared = self.links.iter().position(|l| l.net.is_none()).map(|i| LinkId(i as u8));
+        shared.filter(|_| self.is_configured_guest(dst))
+    }
+
+    /// Whether an address belongs to a guest: a configured one, over IPv6 any of its prefix that is not ours (a guest
+    /// may make its own by SLAAC) and any link-local one; on a link with a network of its own all of that.
+    pub(crate) fn is_guest(&self, a: IpAddr) -> bool {
+        self.is_configured_guest(a) || self.nets().any(|(_, net)| net.holds(a)) && !self.is_ours(a)
+    }
+
+    /// Whether packets from `a` may come over `link`.
+    pub(crate) fn is_behind(&self, link: LinkId, a: IpAddr) -> bool {
+        match self.net(link) {
+            Some(net) => (net.holds(a) || is_link_local(a)) && !self.is_ours(a),
+            None => self.is_configured_guest(a),
+        }
+    }
+
+    fn is_configured_guest(&self, a: IpAddr) -> bool {
+        if self.is_ours(a) {
+            return false;
+        }
+        match a {
+            IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| c.guest == a),
+            IpAddr::V6(a) => self.cfg.v6.is_some_and(|c| {
+                c.guest == a || in_prefix(a.into(), c.guest.into(), c.prefix) || a.is_unicast_link_local()
+            }),
+        }
+    }
+
+    /// Whether an address is one of the stack's own.
+    pub(crate) fn is_ours(&self, a: IpAddr) -> bool {
+        self.is_configured_ours(a) || self.nets().any(|(_, net)| net.ours(a.is_ipv6()) == Some(a))
+    }
+
+    fn is_configured_ours(&self, a: IpAddr) -> bool {
+        match a {
+            IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| a == c.gateway || a == c.dns),
+            IpAddr::V6(a) => self.cfg.v6.is_some_and(|c| a == c.gateway || a == c.dns) || a == self.link_local(),
+        }
+    }
+
+    /// Whether a packet for `a` is for the router itself.
+    pub(crate) fn is_local(&self, a: IpAddr) -> bool {
+        if self.is_ours(a) {
+            return true;
+        }
+        match a {
+            IpAddr::V4(a) => a.is_multicast() || self.is_broadcast(a),
+            IpAddr::V6(a) => a.is_multicast(),
+        }
+    }
+
+    /// Whether an address means all stations of a link.
+    pub(crate) fn is_broadcast(&self, a: Ipv4Addr) -> bool {
+        let last = |addr: Ipv4Addr, prefix: u8| {
+            let host = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+            prefix < 31 && a.to_bits() == (addr.to_bits() | host)
+        };
+        a.is_broadcast()
+            || self.cfg.v4.is_some_and(|c| last(c.guest, c.prefix))
+            || self.nets().any(|(_, net)| net.v4.is_some_and(|(addr, prefix)| last(addr, prefix)))
+    }
+
+    /// Our address on a link.
+    pub(crate) fn gateway_on(&self, link: LinkId, v6: bool) -> Option<IpAddr> {
+        match (self.net(link), v6) {
+            (Some(net), _) => net.ours(v6),
+            (None, false) => self.cfg.v4.map(|c| c.gateway.into()),
+            (None, true) => self.cfg.v6.map(|c| c.gateway.into()),
+        }
+    }
+
+    /// Whether an address is one of the host's interfaces' (loopback not among them).
+    pub(crate) fn is_host(&self, a: IpAddr) -> bool {
+        self.host.binary_search(&a).is_ok()
+    }
+
+    /// The host's first address of a family.
+    pub(crate) fn host_primary(&self, v6: bool) -> Option<IpAddr> {
+        self.host.iter().copied().find(|a| a.is_ipv6() == v6 && !is_link_local(*a))
+    }
+
+    /// Our link-local address, from our MAC address.
+    pub(crate) fn link_local(&self) -> Ipv6Addr {
+        let mut b = [0; 16];
+        b[0] = 0xfe;
+        b[1] = 0x80;
+        b[8..].copy_from_slice(&self.cfg.gateway_mac.eui64());
+        b.into()
+    }
+}
+
+impl Addresses for Addrs<'_> {
+    fn kind(&self, addr: IpAddr, on: Option<Iface>) -> AddrType {
+        let (broadcast, multicast) = match addr {
+            IpAddr::V4(a) => (self.is_broadcast(a), a.is_multicast()),
+            IpAddr::V6(a) => (false, a.is_multicast()),
+        };
+        if addr.is_unspecified() {
+            return AddrType::Unspec;
+        }
+        if broadcast {
+            return AddrType::Broadcast;
+        }
+        if multicast {
+            return AddrType::Multicast;
+        }
+        let local = match on {
+            None => addr.is_loopback() || self.is_ours(addr) || self.is_host(addr),
+            Some(Iface::Host0) => self.is_host(addr),
+            Some(Iface::Link(link)) => {
+                let shared = self.net(link).is_none() && self.is_configured_ours(addr);
+                shared || self.gateway_on(link, addr.is_ipv6()) == Some(addr) || addr == IpAddr::V6(self.link_local())
+            }
+        };
+        if local { AddrType::Local } else { AddrType::Unicast }
+    }
+
+    fn primary(&self, out: Iface, v6: bool) -> Option<IpAddr> {
+        match out {
+            Iface::Link(link) => self.gateway_on(link, v6),
+            Iface::Host0 => self.host_primary(v6),
+        }
+    }
+
+    fn first(&self, input: Iface, v6: bool) -> Option<IpAddr> {
+        self.primary(input, v6)
+    }
+}
+
+impl LinkNet {
+    /// Whether an address is in one of the network's prefixes, and none that means the network or all of it.
+    fn holds(&self, a: IpAddr) -> bool {
+        match a {
+            IpAddr::V4(a) => self.v4.is_some_and(|(addr, prefix)| {
+                let host = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                let number = a.to_bits() & host;
+                in_prefix(a.into(), addr.into(), prefix) && (prefix >= 31 || number != 0 && number != host)
+            }),
+            IpAddr::V6(_) => self.v6.is_some_and(|(addr, prefix)| in_prefix(a, addr.into(), prefix)),
+        }
+    }
+
+    /// Our address in it.
+    pub(crate) fn ours(&self, v6: bool) -> Option<IpAddr> {
+        if v6 { self.v6.map(|(a, _)| a.into()) } else { self.v4.map(|(a, _)| a.into()) }
+    }
+}
+
+fn is_link_local(a: IpAddr) -> bool {
+    match a {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+/// Whether `a` and `b`, of one family, have their first `len` bits in common.
+fn in_prefix(a: IpAddr, b: IpAddr, len: u8) -> bool {
+    match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            let shift = 32 - u32::from(len.min(32));
+            (a.to_bits() ^ b.to_bits()).checked_shr(shift).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            let shift = 128 - u32::from(len.min(128));
+            (a.to_bits() ^ b.to_bits()).checked_shr(shift).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}

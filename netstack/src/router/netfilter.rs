@@ -1,0 +1,269 @@
+//! The hooks: tables, tracking and translation in the way of every packet, in the order of Linux's netfilter.
+
+use super::{Attach, Router};
+use crate::config::Config;
+use crate::conntrack::{ConnId, Conntrack, CtConfig, CtInfo, Dir, Status, Track};
+use crate::edge::Token;
+use crate::iptables::{CounterSet, Env, Hook, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, TableName};
+use crate::nat::{self, Nat};
+use crate::rng::Rng;
+use crate::skb::Skb;
+use crate::time::Time;
+use crate::timers::Deadline;
+use crate::verdict::DropReason;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Log lines that wait to be fetched; further ones are counted only.
+const MAX_LOG: usize = 256;
+
+/// Why a packet goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It is dropped.
+    Drop(DropReason),
+    /// It is dropped, and its sender told so.
+    Reject(RejectWith),
+}
+
+impl From<Stop> for DropReason {
+    fn from(s: Stop) -> Self {
+        match s {
+            Stop::Drop(why) => why,
+            Stop::Reject(_) => DropReason::Rejected,
+        }
+    }
+}
+
+/// Rules and tracked connections.
+#[derive(Debug)]
+pub(crate) struct Netfilter {
+    /// Tracked connections; shared by all workers.
+    pub(super) conntrack: Arc<Conntrack>,
+    /// Whether packets are tracked: rules of the user's, or published ports, ask for it.
+    pub(super) tracking: bool,
+    /// By family: IPv4, IPv6.
+    pub(super) families: [FamilyRules; 2],
+    pub(super) log: Log,
+    /// When the reaper runs next.
+    pub(super) reap_at: Deadline,
+}
+
+/// The rules of one family.
+#[derive(Debug, Default)]
+pub(super) struct FamilyRules {
+    pub(super) loaded: Option<(Arc<Program>, CounterSet)>,
+    /// They are the user's.
+    pub(super) given: bool,
+    /// Only the other family's rules were given: nothing of this one passes.
+    pub(super) closed: bool,
+}
+
+/// What LOG rules said.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    lines: VecDeque<String>,
+    lost: u64,
+}
+
+impl LogSink for Log {
+    fn log(&mut self, entry: &LogEntry<'_>) {
+        if self.lines.len() < MAX_LOG {
+            self.lines.push_back(entry.target.prefix.clone());
+        } else {
+            self.lost += 1;
+        }
+    }
+}
+
+impl Log {
+    /// Takes what waits: lines, and how many more there would have been.
+    pub(super) fn take(&mut self) -> (Vec<String>, u64) {
+        (self.lines.drain(..).collect(), core::mem::take(&mut self.lost))
+    }
+}
+
+impl Netfilter {
+    pub(super) fn new(_cfg: &Config, rng: &mut Rng) -> Self {
+        Netfilter {
+            conntrack: Arc::new(Conntrack::new(CtConfig::default(), rng.key())),
+            tracking: false,
+            families: Default::default(),
+            log: Log::default(),
+            reap_at: Deadline::default(),
+        }
+    }
+
+    /// Whether the hooks can do anything at all.
+    pub(crate) fn is_active(&self) -> bool {
+        self.tracking || self.families.iter().any(|f| f.loaded.is_some() || f.closed)
+    }
+
+    /// Ties a connection to the flow that carries it: while it lives, the connection does not expire.
+    pub(crate) fn pin(&self, id: ConnId, flow: Token) {
+        self.conntrack.pin(id, flow);
+    }
+
+    /// The flow is over; the connection ages by its state.
+    pub(crate) fn unpin(&self, now: Time, id: ConnId) {
+        self.conntrack.unpin(now, id);
+    }
+
+    /// When a connection expires, unless a packet renews it.
+    pub(crate) fn expires(&self, id: ConnId) -> Option<Time> {
+        self.conntrack.get(id).map(|c| c.expires)
+    }
+}
+
+impl Router {
+    /// PREROUTING: raw, tracking, mangle, nat (destination).
+    pub(crate) fn pre_routing(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
+        if self.netfilter.families[usize::from(skb.is_v6())].closed {
+            return Err(Stop::Drop(DropReason::NoRules));
+        }
+        self.ask(TableName::Raw, Hook::PreRouting, skb)?;
+        self.track(skb, attach)?;
+        self.ask(TableName::Mangle, Hook::PreRouting, skb)?;
+        self.translate(Hook::PreRouting, skb, attach)
+    }
+
+    /// INPUT: mangle, filter, security, nat (source); then the connection is confirmed.
+    pub(crate) fn input(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
+        self.ask(TableName::Mangle, Hook::Input, skb)?;
+        self.ask(TableName::Filter, Hook::Input, skb)?;
+        self.ask(TableName::Security, Hook::Input, skb)?;
+        self.translate(Hook::Input, skb, &Attach::LookUp)?;
+        self.confirm(skb)
+    }
+
+    /// FORWARD: mangle, filter, security.
+    pub(crate) fn forward(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
+        self.ask(TableName::Mangle, Hook::Forward, skb)?;
+        self.ask(TableName::Filter, Hook::Forward, skb)?;
+        self.ask(TableName::Security, Hook::Forward, skb)
+    }
+
+    /// OUTPUT: raw, tracking, mangle, nat (destination), filter, security. Sets the interface by the destination, again
+    /// after translation.
+    pub(crate) fn output(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
+        if self.netfilter.families[usize::from(skb.is_v6())].closed {
+            return Err(Stop::Drop(DropReason::NoRules));
+        }
+        skb.output = skb.output.or_else(|| self.route(skb.dst).map(crate::iptables::Iface::Link));
+        self.ask(TableName::Raw, Hook::Output, skb)?;
+        self.track(skb, attach)?;
+        self.ask(TableName::Mangle, Hook::Output, skb)?;
+        self.translate(Hook::Output, skb, attach)?;
+        skb.output = self.route(skb.dst).map(crate::iptables::Iface::Link).or(skb.output);
+        self.ask(TableName::Filter, Hook::Output, skb)?;
+        self.ask(TableName::Security, Hook::Output, skb)
+    }
+
+    /// POSTROUTING: mangle, nat (source); then the connection is confirmed.
+    pub(crate) fn post_routing(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
+        self.ask(TableName::Mangle, Hook::PostRouting, skb)?;
+        self.translate(Hook::PostRouting, skb, attach)?;
+        self.confirm(skb)
+    }
+
+    /// One table at one hook.
+    fn ask(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>) -> Result<(), Stop> {
+        let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
+        let family = &mut netfilter.families[usize::from(skb.is_v6())];
+        let Some((program, counters)) = family.loaded.as_mut().filter(|(p, _)| p.has(table, hook)) else { return Ok(()) };
+        let addrs = super::Addrs { cfg, links, host: host_addrs };
+        let mut env = Env {
+            now: *now,
+            rng,
+            ct: &*netfilter.conntrack,
+            addrs: &addrs,
+            counters,
+            log: &mut netfilter.log,
+            raw: RawHeaders::default(),
+        };
+        match program.run(table, hook, skb, &mut env) {
+            Outcome::Accept => Ok(()),
+            Outcome::Drop(why) => Err(Stop::Drop(why)),
+            Outcome::Reject(with) => Err(Stop::Reject(with)),
+        }
+    }
+
+    /// Finds the packet's connection.
+    fn track(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
+        if !self.netfilter.tracking || skb.track != Track::None {
+            return Ok(());
+        }
+        match attach {
+            Attach::About(track) => {
+                skb.track = track.answer();
+                return Ok(());
+            }
+            Attach::Flow(id, dir) if self.netfilter.conntrack.track_known(self.now, *id, *dir, skb) => return Ok(()),
+            _ => {}
+        }
+        self.netfilter.conntrack.track(self.now, skb).map_err(Stop::Drop)
+    }
+
+    /// Decides how the first packet of a connection is translated, and translates packets of all connections that are.
+    fn translate(&mut self, hook: Hook, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
+        // What is sent in place of a packet says what that one said when it was received.
+        if !self.netfilter.tracking || matches!(attach, Attach::About(_)) {
+            return Ok(());
+        }
+        if nat::asks(skb, hook) {
+            self.ask(TableName::Nat, hook, skb)?;
+        }
+        let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
+        let addrs = super::Addrs { cfg, links, host: host_addrs };
+        let mut nat = Nat { now: *now, rng, table: &*netfilter.conntrack, addrs: &addrs };
+        nat::settle(&mut nat, skb, hook).map_err(Stop::Drop)
+    }
+
+    /// The packet has passed all hooks: its connection, if it is new, is made known.
+    fn confirm(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
+        if !self.netfilter.tracking {
+            return Ok(());
+        }
+        let fresh = matches!(skb.track, Track::Fresh { related: false, .. });
+        self.netfilter.conntrack.confirm(self.now, skb).map_err(Stop::Drop)?;
+        if fresh {
+            self.start_reaper();
+        }
+        Ok(())
+    }
+}
+
+impl Track {
+    /// What an answer to a packet has that is sent in its place: an ICMP error, or a reset.
+    fn answer(&self) -> Track {
+        match *self {
+            Track::Fresh { conn, .. } => Track::Fresh { conn, related: true },
+            Track::Known { id, info, status } => {
+                let info = match info.dir() {
+                    Dir::Original => CtInfo::RelatedReply,
+                    Dir::Reply => CtInfo::Related,
+                };
+                Track::Known { id, info, status }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether it is a packet against the direction of its connection.
+    pub(crate) fn is_reply(&self) -> bool {
+        matches!(self, Track::Known { info, .. } if info.dir() == Dir::Reply)
+    }
+
+    /// Whether it is a reply within a connection whose source is translated.
+    pub(crate) fn is_reply_to_translated(&self) -> bool {
+        matches!(self, Track::Known { status, .. } if self.is_reply() && status.has(Status::SRC_NAT))
+    }
+
+    /// The connection in the table, and the packet's direction in it.
+    pub(crate) fn known(&self) -> Option<(ConnId, Dir)> {
+        match self {
+            Track::Known { id, info, .. } if !info.is_related() => Some((*id, info.dir())),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Rules in force: loading them, asking them about live flows, and the reaper of what they track.
+
+use super::own_rules;
+use super::{Addrs, Router, Via};
+use crate::conntrack::{Conntrack, Dir, Track};
+use crate::edge::{Token, TokenKind};
+use crate::iptables::{CounterSet, Env, Family, Hook, Iface, Outcome, Program, RawHeaders, RuleError, Ruleset, TableName};
+use crate::packet::L4;
+use crate::skb::Skb;
+use crate::time::Time;
+use crate::tuple::proto;
+use crate::wire::tcp::{self, Flags, Seq};
+use crate::wire::udp;
+use core::time::Duration;
+use std::sync::Arc;
+
+/// How long after the first connection the reaper runs first.
+const REAP_AFTER: Duration = Duration::from_secs(5);
+const REAPER: Token = Token::new(TokenKind::Conntrack, 0, 0);
+
+impl Router {
+    /// Puts the rules that the configuration stands for in force. Tracking is on if they need it.
+    pub(super) fn load_own_rules(&mut self) {
+        self.netfilter.tracking = !self.cfg.publish.is_empty();
+        for family in [Family::V4, Family::V6] {
+            let empty = Ruleset { family, tables: Vec::new() };
+            // What we write ourselves compiles: there is a test for every kind of configuration.
+            if let Ok(program) = self.compile(empty, self.netfilter.tracking) {
+                self.replace(family, program);
+            }
+        }
+    }
+
+    /// A ruleset with our own chains.
+    pub(crate) fn with_own(&self, rules: Ruleset, tracked: bool) -> Ruleset {
+        own_rules::with_own(&self.cfg, rules, tracked)
+    }
+
+    /// Checks and compiles a ruleset, our own chains put in.
+    pub(crate) fn compile(&self, rules: Ruleset, tracked: bool) -> Result<Arc<Program>, RuleError> {
+        Program::compile(&self.with_own(rules, tracked)).map(Arc::new)
+    }
+
+    fn replace(&mut self, family: Family, program: Arc<Program>) {
+        let rules = &mut self.netfilter.families[family as usize];
+        let counters = CounterSet::new(&program);
+        rules.loaded = Some((program, counters));
+    }
+
+    /// Puts a user's rules in force. Returns whether the other family is dropped from now on.
+    pub(crate) fn install(&mut self, family: Family, program: Arc<Program>) -> bool {
+        self.netfilter.tracking = true;
+        self.replace(family, program);
+        let [v4, v6] = &mut self.netfilter.families;
+        let (this, other) = if family == Family::V4 { (v4, v6) } else { (v6, v4) };
+        this.given = true;
+        this.closed = false;
+        other.closed = !other.given;
+        other.closed
+    }
+
+    /// The rules in force, with what they counted.
+    pub(crate) fn ruleset(&self, family: Family) -> Ruleset {
+        let rules = &self.netfilter.families[family as usize];
+        match &rules.loaded {
+            Some((program, counters)) => program.ruleset([counters]),
+            None => Ruleset { family, tables: Vec::new() },
+        }
+    }
+
+    /// The tracked connections.
+    pub(crate) fn conntrack(&self) -> &Arc<Conntrack> {
+        &self.netfilter.conntrack
+    }
+
+    /// What LOG rules wrote.
+    pub(crate) fn take_log(&mut self) -> (Vec<String>, u64) {
+        self.netfilter.log.take()
+    }
+
+    /// Whether a live flow's connection could begin under other rules: its first packet, as translated then, is put before the
+    /// filter table of `program`. Flows of the other family always may.
+    pub(crate) fn may_begin(&mut self, via: &Via, family: Family, program: &Program) -> bool {
+        let Some(conn) = via.conn.and_then(|id| self.netfilter.conntrack.get(id)) else { return true };
+        if conn.tuples[0].v6 != (family == Family::V6) {
+            return true;
+        }
+        let (orig, reply) = (&conn.tuples[Dir::Original as usize], &conn.tuples[Dir::Reply as usize]);
+        let (guest, host) = (Some(Iface::Link(via.link)), via.input);
+        let inbound = via.is_from_outside();
+        let (input, output) = if inbound { (host, guest) } else { (guest, host) };
+        let hook = match (inbound, host) {
+            (_, Some(_)) => Hook::Forward,
+            (false, None) => Hook::Input,
+            (true, None) => Hook::Output,
+        };
+        let (sport, dport) = (orig.sport, if reply.has_ports() { reply.sport } else { 0 });
+        let mut l4_bytes = [0; tcp::HEADER_LEN];
+        let l4 = match orig.proto {
+            proto::TCP => {
+                let h = tcp::Header {
+                    src_port: sport,
+                    dst_port: dport,
+                    seq: Seq(0),
+                    ack: Seq(0),
+                    header_len: tcp::HEADER_LEN as u8,
+                    flags: Flags::SYN,
+                    window: 0,
+                    checksum: 0,
+                    urgent: 0,
+                };
+                h.emit(&mut l4_bytes);
+                L4::Tcp(h, tcp::Options::default())
+            }
+            proto::UDP => {
+                let h = udp::Header { src_port: sport, dst_port: dport, len: udp::HEADER_LEN as u16, checksum: 0 };
+                h.emit(&mut l4_bytes);
+                L4::Udp(h)
+            }
+            _ => {
+                let (ty, code) = ((orig.dport >> 8) as u8, orig.dport as u8);
+                let h = crate::wire::icmp::Header { ty, code, checksum: 0, rest: u32::from(sport) << 16 };
+                h.emit(&mut l4_bytes);
+                if orig.v6 { L4::Icmpv6(h) } else { L4::Icmp(h) }
+            }
+        };
+        let mut skb = Skb {
+            input,
+            output,
+            src_mac: None,
+            src: orig.src_ip(),
+            dst: reply.src_ip(),
+            protocol: orig.proto,
+            sport,
+            dport,
+            l4,
+            l4_bytes: &l4_bytes,
+            l4_len: l4_bytes.len() as u32,
+            len: l4_bytes.len() as u32 + 20,
+            tos: 0,
+            hop_limit: 64,
+            mark: 0,
+            zones: [0; 2],
+            track: Track::Fresh { conn, related: false },
+            quoted: None,
+            owner: None,
+        };
+        let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
+        let addrs = Addrs { cfg, links, host: host_addrs };
+        // A question, not a packet: it counts nowhere and is not logged.
+        let mut counters = CounterSet::new(program);
+        let mut env = Env {
+            now: *now,
+            rng,
+            ct: &*netfilter.conntrack,
+            addrs: &addrs,
+            counters: &mut counters,
+            log: &mut Unheard,
+            raw: RawHeaders::default(),
+        };
+        program.run(TableName::Filter, hook, &mut skb, &mut env) == Outcome::Accept
+    }
+
+    /// Sees to it that the reaper runs while there are connections.
+    pub(super) fn start_reaper(&mut self) {
+        if self.netfilter.reap_at.due() == Time::NEVER {
+            let due = self.now + REAP_AFTER;
+            self.timers.set(&mut self.netfilter.reap_at, REAPER, due);
+        }
+    }
+
+    /// The reaper's deadline.
+    pub(crate) fn reap(&mut self, token: Token, queued: Time) {
+        let now = self.now;
+        if !self.timers.fired(&mut self.netfilter.reap_at, token, queued, now) {
+            return;
+        }
+        if let Some(next) = self.netfilter.conntrack.reap(now) {
+            self.timers.set(&mut self.netfilter.reap_at, REAPER, next);
+        }
+    }
+}
+
+/// A log that nobody reads.
+struct Unheard;
+
+impl crate::iptables::LogSink for Unheard {
+    fn log(&mut self, _entry: &crate::iptables::LogEntry<'_>) {}
+}
