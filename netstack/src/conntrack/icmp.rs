@@ -53,7 +53,7 @@ pub(super) fn kind(l4: &L4) -> Result<Kind, Invalid> {
         L4::Icmpv6(h) => match h.ty {
             0..128 => Ok(Kind::IcmpError),
             // Multicast listeners (RFC 2710, 3810), neighbour discovery (RFC 4861), multicast routers (RFC 4286).
-            130..=137 | 143 | 151 | 152 => Ok(Kind::Exempt),
+            130..=136 | 143 | 151 | 152 => Ok(Kind::Exempt),
             _ => Ok(Kind::Packet),
         },
         _ => Err(Invalid::Truncated),

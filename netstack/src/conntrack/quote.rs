@@ -27,7 +27,8 @@ pub struct Quote {
     /// Tuple by which its connection is found: of a packet that answers the quoted one, which is the direction of the
     /// error.
     pub expected: CtTuple,
-    /// Where its transport header starts in [`Skb::l4_bytes`]. Its IP header starts at 8.
+    /// Where its transport header starts in [`Skb::l4_bytes`], or their length if nothing of it is there (which can be
+    /// for protocols without ports only). Its IP header starts at 8.
     pub l4_at: usize,
 }
 
@@ -42,7 +43,8 @@ impl Quote {
             _ => None,
         }
         .ok_or(Invalid::Quote)?;
-        let l4 = inner.get(header_len..).ok_or(Invalid::Quote)?;
+        let header_len = header_len.min(inner.len());
+        let l4 = &inner[header_len..];
         let (sport, dport) = match (protocol, skb.is_v6()) {
             (proto::TCP | proto::UDP, _) if l4.len() >= 4 => (be16(l4, 0), be16(l4, 2)),
             (proto::ICMP, false) | (proto::ICMPV6, true) if l4.len() >= icmp::HEADER_LEN => (be16(l4, 4), be16(l4, 0)),
@@ -63,7 +65,7 @@ fn v4(b: &[u8]) -> Option<(IpAddr, IpAddr, u8, usize)> {
     }
     let addr = |at: usize| IpAddr::from(Ipv4Addr::new(b[at], b[at + 1], b[at + 2], b[at + 3]));
     let header_len = usize::from(b[0] & 0xf) * 4;
-    (header_len >= ipv4::HEADER_LEN).then(|| (addr(12), addr(16), b[9], header_len))
+    (ipv4::HEADER_LEN..=b.len()).contains(&header_len).then(|| (addr(12), addr(16), b[9], header_len))
 }
 
 /// The same of a quoted IPv6 packet.
@@ -81,14 +83,15 @@ fn v6(b: &[u8]) -> Option<(IpAddr, IpAddr, u8, usize)> {
             ext::NO_NEXT => return None,
             _ => break,
         };
-        let h = b.get(at..at + ipv6::FRAGMENT_LEN)?;
+        let h = b.get(at..)?;
+        let &[following, len, ..] = h else { return None };
         at += match unit {
-            0 if be16(h, 2) & 0xfff8 != 0 => return None,
+            0 if h.len() < 4 || be16(h, 2) & 0xfff8 != 0 => return None,
             0 => ipv6::FRAGMENT_LEN,
-            4 => (usize::from(h[1]) + 2) * 4,
-            _ => (usize::from(h[1]) + 1) * 8,
+            4 => (usize::from(len) + 2) * 4,
+            _ => (usize::from(len) + 1) * 8,
         };
-        next = h[0];
+        next = following;
     }
     Some((addr(8)?, addr(24)?, next, at))
 }

@@ -1,5 +1,7 @@
 //! Tests of the table.
 
 mod basics;
+mod floods;
 mod gvisor_rows;
 pub(super) mod kit;
+mod properties;
