@@ -195,16 +195,23 @@ fn answers_reach_clients_that_the_guest_could_not_have_called() {
 }
 
 #[test]
-fn a_flow_of_the_guests_gives_way_to_the_client_at_its_other_end() {
+fn a_flow_of_the_guests_and_a_client_at_its_other_end_are_two_connections() {
     let (mut w, sock) = world();
     let client = end(CLIENTS[0], 4000);
     answers(&mut w, 53, client, b"first");
     let own = w.edge.host.last();
     arrives(&mut w, sock, client, HOST[0], b"query");
-    assert!(!w.edge.host.is_open(own));
-    answers(&mut w, 53, client, b"answer");
-    assert_eq!(w.edge.host.udp(sock).sent.len(), 1);
-    assert_eq!(w.stack.flow_counts().1, 1);
+    assert!(w.edge.host.is_open(own));
+    // As Linux translates it: the client has another port, so that answers to it are told from the guest's own datagrams.
+    let (seen, data) = w.take_udp(53).expect("the query");
+    assert_eq!((seen.addr, data), (client.addr, b"query".to_vec()));
+    assert_ne!(seen.port, client.port);
+    answers(&mut w, 53, seen, b"answer");
+    let sent = w.edge.host.udp(sock).sent.pop().expect("the answer");
+    assert_eq!((sent.opts.to, sent.data), (Some(client), b"answer".to_vec()));
+    answers(&mut w, 53, client, b"second");
+    assert_eq!(w.edge.host.udp(own).sent.len(), 2);
+    assert_eq!(w.stack.flow_counts().1, 2);
 }
 
 #[test]

@@ -49,7 +49,8 @@ impl Udp {
         if d.from.port == 0 || is_many(d.from.addr) {
             return Err(DropReason::MartianSource);
         }
-        let here = local.or_else(|| r.addrs().host_primary(d.from.addr.is_ipv6())).ok_or(DropReason::NoRoute)?;
+        r.gateway_of(d.from.addr).ok_or(DropReason::FamilyDisabled)?;
+        let here = local.filter(|a| a.is_ipv6() == d.from.addr.is_ipv6()).or_else(|| r.addrs().host_primary(d.from.addr.is_ipv6())).ok_or(DropReason::NoRoute)?;
         let tuple = Tuple { src: Endpoint::new(here, port), dst: d.from, proto: proto::UDP };
         if let Some(&old) = self.index.get(&tuple) {
             self.close(r, old, edge);
