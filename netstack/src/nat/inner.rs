@@ -12,6 +12,9 @@ const L4_LEAST: usize = 8;
 /// With so much quoted of a TCP header the checksum is corrected, too.
 const TCP_LEAST: usize = 20;
 
+/// UDP-Lite, RFC 3828.
+pub(super) const UDP_LITE: u8 = 136;
+
 /// Whether ICMP messages of this type have an identifier: queries and their replies.
 pub(super) const fn type_has_ident(v6: bool, ty: u8) -> bool {
     if v6 {
@@ -76,8 +79,8 @@ pub(super) fn rewrite(to: &Tuple, quote: &mut [u8]) -> Delta {
     let mut addresses = Delta::default();
     for (at, addr) in [(place.addrs.0, to.src.addr), (place.addrs.1, to.dst.addr)] {
         match addr {
-            IpAddr::V4(a) => addresses.put(quote, at, &a.octets()),
-            IpAddr::V6(a) => addresses.put(quote, at, &a.octets()),
+            IpAddr::V4(a) => addresses.put(quote, at, a.octets()),
+            IpAddr::V6(a) => addresses.put(quote, at, a.octets()),
         }
     }
     total.add(addresses);
@@ -95,11 +98,11 @@ fn rewrite_l4(to: &Tuple, protocol: u8, l4: &mut [u8], pseudo: Delta) -> Delta {
     let mut total = Delta::default();
     match protocol {
         proto::TCP | proto::UDP => {
-            total.put(l4, 0, &to.src.port.to_be_bytes());
-            total.put(l4, 2, &to.dst.port.to_be_bytes());
+            total.put(l4, 0, to.src.port.to_be_bytes());
+            total.put(l4, 2, to.dst.port.to_be_bytes());
         }
         proto::ICMP | proto::ICMPV6 if l4.first().is_some_and(|&ty| type_has_ident(protocol == proto::ICMPV6, ty)) => {
-            total.put(l4, 4, &to.src.port.to_be_bytes());
+            total.put(l4, 4, to.src.port.to_be_bytes());
         }
         _ => {}
     }
@@ -111,6 +114,7 @@ fn rewrite_l4(to: &Tuple, protocol: u8, l4: &mut [u8], pseudo: Delta) -> Delta {
         proto::TCP if l4.len() >= TCP_LEAST => sum.correct(l4, 16),
         proto::UDP if l4.len() >= L4_LEAST => sum.correct_udp(l4, 6),
         proto::ICMP | proto::ICMPV6 if l4.len() >= L4_LEAST => sum.correct(l4, 2),
+        UDP_LITE if l4.len() >= L4_LEAST => sum.correct(l4, 6),
         _ => Delta::default(),
     };
     total.add(corrected);

@@ -1,6 +1,6 @@
 //! Putting a translation into the bytes of a packet.
 
-use super::inner;
+use super::inner::{self, UDP_LITE};
 use crate::skb::Skb;
 use crate::tuple::proto;
 use crate::verdict::DropReason;
@@ -36,16 +36,16 @@ pub fn rewrite(skb: &Skb<'_>, packet: &mut [u8], header_len: usize, checksum: L4
     let mut addresses = Delta::default();
     match (skb.src, skb.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            addresses.put(ip, 12, &src.octets());
-            addresses.put(ip, 16, &dst.octets());
+            addresses.put(ip, 12, src.octets());
+            addresses.put(ip, 16, dst.octets());
             let mut header = addresses;
-            header.put(ip, 0, &[ip[0], skb.tos]);
-            header.put(ip, 8, &[skb.hop_limit, ip[9]]);
+            header.put(ip, 0, [ip[0], skb.tos]);
+            header.put(ip, 8, [skb.hop_limit, ip[9]]);
             header.correct(ip, 10);
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            addresses.put(ip, 8, &src.octets());
-            addresses.put(ip, 24, &dst.octets());
+            addresses.put(ip, 8, src.octets());
+            addresses.put(ip, 24, dst.octets());
             ip[0] = ip[0] & 0xf0 | skb.tos >> 4;
             ip[1] = ip[1] & 0xf | skb.tos << 4;
             ip[7] = skb.hop_limit;
@@ -72,6 +72,8 @@ fn rewrite_l4(skb: &Skb<'_>, l4: &mut [u8], addresses: Delta, checksum: L4Checks
         proto::UDP => (8, 6, true),
         proto::ICMP if !v6 => (icmp::HEADER_LEN, 2, false),
         proto::ICMPV6 if v6 => (icmp::HEADER_LEN, 2, true),
+        // Its checksum covers the addresses, too. Its ports are not tracked.
+        UDP_LITE if l4.len() >= 8 => (8, 6, true),
         _ => return Ok(()),
     };
     if l4.len() < least {
@@ -80,10 +82,11 @@ fn rewrite_l4(skb: &Skb<'_>, l4: &mut [u8], addresses: Delta, checksum: L4Checks
     let mut sum = Delta::default();
     match skb.protocol {
         proto::TCP | proto::UDP => {
-            sum.put(l4, 0, &skb.sport.to_be_bytes());
-            sum.put(l4, 2, &skb.dport.to_be_bytes());
+            sum.put(l4, 0, skb.sport.to_be_bytes());
+            sum.put(l4, 2, skb.dport.to_be_bytes());
         }
-        _ if inner::type_has_ident(v6, l4[0]) => sum.put(l4, 4, &skb.sport.to_be_bytes()),
+        UDP_LITE => {}
+        _ if inner::type_has_ident(v6, l4[0]) => sum.put(l4, 4, skb.sport.to_be_bytes()),
         _ => {
             if let Some(to) = &skb.quoted {
                 sum.add(inner::rewrite(to, &mut l4[icmp::HEADER_LEN..]));

@@ -74,29 +74,34 @@ impl Sum {
 pub struct Delta(u64);
 
 impl Delta {
-    /// Puts `new` at an even place of `b` and takes account of it. Nothing happens if the place is not all there.
-    pub fn put(&mut self, b: &mut [u8], at: usize, new: &[u8]) {
-        let Some(old) = b.get_mut(at..at + new.len()) else { return };
-        if old != new {
-            for (o, n) in old.chunks_exact(2).zip(new.chunks_exact(2)) {
-                self.0 += u64::from(!u16::from_be_bytes([o[0], o[1]])) + u64::from(u16::from_be_bytes([n[0], n[1]]));
-            }
-            old.copy_from_slice(new);
+    /// Puts `new`, of an even length, at an even place of `b` and takes account of it. Nothing happens if the place is not all there.
+    #[inline]
+    pub fn put<const N: usize>(&mut self, b: &mut [u8], at: usize, new: [u8; N]) {
+        const { assert!(N.is_multiple_of(2)) };
+        let Some(old) = b.get_mut(at..).and_then(|b| b.first_chunk_mut::<N>()) else { return };
+        if *old != new {
+            // Inverting first and summing then is as good for words of any even length, modulo 2^16 - 1.
+            let inverted = old.map(|b| !b);
+            self.0 += Sum::default().bytes(&inverted).0 + Sum::default().bytes(&new).0;
+            *old = new;
         }
     }
 
     /// Adds what another change does.
+    #[inline]
     pub const fn add(&mut self, other: Delta) {
         self.0 += other.0;
     }
 
     /// Corrects the checksum at an even place of `b`; returns what that does to a checksum over it. An unchanged checksum keeps its
     /// form; a new one is never 0xffff.
+    #[inline]
     pub fn correct(self, b: &mut [u8], at: usize) -> Delta {
         self.correct_with(b, at, |old, delta| !Sum(0xffff + u64::from(!old) + delta).fold())
     }
 
     /// As [`Delta::correct`] for UDP: zero ("none") stays zero, and a sum of zero is sent as 0xffff.
+    #[inline]
     pub fn correct_udp(self, b: &mut [u8], at: usize) -> Delta {
         self.correct_with(b, at, |old, delta| match old {
             0 => 0,
@@ -108,16 +113,18 @@ impl Delta {
     }
 
     /// Corrects a sum that is not inverted, that of a pseudo-header which is to be completed later.
+    #[inline]
     pub fn correct_partial(self, b: &mut [u8], at: usize) -> Delta {
         self.correct_with(b, at, |old, delta| Sum(u64::from(old) + delta).fold())
     }
 
+    #[inline]
     fn correct_with(self, b: &mut [u8], at: usize, new: impl FnOnce(u16, u64) -> u16) -> Delta {
         let mut done = Delta::default();
         if self.0 != 0
             && let Some(&[hi, lo]) = b.get(at..at + 2)
         {
-            done.put(b, at, &new(u16::from_be_bytes([hi, lo]), self.0).to_be_bytes());
+            done.put(b, at, new(u16::from_be_bytes([hi, lo]), self.0).to_be_bytes());
         }
         done
     }

@@ -94,6 +94,7 @@ impl Build {
             proto::TCP => 16,
             proto::UDP => 6,
             proto::ICMP | proto::ICMPV6 => 2,
+            136 => 6,
             _ => return None,
         };
         Some(self.header_len() + at)
@@ -119,6 +120,8 @@ impl Build {
                 b.extend(if self.is_error() { [0; 2] } else { self.sport.to_be_bytes() });
                 b.extend([0, 7]);
             }
+            // UDP-Lite: its ports are not translated.
+            136 => b.extend([0, 1, 0, 2, 0, 0, 0, 0]),
             _ => {}
         }
         b.extend(&self.data);
@@ -129,6 +132,7 @@ impl Build {
             proto::UDP if self.no_checksum => {}
             proto::UDP => b[6..8].copy_from_slice(&(if checksum == 0 { 0xffff } else { checksum }).to_be_bytes()),
             proto::ICMP | proto::ICMPV6 => b[2..4].copy_from_slice(&checksum.to_be_bytes()),
+            136 => b[6..8].copy_from_slice(&checksum.to_be_bytes()),
             _ => {}
         }
         b

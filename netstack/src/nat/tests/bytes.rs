@@ -19,7 +19,7 @@ fn addr(v6: bool) -> BoxedStrategy<core::net::IpAddr> {
 /// A packet, and the same one translated.
 fn pair(v6: bool) -> impl Strategy<Value = (Build, Build)> {
     let icmp = if v6 { proto::ICMPV6 } else { proto::ICMP };
-    let protocol = prop_oneof![Just(proto::TCP), Just(proto::UDP), Just(icmp), Just(47)];
+    let protocol = prop_oneof![Just(proto::TCP), Just(proto::UDP), Just(icmp), Just(47), Just(136)];
     let ends = || (addr(v6), addr(v6), any::<u16>(), any::<u16>(), any::<u8>(), any::<u8>());
     let queries = if v6 { vec![128, 129] } else { vec![0, 8, 13, 14, 15, 16, 17, 18] };
     let data = proptest::collection::vec(any::<u8>(), 0..70);
