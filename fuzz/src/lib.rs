@@ -1,6 +1,7 @@
 //! Fuzzing of the stack: bytes become a story of frames from the guest, deeds of peers, and time.
 
 mod play;
+pub mod rules;
 mod script;
 pub mod seeds;
 

@@ -113,7 +113,7 @@ fn a_declared_chain_hides_the_target_of_its_name() {
 fn a_rule_that_does_not_compile_is_found_in_the_text() {
     let text = "*nat\nCOMMIT\n*filter\n# a comment\n-A INPUT -j ACCEPT\n-I INPUT -j REJECT --reject-with tcp-reset\nCOMMIT\n";
     let after = parse(V4, text).expect("text");
-    let e = Program::compile(&after).err().expect("tcp-reset without tcp");
+    let Err(e) = Program::compile(&after) else { panic!("tcp-reset without tcp") };
     let options = RestoreOptions::default();
     let line = locate(&Ruleset::new(V4), text, options, e.table, &e.chain, e.rule.expect("a rule"));
     assert_eq!(line, Some(6));
