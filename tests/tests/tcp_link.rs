@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use hibernet_netstack::Config;
-use hibernet_netstack::edge::LinkInfo;
+use hibernet_netstack::edge::{LinkInfo, TxError};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_tests::wire::flags::{ACK, FIN};
 use hibernet_tests::{TcpGuest, World};
@@ -49,4 +49,53 @@ fn a_fin_that_overtook_its_data_need_not_come_again() {
     g.snd_nxt = start.wrapping_add(11);
     let acks = g.drain(&mut w);
     assert_eq!(acks.last().unwrap().ack, g.snd_nxt);
+}
+
+/// A connection that has sent three segments, of which the guest lacks the first.
+fn with_a_hole(w: &mut World) -> (TcpGuest, u32) {
+    let mut g = TcpGuest::connect(w, 40_000, remote());
+    let sock = w.edge.host.last();
+    w.edge.host.peer(sock).send(&[7; 1460 * 3]);
+    w.settle();
+    let first = g.expect(w).seq;
+    g.drain(w);
+    (g, first)
+}
+
+#[test]
+fn a_link_that_is_full_for_a_moment_does_not_cost_a_fast_retransmission() {
+    let mut w = World::new(Config::default());
+    let (mut g, first) = with_a_hole(&mut w);
+    w.edge.links[0].fail.push_back(TxError::Full);
+    for _ in 0..3 {
+        g.ack(&mut w);
+    }
+    assert_eq!((w.edge.links[0].refused, g.next(&mut w)), (1, None));
+    w.run(Duration::from_millis(10));
+    assert_eq!(g.expect(&mut w).seq, first);
+    g.expect_nothing(&mut w);
+}
+
+#[test]
+fn a_link_that_is_full_for_a_moment_does_not_double_a_time_out() {
+    let mut w = World::new(Config::default());
+    let (mut g, first) = with_a_hole(&mut w);
+    w.edge.links[0].fail.push_back(TxError::Full);
+    w.run_until(Duration::from_secs(5), |w| w.edge.links[0].refused == 1).unwrap();
+    w.run(Duration::from_millis(10));
+    assert_eq!(g.expect(&mut w).seq, first);
+    g.expect_nothing(&mut w);
+}
+
+#[test]
+fn a_full_link_does_not_hold_up_what_fills_the_next_hole() {
+    let mut w = World::new(Config::default());
+    let (mut g, first) = with_a_hole(&mut w);
+    w.run_until(Duration::from_secs(5), |w| g.next(w).is_some_and(|s| s.seq == first)).unwrap();
+    // The first arrived, the second is missing too.
+    w.edge.links[0].fail.push_back(TxError::Full);
+    g.ack_at(&mut w, 1460);
+    assert_eq!(w.edge.links[0].refused, 1);
+    w.run(Duration::from_millis(10));
+    assert_eq!(g.expect(&mut w).seq, first.wrapping_add(1460));
 }

@@ -25,7 +25,7 @@ use core::time::Duration;
 
 /// Things that have happened to a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Events(u16);
+pub(super) struct Events(u32);
 
 impl Events {
     /// The host opened the flow: we send the SYN.
@@ -60,6 +60,8 @@ impl Events {
     pub(super) const HALF_OPEN: Events = Events(1 << 14);
     /// The peer has closed its sending side: there is an end to be found behind what is in the socket.
     pub(super) const PEER_CLOSED: Events = Events(1 << 15);
+    /// The link did not take what was to be sent again; it is tried once more when the link may take it.
+    pub(super) const RESEND: Events = Events(1 << 16);
 
     /// Whether all of `e` happened.
     pub(super) const fn has(self, e: Events) -> bool {

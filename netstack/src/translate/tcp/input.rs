@@ -209,8 +209,8 @@ impl Flow {
             } else if self.backoff >= AWAY {
                 // A guest that was away is back; it need not wait for the rest of a long time-out.
                 self.backoff = 0;
-                self.resend(cx);
                 self.resend_at = now + self.rtt.rto(0);
+                self.resend(cx);
             }
             return;
         }
@@ -230,11 +230,12 @@ impl Flow {
             self.rtt.sample(now.since(sent));
             self.timing = None;
         }
+        self.resend_at = if self.in_flight() { now + self.rtt.rto(0) } else { Time::NEVER };
+        self.events.clear(Events::RESEND);
         match self.recover {
             Some(end) if h.ack.before(end) => self.resend(cx),
             _ => self.recover = None,
         }
-        self.resend_at = if self.in_flight() { now + self.rtt.rto(0) } else { Time::NEVER };
     }
 
     /// Data and FIN of a segment.

@@ -162,21 +162,26 @@ impl Flow {
         (room / mss * mss).max(mss)
     }
 
-    /// Sends again from the first byte that the guest lacks, one frame.
+    /// Sends again from the first byte that the guest lacks, one frame. If the link does not take it, the deadline, which the
+    /// caller has set before, becomes an earlier one.
     pub(super) fn resend<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
         self.timing = None;
+        self.events.clear(Events::RESEND);
         let end = if self.events.has(Events::FIN_SENT) { self.fin_seq } else { self.snd_nxt };
         let data = if end.after(self.snd_una) { end.minus(self.snd_una) } else { 0 };
         let len = data.min(self.largest_payload(cx.r)).min(self.snd_wnd.max(1));
         if len > 0 {
             let Ok(Peek::Data(body)) = cx.edge.tcp_peek(self.sock, self.offset(self.snd_una), len) else { return };
             if self.send_data(cx, self.snd_una, body, Flags::PSH).is_err() {
+                self.events.add(Events::RESEND);
                 return;
             }
         }
         if len == data && self.events.has(Events::FIN_SENT) {
-            // A link that is full now is not for the second of two frames: the deadline brings it back.
-            let _ = self.emit(cx, self.fin_seq, self.rcv_nxt, Flags::FIN | Flags::ACK, &[], Payload::EMPTY);
+            let sent = self.emit(cx, self.fin_seq, self.rcv_nxt, Flags::FIN | Flags::ACK, &[], Payload::EMPTY);
+            if sent.is_err() {
+                self.events.add(Events::RESEND);
+            }
         }
     }
 

@@ -44,6 +44,11 @@ impl Flow {
         if link_full && self.events.has(Events::ESTABLISHED) {
             if self.in_flight() {
                 self.resend_at = now + self.rtt.rto(self.backoff);
+                // Once: a link that is full for long must not keep a guest that is gone from being found out.
+                if self.events.clear(Events::RESEND) {
+                    self.resend(cx);
+                    self.events.clear(Events::RESEND);
+                }
             }
             return Fate::Keep;
         }
@@ -63,19 +68,20 @@ impl Flow {
         if self.backoff >= GUEST_ASKED && now.since(self.stalled_since) >= GUEST_GONE && now.since(self.heard) >= GUEST_GONE {
             return Fate::ResetBoth;
         }
+        if !self.in_flight() && self.snd_wnd > 0 {
+            return Fate::Keep;
+        }
+        self.backoff = self.backoff.saturating_add(1);
+        self.resend_at = now + self.rtt.rto(self.backoff);
         if self.in_flight() {
             cx.r.stats.tcp_rto += 1;
             self.recover = Some(self.snd_nxt);
             self.dup_acks = 0;
             self.resend(cx);
-        } else if self.snd_wnd == 0 {
+        } else {
             cx.r.stats.tcp_window_probe += 1;
             self.probe(cx);
-        } else {
-            return Fate::Keep;
         }
-        self.backoff = self.backoff.saturating_add(1);
-        self.resend_at = now + self.rtt.rto(self.backoff);
         Fate::Keep
     }
 
