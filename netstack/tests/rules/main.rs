@@ -2,5 +2,6 @@
 
 mod kit;
 mod matches;
+mod model;
 mod refused;
 mod walk;
