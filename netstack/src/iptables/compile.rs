@@ -1,32 +1,42 @@
 //! From rules as values to a program.
 
 use super::check::{self, Graph, RuleError, RuleFault};
-use super::head::{self, Action, Addrs, Head, Span, V4, V6};
-use super::ifaces::{IfaceBits, IfaceNames, IfaceSet};
-use super::matches::Op;
-use super::program::{Code, Entry, Parts};
+use super::head::{self, Head, Sets};
+use super::ifaces::IfaceNames;
+use super::matches::{Op, Ops};
+use super::program::{Action, Entry, Heads, Parts, Tail};
 use super::targets::Effect;
-use super::{CtTarget, Family, Hook, Inv, Match, Policy, Rule, Ruleset, TableName, Target, ctstate};
+use super::{CtTarget, Family, Hook, Match, Policy, Rule, Ruleset, TableName, Target};
 
 /// Checks rules and compiles them.
 pub(super) fn compile(rules: &Ruleset) -> Result<Parts, RuleError> {
     let graphs = check::check(rules)?;
     let starts = starts(rules)?;
-    let (mut ops, mut effects) = (Vec::new(), Vec::new());
-    let bits = interfaces(rules);
-    let mut c = Compiler { rules, graphs: &graphs, starts: &starts, bits: &bits, ops: &mut ops, effects: &mut effects };
-    let code = match rules.family {
-        Family::V4 => Code::V4(c.heads::<V4>()?),
-        Family::V6 => Code::V6(c.heads::<V6>()?),
+    let sets = head::sets(all_rules(rules));
+    let mut c = Compiler {
+        rules,
+        graphs: &graphs,
+        starts: &starts,
+        sets: &sets,
+        names: IfaceNames::new(),
+        tails: Vec::new(),
+        ops: Ops::default(),
+        effects: Vec::new(),
     };
+    let heads = match rules.family {
+        Family::V4 => Heads::V4(c.heads()?),
+        Family::V6 => Heads::V6(c.heads()?),
+    };
+    let Compiler { tails, ops, effects, .. } = c;
     Ok(Parts {
-        code,
+        heads,
+        tails,
+        ops,
+        effects,
         entries: entries(rules, &graphs, &starts),
         depth: graphs.iter().map(|g| g.depth).max().unwrap_or(0),
         tracking: all_rules(rules).any(needs_tracking),
-        ops,
-        effects,
-        bits,
+        sets,
         starts,
     })
 }
@@ -79,34 +89,20 @@ fn needs_tracking(rule: &Rule) -> bool {
         }
 }
 
-/// Finds the classes of interfaces that the rules tell apart.
-fn interfaces(rules: &Ruleset) -> IfaceBits {
-    let names = IfaceNames::new();
-    let mut bits = IfaceBits::default();
-    for rule in all_rules(rules) {
-        // A set that finds no room stays a test of its own.
-        if let Some(test) = &rule.input {
-            bits.input.admit(&names.set(test));
-        }
-        if let Some(test) = &rule.output {
-            bits.output.admit(&names.set(test));
-        }
-    }
-    bits
-}
-
 struct Compiler<'a> {
     rules: &'a Ruleset,
     graphs: &'a [Graph],
     starts: &'a [u32],
-    bits: &'a IfaceBits,
-    ops: &'a mut Vec<Op>,
-    effects: &'a mut Vec<Effect>,
+    sets: &'a Sets,
+    names: IfaceNames,
+    tails: Vec<Tail>,
+    ops: Ops,
+    effects: Vec<Effect>,
 }
 
 impl Compiler<'_> {
-    fn heads<A: Addrs>(&mut self) -> Result<Vec<Head<A>>, RuleError> {
-        let names = IfaceNames::new();
+    /// Compiles all rules; gives their header tests.
+    fn heads<const N: usize>(&mut self) -> Result<Vec<Head<N>>, RuleError> {
         let mut heads = Vec::new();
         let mut starts = self.starts;
         for (table, graph) in self.rules.tables.iter().zip(self.graphs) {
@@ -114,25 +110,61 @@ impl Compiler<'_> {
                 let mut links = graph.links[c].iter().peekable();
                 for (r, rule) in chain.rules.iter().enumerate() {
                     let to = links.next_if(|l| l.rule == r).map(|l| starts[l.chain]);
-                    let (action, arg) = self.action(&rule.target, to);
-                    let mut head = Head::any(action, arg);
                     let fault = |fault| RuleError { table: table.name, chain: chain.name.clone(), rule: Some(r + 1), fault };
-                    self.tests(&mut head, rule, &names).map_err(fault)?;
-                    heads.push(head);
+                    heads.push(self.rule(rule, to).map_err(fault)?);
                 }
-                let end = match chain.policy {
+                let action = match chain.policy {
                     Some(Policy::Accept) => Action::PolicyAccept,
                     Some(Policy::Drop) => Action::PolicyDrop,
                     None => Action::Return,
                 };
-                heads.push(Head::any(end, 0));
+                heads.push(Head::ANY);
+                self.tails.push(Tail { matches: 0, arg: 0, match_count: 0, action });
             }
             starts = &starts[table.chains.len()..];
         }
         Ok(heads)
     }
 
-    /// `to`: the first rule of the chain that is called.
+    /// One rule. `to`: the first rule of the chain that it calls.
+    fn rule<const N: usize>(&mut self, rule: &Rule, to: Option<u32>) -> Result<Head<N>, RuleFault> {
+        let mut head = Head::ANY;
+        let matches = self.ops.list.len();
+        self.header(&mut head, rule);
+        for m in &rule.matches {
+            // A test may become part of the header test only if those before change nothing.
+            let may_fold = !self.ops.list[matches..].iter().any(Op::is_stateful);
+            self.ops.compile(m, self.rules.family, &mut head, may_fold)?;
+        }
+        let (action, arg) = self.action(&rule.target, to);
+        let match_count = u8::try_from(self.ops.list.len() - matches)
+            .map_err(|_| RuleFault::Value("rule", "more than 255 tests: split it in two by a chain"))?;
+        self.tails.push(Tail { matches: matches as u32, arg, match_count, action });
+        Ok(head)
+    }
+
+    fn header<const N: usize>(&mut self, head: &mut Head<N>, rule: &Rule) {
+        for (dst, net) in [(false, &rule.src), (true, &rule.dst)] {
+            if let Some(net) = net.as_ref().filter(|n| !head.addr(dst.into(), n)) {
+                self.ops.list.push(Op::Net { dst, net: Box::new(*net) });
+            }
+        }
+        if let Some(proto) = rule.proto.filter(|p| !head.proto(*p, &self.sets.protos)) {
+            self.ops.list.push(Op::Proto(proto));
+        }
+        for (output, test) in [(false, &rule.input), (true, &rule.output)] {
+            let Some(set) = test.as_ref().map(|t| self.names.set(t)) else { continue };
+            let classes = if output { &self.sets.output } else { &self.sets.input };
+            match classes.exact(&set) {
+                Some(bits) => head.iface(output, bits),
+                None => self.ops.list.push(Op::Iface { output, set: Box::new(set) }),
+            }
+        }
+        if rule.fragment == Some(true) {
+            head.never();
+        }
+    }
+
     fn action(&mut self, target: &Target, to: Option<u32>) -> (Action, u32) {
         match (target, to) {
             (Target::Jump(_), Some(to)) => (Action::Jump, to),
@@ -149,84 +181,6 @@ impl Compiler<'_> {
             },
         }
     }
-
-    /// Puts into the header test what it has room for, and the rest behind.
-    fn tests<A: Addrs>(&mut self, head: &mut Head<A>, rule: &Rule, names: &IfaceNames) -> Result<(), RuleFault> {
-        let mut ops = Vec::new();
-        for (side, net) in [&rule.src, &rule.dst].into_iter().enumerate() {
-            if let Some(net) = net.as_ref().filter(|n| !A::put(head, side, n)) {
-                ops.push(Op::Net { dst: side == 1, net: *net });
-            }
-        }
-        if let Some(proto) = rule.proto {
-            head.proto = proto.value;
-            head.flags &= !head::ANY_PROTO;
-            head.flags |= if proto.not { head::INV_PROTO } else { 0 };
-        }
-        if rule.fragment == Some(true) {
-            head.states = 0;
-        }
-        if let Some(test) = &rule.input {
-            head.input = self.iface(&mut ops, false, names.set(test));
-        }
-        if let Some(test) = &rule.output {
-            head.output = self.iface(&mut ops, true, names.set(test));
-        }
-        for m in &rule.matches {
-            let from = ops.len();
-            Op::compile(m, self.rules.family, &mut ops)?;
-            // Tests may only go before others that change nothing.
-            if !ops[..from].iter().any(Op::is_stateful) {
-                let mut at = from;
-                while at < ops.len() {
-                    if fold(head, &ops[at]) { drop(ops.remove(at)) } else { at += 1 }
-                }
-            }
-        }
-        head.matches = self.ops.len() as u32;
-        head.match_count = u8::try_from(ops.len()).map_err(|_| RuleFault::Value("rule", "more than 255 tests: split it"))?;
-        self.ops.append(&mut ops);
-        Ok(())
-    }
-
-    fn iface(&self, ops: &mut Vec<Op>, output: bool, set: IfaceSet) -> u32 {
-        let classes = if output { &self.bits.output } else { &self.bits.input };
-        classes.exact(&set).unwrap_or_else(|| {
-            ops.push(Op::Iface { output, set });
-            u32::MAX
-        })
-    }
-}
-
-/// Makes a test part of the header test. False if there is no room, or it cannot be.
-fn fold<A: Addrs>(head: &mut Head<A>, op: &Op) -> bool {
-    let (span, flag, ports) = match op {
-        Op::Port { dst: false, ports } => (&mut head.sport, head::INV_SPORT, ports),
-        Op::Port { dst: true, ports } => (&mut head.dport, head::INV_DPORT, ports),
-        Op::State(s) => return fold_state(&mut head.states, s),
-        Op::Conntrack(c) => {
-            let only_state = c.state.filter(|s| **c == super::CtMatch { state: Some(*s), ..Default::default() });
-            return only_state.is_some_and(|s| fold_state(&mut head.states, &s));
-        }
-        _ => return false,
-    };
-    let Inv { not, value: (first, last) } = *ports;
-    if *span != Span::ALL || head.flags & flag != 0 || first > last {
-        return false;
-    }
-    *span = Span { first, span: last - first };
-    head.flags |= if not { flag } else { 0 };
-    true
-}
-
-/// A packet has exactly one of the real states, so that an inverted set is one too. The virtual ones come in addition.
-fn fold_state(states: &mut u16, s: &Inv<u16>) -> bool {
-    if s.value & (ctstate::SNAT | ctstate::DNAT) != 0 {
-        return false;
-    }
-    let real = ctstate::INVALID | ctstate::ESTABLISHED | ctstate::RELATED | ctstate::NEW | ctstate::UNTRACKED;
-    *states &= if s.not { real & !s.value } else { s.value };
-    true
 }
 
 impl From<super::matches::LimitError> for RuleFault {

@@ -1,9 +1,9 @@
 //! Asking the rules about a packet.
 
-use super::head::{Action, Addrs, Head, Key};
+use super::head::{Head, Key};
 use super::log::{LogSink, RawHeaders};
 use super::matches::{Answer, Memo};
-use super::program::{Code, Entry};
+use super::program::{Action, Entry, Heads};
 use super::{CounterSet, Hook, Program, RejectWith, TableName};
 use crate::conntrack::{Conn, ConnId, Conntrack, Track};
 use crate::nat::{self, Addresses};
@@ -71,25 +71,24 @@ impl Program {
     /// Asks a table's chain at a hook. A chain that is not there accepts; a packet of the other family is dropped.
     pub fn run(&self, table: TableName, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>) -> Outcome {
         let Some(entry) = self.entry(table, hook) else { return Outcome::Accept };
-        match &self.code {
-            Code::V4(heads) => self.walk(heads, entry, hook, skb, env),
-            Code::V6(heads) => self.walk(heads, entry, hook, skb, env),
+        match &self.heads {
+            Heads::V4(heads) => self.walk(heads, entry, hook, skb, env),
+            Heads::V6(heads) => self.walk(heads, entry, hook, skb, env),
         }
     }
 
-    fn walk<A: Addrs>(&self, heads: &[Head<A>], entry: Entry, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>) -> Outcome {
+    fn walk<const N: usize>(&self, heads: &[Head<N>], entry: Entry, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>) -> Outcome {
         // A set of counters of another program would be too short somewhere: better no packet than a wrong one.
         const BROKEN: Outcome = Outcome::Drop(DropReason::Rule);
-        let Some(mut key) = Key::<A>::of(skb, &self.bits) else { return Outcome::Drop(DropReason::NoRules) };
+        let Some(mut key) = Key::<N>::of(skb, &self.sets) else { return Outcome::Drop(DropReason::NoRules) };
         let mut memo = Memo::default();
         let mut at = entry.start as usize;
         let mut depth = 0;
-        while let Some(head) = heads.get(at) {
-            if !head.fits(&key) {
-                at += 1;
-                continue;
-            }
-            match self.ask(head, skb, env, &mut memo) {
+        loop {
+            let Some(skip) = heads.get(at..).and_then(|rest| rest.iter().position(|h| h.fits(&key))) else { return BROKEN };
+            at += skip;
+            let Some(tail) = self.tails.get(at) else { return BROKEN };
+            match self.ops.ask(tail, skb, env, &mut memo) {
                 Answer::Yes => {}
                 Answer::No => {
                     at += 1;
@@ -99,17 +98,17 @@ impl Program {
             }
             let Some(counter) = env.counters.rules.get_mut(at) else { return BROKEN };
             counter.count(skb.len);
-            at = match head.action {
+            at = match tail.action {
                 Action::Next => at + 1,
                 Action::Accept | Action::PolicyAccept => return Outcome::Accept,
                 Action::Drop => return Outcome::Drop(DropReason::Rule),
                 Action::PolicyDrop => return Outcome::Drop(DropReason::Policy),
-                Action::Goto => head.arg as usize,
+                Action::Goto => tail.arg as usize,
                 Action::Jump => {
                     let Some(call) = env.counters.calls.get_mut(depth) else { return BROKEN };
                     *call = at as u32 + 1;
                     depth += 1;
-                    head.arg as usize
+                    tail.arg as usize
                 }
                 // With nothing to return to, the policy decides.
                 Action::Return => match depth.checked_sub(1) {
@@ -120,29 +119,15 @@ impl Program {
                     }
                 },
                 Action::Target => {
-                    let Some(effect) = self.effects.get(head.arg as usize) else { return BROKEN };
+                    let Some(effect) = self.effects.get(tail.arg as usize) else { return BROKEN };
                     if let Some(outcome) = effect.act(hook, skb, env, &mut memo) {
                         return outcome;
                     }
-                    // NOTRACK changes the packet's state.
-                    key.states = super::matches::conntrack::state_bits(&skb.track);
+                    key.refresh(skb);
                     at + 1
                 }
             };
         }
-        BROKEN
-    }
-
-    /// Asks what is behind a header test.
-    fn ask<A>(&self, head: &Head<A>, skb: &Skb<'_>, env: &mut Env<'_>, memo: &mut Memo) -> Answer {
-        let from = head.matches as usize;
-        for op in self.ops.get(from..from + usize::from(head.match_count)).unwrap_or_default() {
-            match op.ask(skb, env, memo) {
-                Answer::Yes => {}
-                other => return other,
-            }
-        }
-        Answer::Yes
     }
 }
 

@@ -102,26 +102,8 @@ impl Classes {
         Some(bits(true)).filter(|inside: &u32| inside & bits(false) == 0)
     }
 
-    fn of(&self, iface: Option<Iface>) -> u32 {
+    /// The bit of an interface.
+    pub(super) fn of(&self, iface: Option<Iface>) -> u32 {
         1 << self.class[number(iface)]
-    }
-}
-
-/// Classes as `-i` and `-o` tell interfaces apart.
-#[derive(Clone, Debug, Default)]
-pub(super) struct IfaceBits {
-    pub(super) input: Classes,
-    pub(super) output: Classes,
-}
-
-impl IfaceBits {
-    /// The bit of the interface that a packet came from.
-    pub(super) fn input(&self, iface: Option<Iface>) -> u32 {
-        self.input.of(iface)
-    }
-
-    /// The bit of the interface that a packet leaves through.
-    pub(super) fn output(&self, iface: Option<Iface>) -> u32 {
-        self.output.of(iface)
     }
 }

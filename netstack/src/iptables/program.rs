@@ -1,9 +1,8 @@
 //! Rules compiled for evaluation.
 
 use super::check::RuleError;
-use super::head::{Head, V4, V6};
-use super::ifaces::IfaceBits;
-use super::matches::Op;
+use super::head::{Head, Sets, V4, V6};
+use super::matches::Ops;
 use super::targets::Effect;
 use super::{CounterSet, Family, Hook, Ruleset, TableName};
 
@@ -12,10 +11,12 @@ use super::{CounterSet, Family, Hook, Ruleset, TableName};
 pub struct Program {
     /// What was compiled, with the counters that it came with.
     source: Ruleset,
-    pub(super) code: Code,
-    pub(super) ops: Vec<Op>,
+    pub(super) heads: Heads,
+    /// As long as the heads.
+    pub(super) tails: Vec<Tail>,
+    pub(super) ops: Ops,
     pub(super) effects: Vec<Effect>,
-    pub(super) bits: IfaceBits,
+    pub(super) sets: Sets,
     entries: [[Option<Entry>; Hook::ALL.len()]; TableName::ALL.len()],
     /// Number of the first rule of each chain, in the order of the source; the last rule of each is its end.
     starts: Vec<u32>,
@@ -23,9 +24,9 @@ pub struct Program {
     tracking: bool,
 }
 
-/// All rules of a family in one piece: chain after chain, each with an end that every packet fits.
+/// The header tests of a family in one piece: chain after chain, each with an end that every packet fits.
 #[derive(Debug)]
-pub(super) enum Code {
+pub(super) enum Heads {
     V4(Vec<Head<V4>>),
     V6(Vec<Head<V6>>),
 }
@@ -37,13 +38,50 @@ pub(super) struct Entry {
     pub(super) end: u32,
 }
 
+/// What a rule does once its header test fits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    /// First match.
+    pub(super) matches: u32,
+    /// What the action is about.
+    pub(super) arg: u32,
+    /// How many matches.
+    pub(super) match_count: u8,
+    pub(super) action: Action,
+}
+
+/// Where a rule leads, without its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Action {
+    /// The next rule.
+    Next,
+    /// ACCEPT.
+    Accept,
+    /// DROP.
+    Drop,
+    /// RETURN, and the end of a user's chain.
+    Return,
+    /// To the rule `arg`, and back.
+    Jump,
+    /// To the rule `arg`.
+    Goto,
+    /// Target extension `arg`.
+    Target,
+    /// The end of a built-in chain: policy ACCEPT.
+    PolicyAccept,
+    /// The end of a built-in chain: policy DROP.
+    PolicyDrop,
+}
+
 /// A program without its source: what the compiler makes.
 #[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) code: Code,
-    pub(super) ops: Vec<Op>,
+    pub(super) heads: Heads,
+    pub(super) tails: Vec<Tail>,
+    pub(super) ops: Ops,
     pub(super) effects: Vec<Effect>,
-    pub(super) bits: IfaceBits,
+    pub(super) sets: Sets,
     pub(super) entries: [[Option<Entry>; Hook::ALL.len()]; TableName::ALL.len()],
     pub(super) starts: Vec<u32>,
     pub(super) depth: usize,
@@ -59,10 +97,11 @@ impl Program {
         let p = super::compile::compile(rules)?;
         Ok(Program {
             source: rules.clone(),
-            code: p.code,
+            heads: p.heads,
+            tails: p.tails,
             ops: p.ops,
             effects: p.effects,
-            bits: p.bits,
+            sets: p.sets,
             entries: p.entries,
             starts: p.starts,
             depth: p.depth,
@@ -111,10 +150,7 @@ impl Program {
 
     /// Rules, the ends of chains included.
     pub(super) fn rule_count(&self) -> usize {
-        match &self.code {
-            Code::V4(heads) => heads.len(),
-            Code::V6(heads) => heads.len(),
-        }
+        self.tails.len()
     }
 
     /// Most calls between chains that can be open at a time.

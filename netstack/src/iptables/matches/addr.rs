@@ -20,13 +20,10 @@ pub(super) fn range(range: &Inv<(IpAddr, IpAddr)>, a: IpAddr) -> bool {
 }
 
 /// `addrtype`, without the inversion. `types` is a set of `1 << AddrType`.
-pub(super) fn addrtype(types: u16, a: IpAddr, on: Option<Iface>, v6: bool, addrs: &dyn Addresses) -> bool {
+pub(super) fn addrtype(types: u16, a: IpAddr, on: Option<Iface>, addrs: &dyn Addresses) -> bool {
     let bit = |t: AddrType| 1 << t as u16;
     let has = |t: AddrType| types & bit(t) != 0;
     let IpAddr::V6(addr) = a else { return types & bit(addrs.kind(a, on)) != 0 };
-    if !v6 {
-        return false;
-    }
     // Not one of the types, as for IPv4, but all of the first three; then one of the others (xt_addrtype.c, match_type6).
     if has(AddrType::Multicast) && !addr.is_multicast()
         || has(AddrType::Unicast) && !is_unicast(addr)

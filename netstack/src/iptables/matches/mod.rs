@@ -5,13 +5,14 @@ pub(super) mod conntrack;
 mod limit;
 mod meta;
 mod statistic;
-mod transport;
+pub(super) mod transport;
 
 pub(super) use limit::{Limit, LimitError};
-pub(super) use transport::PortSet;
 
+use super::head::Head;
 use super::ifaces::IfaceSet;
-use super::{CtMatch, Family, IcmpType, Inv, Match, Net, Ports, RateUnit, Statistic};
+use super::program::Tail;
+use super::{CtMatch, Family, IcmpType, Inv, Match, Net, PortRange, Ports, RateUnit, Statistic};
 use crate::conntrack::Conn;
 use crate::iptables::Env;
 use crate::iptables::eval::conn_of;
@@ -22,56 +23,72 @@ use statistic::Nth;
 /// One test of a rule, behind its header test.
 #[derive(Debug)]
 pub(super) enum Op {
-    /// `-s` or `-d` whose mask is no prefix (IPv6).
+    /// Inverted `-s` or `-d`.
     Net {
         dst: bool,
-        net: Inv<Net>,
+        net: Box<Inv<Net>>,
     },
     /// `-i` or `-o` that tells more interfaces apart than header tests can.
     Iface {
         output: bool,
-        set: IfaceSet,
+        set: Box<IfaceSet>,
     },
-    /// Ports of a second `tcp` or `udp`.
+    /// `-p` that tells more protocols apart than header tests can.
+    Proto(Inv<u8>),
+    /// Ports that are no header test.
     Port {
         dst: bool,
-        ports: Inv<(u16, u16)>,
+        ports: Inv<PortRange>,
     },
     TcpFlags(Inv<(u8, u8)>),
     TcpOption(Inv<u8>),
-    Icmp {
-        ty: Inv<IcmpType>,
-        any: bool,
-    },
+    Icmp(Inv<IcmpType>),
+    /// Ports from `first` on, as many as `len`, of those of all rules.
     Multiport {
         which: Ports,
-        ports: Inv<PortSet>,
+        first: u32,
+        len: u8,
+        not: bool,
     },
-    /// States that a header test cannot decide: the virtual ones.
     State(Inv<u16>),
     Conntrack(Box<CtMatch>),
     Mark(Inv<(u32, u32)>),
     Connmark(Inv<(u32, u32)>),
-    Addrtype {
-        src: Option<Inv<u16>>,
-        dst: Option<Inv<u16>>,
-        limit_in: bool,
-        limit_out: bool,
-        v6: bool,
-    },
-    Limit(Limit),
+    Addrtype(Box<Addrtype>),
+    Limit(Box<Limit>),
     Random(Inv<u32>),
     Nth(Nth),
     Mac(Inv<Mac>),
     Range {
         dst: bool,
-        range: Inv<(IpAddr, IpAddr)>,
+        range: Box<Inv<(IpAddr, IpAddr)>>,
     },
-    Owner {
-        uid: Option<Inv<(u32, u32)>>,
-        gid: Option<Inv<(u32, u32)>>,
-        socket: Option<bool>,
-    },
+    Owner(Box<Owner>),
+}
+
+/// The tests of all rules.
+#[derive(Debug, Default)]
+pub(super) struct Ops {
+    pub(super) list: Vec<Op>,
+    /// Ports of `multiport`.
+    ports: Vec<PortRange>,
+}
+
+/// `addrtype`.
+#[derive(Debug)]
+pub(super) struct Addrtype {
+    src: Option<Inv<u16>>,
+    dst: Option<Inv<u16>>,
+    limit_in: bool,
+    limit_out: bool,
+}
+
+/// `owner`.
+#[derive(Debug)]
+pub(super) struct Owner {
+    uid: Option<Inv<(u32, u32)>>,
+    gid: Option<Inv<(u32, u32)>>,
+    socket: Option<bool>,
 }
 
 /// What a test says.
@@ -109,86 +126,134 @@ impl Memo {
     }
 }
 
-impl Op {
-    /// What a match means as tests. [`Limit`] is checked to be possible before.
-    pub(super) fn compile(m: &Match, family: Family, ops: &mut Vec<Op>) -> Result<(), LimitError> {
+impl Ops {
+    /// What a match means as tests, behind those that are there. What can be a header test becomes part of it, if it `may_fold`.
+    pub(super) fn compile<const N: usize>(
+        &mut self,
+        m: &Match,
+        family: Family,
+        head: &mut Head<N>,
+        may_fold: bool,
+    ) -> Result<(), LimitError> {
         match m {
             Match::Tcp { sport, dport, flags, option } => {
-                ops.extend(Op::port(false, sport).into_iter().chain(Op::port(true, dport)));
-                ops.extend(flags.map(Op::TcpFlags));
-                ops.extend(option.filter(|o| o.value != 0).map(Op::TcpOption));
+                self.ports_of(sport, dport, head, may_fold);
+                if let Some(f) = flags.filter(|f| !(may_fold && head.tcp_flags(f))) {
+                    self.list.push(Op::TcpFlags(f));
+                }
+                self.list.extend(option.filter(|o| o.value != 0).map(Op::TcpOption));
             }
-            Match::Udp { sport, dport } => ops.extend(Op::port(false, sport).into_iter().chain(Op::port(true, dport))),
+            Match::Udp { sport, dport } => self.ports_of(sport, dport, head, may_fold),
             Match::Icmp(None) | Match::Comment(_) => {}
-            Match::Icmp(Some(ty)) => ops.push(Op::Icmp { ty: *ty, any: family == Family::V4 && ty.value.ty == 255 }),
-            Match::Conntrack(c) => ops.push(Op::Conntrack(c.clone())),
-            Match::State(s) => ops.push(Op::State(*s)),
+            Match::Icmp(Some(ty)) => {
+                let any = family == Family::V4 && ty.value.ty == 255;
+                if any && ty.not {
+                    head.never();
+                } else if !any && !(may_fold && head.icmp(ty)) {
+                    self.list.push(Op::Icmp(*ty));
+                }
+            }
+            Match::Conntrack(c) if may_fold && head.conntrack(c) => {}
+            Match::Conntrack(c) => self.list.push(Op::Conntrack(c.clone())),
+            Match::State(s) if may_fold && head.state(s) => {}
+            Match::State(s) => self.list.push(Op::State(*s)),
             Match::Multiport { which, ports } => {
-                ops.push(Op::Multiport { which: *which, ports: Inv { not: ports.not, value: PortSet::new(&ports.value) } });
+                let first = self.ports.len() as u32;
+                self.ports.extend(&ports.value);
+                self.list.push(Op::Multiport { which: *which, first, len: ports.value.len() as u8, not: ports.not });
             }
-            Match::Mark(m) => ops.push(Op::Mark(*m)),
-            Match::Connmark(m) => ops.push(Op::Connmark(*m)),
-            Match::Addrtype { src, dst, limit_in, limit_out } => ops.push(Op::Addrtype {
-                src: *src,
-                dst: *dst,
-                limit_in: *limit_in,
-                limit_out: *limit_out,
-                v6: family == Family::V6,
-            }),
-            Match::Limit { rate, unit, burst } => ops.push(Op::Limit(Limit::new(*rate, *unit, *burst)?)),
-            Match::Statistic(Statistic::Random(p)) => ops.push(Op::Random(*p)),
-            Match::Statistic(Statistic::Nth { every, packet, not }) => ops.push(Op::Nth(Nth::new(*every, *packet, *not))),
-            Match::Mac(m) => ops.push(Op::Mac(*m)),
+            Match::Mark(m) if may_fold && head.mark(m) => {}
+            Match::Mark(m) => self.list.push(Op::Mark(*m)),
+            Match::Connmark(m) => self.list.push(Op::Connmark(*m)),
+            Match::Addrtype { src, dst, limit_in, limit_out } => {
+                let all = Addrtype { src: *src, dst: *dst, limit_in: *limit_in, limit_out: *limit_out };
+                self.list.push(Op::Addrtype(Box::new(all)));
+            }
+            Match::Limit { rate, unit, burst } => self.list.push(Op::Limit(Box::new(Limit::new(*rate, *unit, *burst)?))),
+            Match::Statistic(Statistic::Random(p)) => self.list.push(Op::Random(*p)),
+            Match::Statistic(Statistic::Nth { every, packet, not }) => self.list.push(Op::Nth(Nth::new(*every, *packet, *not))),
+            Match::Mac(m) => self.list.push(Op::Mac(*m)),
             Match::Iprange { src, dst } => {
-                ops.extend(src.map(|range| Op::Range { dst: false, range }));
-                ops.extend(dst.map(|range| Op::Range { dst: true, range }));
+                for (dst, range) in [(false, src), (true, dst)] {
+                    self.list.extend(range.map(|range| Op::Range { dst, range: Box::new(range) }));
+                }
             }
-            Match::Owner { uid, gid, socket } => ops.push(Op::Owner { uid: *uid, gid: *gid, socket: *socket }),
+            Match::Owner { uid, gid, socket } => {
+                self.list.push(Op::Owner(Box::new(Owner { uid: *uid, gid: *gid, socket: *socket })));
+            }
         }
         Ok(())
     }
 
-    fn port(dst: bool, ports: &Option<Inv<(u16, u16)>>) -> Option<Op> {
-        ports.map(|ports| Op::Port { dst, ports })
+    fn ports_of<const N: usize>(
+        &mut self,
+        src: &Option<Inv<PortRange>>,
+        dst: &Option<Inv<PortRange>>,
+        head: &mut Head<N>,
+        may_fold: bool,
+    ) {
+        for (dst, ports) in [(false, src), (true, dst)] {
+            if let Some(ports) = ports.filter(|p| !(may_fold && head.port(dst, p))) {
+                self.list.push(Op::Port { dst, ports });
+            }
+        }
     }
 
-    /// Whether asking changes something, so that it matters which tests were asked before.
-    pub(super) const fn is_stateful(&self) -> bool {
-        matches!(self, Op::Limit(_) | Op::Random(_) | Op::Nth(_))
+    /// Asks the tests of a rule in their order.
+    pub(super) fn ask(&self, tail: &Tail, skb: &Skb<'_>, env: &mut Env<'_>, memo: &mut Memo) -> Answer {
+        let from = tail.matches as usize;
+        for op in self.list.get(from..from + usize::from(tail.match_count)).unwrap_or_default() {
+            match self.ask_one(op, skb, env, memo) {
+                Answer::Yes => {}
+                other => return other,
+            }
+        }
+        Answer::Yes
     }
 
-    /// Asks.
-    pub(super) fn ask(&self, skb: &Skb<'_>, env: &mut Env<'_>, memo: &mut Memo) -> Answer {
-        match self {
+    fn ask_one(&self, op: &Op, skb: &Skb<'_>, env: &mut Env<'_>, memo: &mut Memo) -> Answer {
+        match op {
             Op::Net { dst, net } => addr::net(net, if *dst { skb.dst } else { skb.src }).into(),
             Op::Iface { output, set } => set.has(if *output { skb.output } else { skb.input }).into(),
+            Op::Proto(p) => ((p.value == skb.protocol) != p.not).into(),
             Op::Port { dst, ports } => transport::port(ports, if *dst { skb.dport } else { skb.sport }).into(),
             Op::TcpFlags(f) => transport::tcp_flags(f, skb).into(),
             Op::TcpOption(o) => transport::tcp_option(o, skb).into(),
-            Op::Icmp { ty, any } => transport::icmp(ty, *any, skb),
-            Op::Multiport { which, ports } => transport::multiport(*which, ports, skb),
-            Op::State(s) => (s.value & conntrack::state_bits(&skb.track) != 0).ne(&s.not).into(),
+            Op::Icmp(ty) => transport::icmp(ty, skb),
+            Op::Multiport { which, first, len, not } => {
+                let first = *first as usize;
+                let ports = self.ports.get(first..first + usize::from(*len)).unwrap_or_default();
+                transport::multiport(*which, ports, *not, skb)
+            }
+            Op::State(s) => ((s.value & conntrack::state_bits(&skb.track) != 0) != s.not).into(),
             Op::Conntrack(c) => conntrack::conntrack(c, skb, env, memo).into(),
             Op::Mark(m) => meta::mark(m, skb.mark).into(),
             Op::Connmark(m) => memo.conn(skb, env).is_some_and(|c| meta::mark(m, c.mark)).into(),
-            Op::Addrtype { src, dst, limit_in, limit_out, v6 } => {
-                let on = if *limit_in {
+            Op::Addrtype(t) => {
+                let on = if t.limit_in {
                     skb.input
-                } else if *limit_out {
+                } else if t.limit_out {
                     skb.output
                 } else {
                     None
                 };
-                let fits = |t: &Option<Inv<u16>>, a| t.is_none_or(|t| addr::addrtype(t.value, a, on, *v6, env.addrs) != t.not);
-                (fits(src, skb.src) && fits(dst, skb.dst)).into()
+                let fits = |t: &Option<Inv<u16>>, a| t.is_none_or(|t| addr::addrtype(t.value, a, on, env.addrs) != t.not);
+                (fits(&t.src, skb.src) && fits(&t.dst, skb.dst)).into()
             }
             Op::Limit(l) => l.take(env.now).into(),
             Op::Random(p) => statistic::random(p, env.rng).into(),
             Op::Nth(n) => n.take().into(),
             Op::Mac(m) => skb.src_mac.is_some_and(|mac| (mac == m.value) != m.not).into(),
             Op::Range { dst, range } => addr::range(range, if *dst { skb.dst } else { skb.src }).into(),
-            Op::Owner { uid, gid, socket } => meta::owner(uid, gid, *socket, skb.owner).into(),
+            Op::Owner(o) => meta::owner(&o.uid, &o.gid, o.socket, skb.owner).into(),
         }
+    }
+}
+
+impl Op {
+    /// Whether asking changes something, so that it matters which tests were asked before.
+    pub(super) const fn is_stateful(&self) -> bool {
+        matches!(self, Op::Limit(_) | Op::Random(_) | Op::Nth(_))
     }
 }
 

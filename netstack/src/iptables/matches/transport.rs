@@ -12,15 +12,19 @@ pub(super) fn port(ports: &Inv<PortRange>, port: u16) -> bool {
     (ports.value.0 <= port && port <= ports.value.1) != ports.not
 }
 
-/// `--tcp-flags`: mask and what must be set of it.
-pub(super) fn tcp_flags(f: &Inv<(u8, u8)>, skb: &Skb<'_>) -> bool {
+/// The flags of a TCP header.
+pub(in crate::iptables) fn flags(skb: &Skb<'_>) -> u8 {
     // The parsed header has no ECE and CWR; the bytes do.
-    let flags = match (skb.l4_bytes.get(13), &skb.l4) {
+    match (skb.l4_bytes.get(13), &skb.l4) {
         (Some(b), _) => *b,
         (None, L4::Tcp(h, _)) => h.flags.0,
         _ => 0,
-    };
-    (flags & f.value.0 == f.value.1) != f.not
+    }
+}
+
+/// `--tcp-flags`: mask and what must be set of it.
+pub(super) fn tcp_flags(f: &Inv<(u8, u8)>, skb: &Skb<'_>) -> bool {
+    (flags(skb) & f.value.0 == f.value.1) != f.not
 }
 
 /// `--tcp-option`. As Linux walks the list: an end mark does not end it, nor does a length of 0.
@@ -39,40 +43,26 @@ pub(super) fn tcp_option(o: &Inv<u8>, skb: &Skb<'_>) -> bool {
     found != o.not
 }
 
-/// `icmp`, `icmp6`. `any`: whatever type.
-pub(super) fn icmp(ty: &Inv<IcmpType>, any: bool, skb: &Skb<'_>) -> Answer {
+/// `icmp`, `icmp6`.
+pub(super) fn icmp(ty: &Inv<IcmpType>, skb: &Skb<'_>) -> Answer {
     let (L4::Icmp(h) | L4::Icmpv6(h)) = &skb.l4 else { return Answer::Broken };
     let t = &ty.value;
-    let fits = any || (h.ty == t.ty && t.codes.0 <= h.code && h.code <= t.codes.1);
+    let fits = h.ty == t.ty && t.codes.0 <= h.code && h.code <= t.codes.1;
     (fits != ty.not).into()
 }
 
-/// The ports of `multiport`: at most 15 places, a range takes two.
-#[derive(Clone, Debug)]
-pub(in crate::iptables) struct PortSet(Box<[PortRange]>);
-
-impl PortSet {
-    pub(super) fn new(ports: &[PortRange]) -> Self {
-        PortSet(ports.into())
-    }
-
-    fn has(&self, port: u16) -> bool {
-        self.0.iter().any(|(first, last)| *first <= port && port <= *last)
-    }
-}
-
 /// `multiport`. Protocols that the stack does not know (SCTP, DCCP, UDP-Lite) have their ports where TCP has them.
-pub(super) fn multiport(which: Ports, ports: &Inv<PortSet>, skb: &Skb<'_>) -> Answer {
+pub(super) fn multiport(which: Ports, ports: &[PortRange], not: bool, skb: &Skb<'_>) -> Answer {
     let (src, dst) = match (skb.protocol, skb.l4_bytes) {
         (proto::TCP | proto::UDP, _) => (skb.sport, skb.dport),
         (_, [a, b, c, d, ..]) => (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])),
         _ => return Answer::Broken,
     };
-    let set = &ports.value;
+    let has = |port: u16| ports.iter().any(|(first, last)| *first <= port && port <= *last);
     let fits = match which {
-        Ports::Source => set.has(src),
-        Ports::Destination => set.has(dst),
-        Ports::Either => set.has(src) || set.has(dst),
+        Ports::Source => has(src),
+        Ports::Destination => has(dst),
+        Ports::Either => has(src) || has(dst),
     };
-    (fits != ports.not).into()
+    (fits != not).into()
 }
