@@ -3,13 +3,13 @@
 
 use core::hint::black_box;
 use core::net::IpAddr;
-use hibernet_netstack::conntrack::{Addr, Conn, ConnId, CtInfo, CtTuple, Status, Track};
+use hibernet_netstack::conntrack::{ConnId, Conntrack, CtConfig, CtInfo, Status, Track};
 use hibernet_netstack::edge::LinkId;
 use hibernet_netstack::iptables::text;
 use hibernet_netstack::iptables::*;
-use hibernet_netstack::nat::{self, AddrType, Addresses};
+use hibernet_netstack::nat::{AddrType, Addresses};
 use hibernet_netstack::packet::L4;
-use hibernet_netstack::rng::Rng;
+use hibernet_netstack::rng::{Key, Rng};
 use hibernet_netstack::skb::Skb;
 use hibernet_netstack::time::Time;
 use hibernet_netstack::wire::{Mac, tcp};
@@ -18,24 +18,6 @@ use std::time::Instant;
 
 struct Outside;
 
-impl nat::Table for Outside {
-    fn taken(&self, _: Time, _: &Conn, _: &CtTuple) -> bool {
-        false
-    }
-    fn taken_by_living(&self, _: Time, _: &Conn, _: &CtTuple) -> bool {
-        false
-    }
-    fn source_mapping(&self, _: Time, _: &CtTuple, _: &mut dyn FnMut(Addr, u16) -> bool) {}
-    fn tuples(&self, _: ConnId) -> Option<[CtTuple; 2]> {
-        None
-    }
-}
-impl Connections for Outside {
-    fn conn(&self, _: ConnId) -> Option<Conn> {
-        None
-    }
-    fn update_mark(&self, _: ConnId, _: &mut dyn FnMut(&mut u32)) {}
-}
 impl Addresses for Outside {
     fn kind(&self, _: IpAddr, _: Option<Iface>) -> AddrType {
         AddrType::Unicast
@@ -156,6 +138,7 @@ fn main() {
                 };
                 let mut rng = Rng::new([0; 16]);
                 let mut sink = Outside;
+                let ct = Conntrack::new(CtConfig::default(), Key(1, 2));
                 let loops = 30_000 / (n + 100) + 1;
                 let mut best = f64::MAX;
                 for _ in 0..400 {
@@ -164,7 +147,7 @@ fn main() {
                         let mut env = Env {
                             now: Time::ZERO,
                             rng: &mut rng,
-                            ct: &Outside,
+                            ct: &ct,
                             addrs: &Outside,
                             counters: &mut counters,
                             log: &mut sink,

@@ -5,32 +5,12 @@ use super::log::{LogSink, RawHeaders};
 use super::matches::{Answer, Memo};
 use super::program::{Action, Entry, Heads};
 use super::{CounterSet, Hook, Program, RejectWith, TableName};
-use crate::conntrack::{Conn, ConnId, Conntrack, Track};
-use crate::nat::{self, Addresses};
+use crate::conntrack::{Conn, Conntrack, Track};
+use crate::nat::Addresses;
 use crate::rng::Rng;
 use crate::skb::Skb;
 use crate::time::Time;
 use crate::verdict::DropReason;
-
-/// The table of tracked connections, as far as rules need it.
-pub trait Connections: nat::Table {
-    /// A connection, as it is now; `None` if it is gone.
-    fn conn(&self, id: ConnId) -> Option<Conn>;
-
-    /// Changes a connection's mark, if it is still there.
-    fn update_mark(&self, id: ConnId, f: &mut dyn FnMut(&mut u32));
-}
-
-impl Connections for Conntrack {
-    fn conn(&self, id: ConnId) -> Option<Conn> {
-        self.get(id)
-    }
-
-    fn update_mark(&self, id: ConnId, f: &mut dyn FnMut(&mut u32)) {
-        // A connection that is gone has no mark to change.
-        let _ = self.modify(id, |conn| f(&mut conn.mark));
-    }
-}
 
 /// What rules may need besides the packet.
 pub struct Env<'a> {
@@ -39,7 +19,7 @@ pub struct Env<'a> {
     /// For `statistic` and random ports.
     pub rng: &'a mut Rng,
     /// Connections.
-    pub ct: &'a dyn Connections,
+    pub ct: &'a Conntrack,
     /// What kinds of addresses there are.
     pub addrs: &'a dyn Addresses,
     /// Of this worker, made for this program.
@@ -136,6 +116,6 @@ pub(super) fn conn_of(skb: &Skb<'_>, env: &Env<'_>) -> Option<Conn> {
     match &skb.track {
         Track::None | Track::Untracked => None,
         Track::Fresh { conn, .. } => Some(*conn),
-        Track::Known { id, .. } => env.ct.conn(*id),
+        Track::Known { id, .. } => env.ct.get(*id),
     }
 }

@@ -15,7 +15,7 @@ pub mod text;
 
 pub use check::{RuleError, RuleFault};
 pub use counters::CounterSet;
-pub use eval::{Connections, Env, Outcome};
+pub use eval::{Env, Outcome};
 pub use log::{LogEntry, LogSink, RawHeaders};
 pub use program::Program;
 pub use rule::*;

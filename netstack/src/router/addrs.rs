@@ -55,9 +55,10 @@ impl Addrs<'_> {
         }
         match a {
             IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| c.guest == a),
-            IpAddr::V6(a) => self.cfg.v6.is_some_and(|c| {
-                c.guest == a || in_prefix(a.into(), c.guest.into(), c.prefix) || a.is_unicast_link_local()
-            }),
+            IpAddr::V6(a) => self
+                .cfg
+                .v6
+                .is_some_and(|c| c.guest == a || in_prefix(a.into(), c.guest.into(), c.prefix) || a.is_unicast_link_local()),
         }
     }
 

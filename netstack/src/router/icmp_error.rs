@@ -42,13 +42,7 @@ impl Router {
     }
 
     /// As [`Router::icmp_error`], with a message of the caller's choice.
-    pub(super) fn icmp_quote_about<E: Edge>(
-        &mut self,
-        edge: &mut E,
-        cause: &Packet<'_>,
-        what: IcmpQuote,
-        attach: Attach<'_>,
-    ) {
+    pub(super) fn icmp_quote_about<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, what: IcmpQuote, attach: Attach<'_>) {
         if !may_answer(cause) {
             return;
         }

@@ -34,11 +34,8 @@ pub(super) fn with_own(cfg: &Config, mut rules: Ruleset, tracked: bool) -> Rules
         let from_host = Rule { input: iface("host0", false), ..jump(PUBLISH) };
         put(table, PUBLISH, publish, &[("PREROUTING", from_host), ("OUTPUT", jump(PUBLISH))]);
         let translated = CtMatch { state: Some(is(ctstate::DNAT)), ..CtMatch::default() };
-        let translated = Rule {
-            output: iface("tap", true),
-            matches: vec![Match::Conntrack(Box::new(translated))],
-            ..jump(CLIENTS)
-        };
+        let translated =
+            Rule { output: iface("tap", true), matches: vec![Match::Conntrack(Box::new(translated))], ..jump(CLIENTS) };
         put(table, CLIENTS, client_rules(cfg, v6), &[("POSTROUTING", translated)]);
     }
     let new = CtMatch { state: Some(is(ctstate::NEW)), ..CtMatch::default() };
@@ -112,12 +109,7 @@ fn jump(to: &str) -> Rule {
 
 fn local(source: bool) -> Match {
     let kind = Some(is(1 << AddrType::Local as u16));
-    Match::Addrtype {
-        src: kind.filter(|_| source),
-        dst: kind.filter(|_| !source),
-        limit_in: false,
-        limit_out: false,
-    }
+    Match::Addrtype { src: kind.filter(|_| source), dst: kind.filter(|_| !source), limit_in: false, limit_out: false }
 }
 
 fn iface(name: &str, prefix: bool) -> Option<Inv<IfaceName>> {
@@ -238,7 +230,11 @@ fn reach_rules(cfg: &Config, v6: bool) -> Vec<Rule> {
         }
     }
     rules.push(Rule { matches: vec![local(false)], ..deny() });
-    let link_local = if v6 { net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10) } else { net(Ipv4Addr::new(169, 254, 0, 0).into(), 16) };
+    let link_local = if v6 {
+        net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10)
+    } else {
+        net(Ipv4Addr::new(169, 254, 0, 0).into(), 16)
+    };
     let metadata = METADATA_V4.map(IpAddr::from).into_iter().chain(METADATA_V6.map(IpAddr::from)).filter(of_family);
     let verdict = if reach.allow_metadata { allow() } else { deny() };
     rules.push(Rule { dst: link_local, ..verdict.clone() });

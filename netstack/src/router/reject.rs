@@ -46,11 +46,8 @@ impl Router {
             (Seq(0), h.seq + len, Flags::RST | Flags::ACK)
         };
         let (sender, target) = p.received;
-        let tuple = Tuple {
-            src: Endpoint::new(target, h.dst_port),
-            dst: Endpoint::new(sender, h.src_port),
-            proto: p.ip.protocol,
-        };
+        let tuple =
+            Tuple { src: Endpoint::new(target, h.dst_port), dst: Endpoint::new(sender, h.src_port), proto: p.ip.protocol };
         let mut l4 = [0; tcp::HEADER_LEN];
         tcp::Header {
             src_port: h.dst_port,

@@ -357,7 +357,13 @@ impl Router {
     }
 
     /// Sends a datagram in fragments: RFC 791 section 3.2, RFC 8200 section 4.5. The transport checksum is whole.
-    pub(super) fn send_fragments<E: Edge>(&mut self, edge: &mut E, link: LinkId, mac: Mac, out: &Outgoing<'_>) -> Result<(), DropReason> {
+    pub(super) fn send_fragments<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        link: LinkId,
+        mac: Mac,
+        out: &Outgoing<'_>,
+    ) -> Result<(), DropReason> {
         let v6 = !out.tuple.dst.addr.is_ipv4();
         let l4_len = out.l4.len() + out.body.len();
         let mtu = usize::from(self.links[usize::from(link.0)].info.mtu);

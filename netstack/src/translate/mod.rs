@@ -8,9 +8,9 @@ pub(crate) mod udp;
 
 use crate::config::Limits;
 use crate::edge::{Edge, Ready, SockId, Token, TokenKind};
+use crate::iptables::{Family, Program};
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
-use crate::iptables::{Family, Program};
 use crate::router::{Router, Via};
 use crate::time::Time;
 use crate::tuple::{Endpoint, Tuple, proto};
@@ -81,14 +81,7 @@ impl Translator {
     }
 
     /// A connection to a published port.
-    pub(crate) fn accepted<E: Edge>(
-        &mut self,
-        r: &mut Router,
-        sock: SockId,
-        peer: Endpoint,
-        local: Endpoint,
-        edge: &mut E,
-    ) {
+    pub(crate) fn accepted<E: Edge>(&mut self, r: &mut Router, sock: SockId, peer: Endpoint, local: Endpoint, edge: &mut E) {
         self.tcp.accepted(r, sock, peer, local, edge);
     }
 

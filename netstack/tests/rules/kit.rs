@@ -1,12 +1,11 @@
 //! Rules and packets, short to write.
 
-use core::cell::RefCell;
 use core::net::IpAddr;
-use hibernet_netstack::conntrack::{Addr, Conn, ConnId, CtTuple, Track};
+use hibernet_netstack::conntrack::{Conn, ConnId, Conntrack, CtConfig, Track};
 use hibernet_netstack::iptables::*;
-use hibernet_netstack::nat::{self, AddrType, Addresses};
+use hibernet_netstack::nat::{AddrType, Addresses};
 use hibernet_netstack::packet::L4;
-use hibernet_netstack::rng::Rng;
+use hibernet_netstack::rng::{Key, Rng};
 use hibernet_netstack::skb::Skb;
 use hibernet_netstack::time::Time;
 use hibernet_netstack::tuple::proto;
@@ -145,43 +144,6 @@ pub fn icmp(v6: bool, ty: u8, code: u8) -> Skb<'static> {
     packet(src, dst, if v6 { L4::Icmpv6(h) } else { L4::Icmp(h) }, b.leak())
 }
 
-/// A table of at most one connection.
-#[derive(Default)]
-pub struct ConnTable(pub RefCell<Option<Conn>>);
-
-impl ConnTable {
-    /// Its only name.
-    pub const ID: ConnId = ConnId { index: 3, generation: 1 };
-}
-
-impl nat::Table for ConnTable {
-    fn taken(&self, _: Time, _: &Conn, _: &CtTuple) -> bool {
-        false
-    }
-
-    fn taken_by_living(&self, _: Time, _: &Conn, _: &CtTuple) -> bool {
-        false
-    }
-
-    fn source_mapping(&self, _: Time, _: &CtTuple, _: &mut dyn FnMut(Addr, u16) -> bool) {}
-
-    fn tuples(&self, _: ConnId) -> Option<[CtTuple; 2]> {
-        self.0.borrow().map(|c| c.tuples)
-    }
-}
-
-impl Connections for ConnTable {
-    fn conn(&self, id: ConnId) -> Option<Conn> {
-        assert_eq!(id, ConnTable::ID);
-        *self.0.borrow()
-    }
-
-    fn update_mark(&self, id: ConnId, f: &mut dyn FnMut(&mut u32)) {
-        assert_eq!(id, ConnTable::ID);
-        self.0.borrow_mut().iter_mut().for_each(|c| f(&mut c.mark));
-    }
-}
-
 /// 10.0.0.2 and fd00::2 are ours on every interface, 10.0.0.3 and fd00::3 on host0 only.
 pub struct Addrs;
 
@@ -227,27 +189,43 @@ pub struct Bench {
     pub rng: Rng,
     pub log: Lines,
     pub now: Time,
-    pub conns: ConnTable,
+    pub ct: Conntrack,
 }
 
 impl Bench {
     pub fn new(rules: &Ruleset) -> Bench {
         let program = Program::compile(rules).unwrap_or_else(|e| panic!("{e}"));
         let counters = CounterSet::new(&program);
-        Bench { program, counters, rng: Rng::new([7; 16]), log: Lines::default(), now: Time::ZERO, conns: ConnTable::default() }
+        Bench {
+            program,
+            counters,
+            rng: Rng::new([7; 16]),
+            log: Lines::default(),
+            now: Time::ZERO,
+            ct: Conntrack::new(CtConfig::default(), Key(1, 2)),
+        }
     }
 
     pub fn run(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>) -> Outcome {
         let mut env = Env {
             now: self.now,
             rng: &mut self.rng,
-            ct: &self.conns,
+            ct: &self.ct,
             addrs: &Addrs,
             counters: &mut self.counters,
             log: &mut self.log,
             raw: RawHeaders::default(),
         };
         self.program.run(table, hook, skb, &mut env)
+    }
+
+    /// Puts a connection into the table.
+    pub fn confirm(&self, conn: Conn) -> ConnId {
+        let mut skb = udp(false, 1, 2);
+        skb.track = Track::Fresh { conn, related: false };
+        self.ct.confirm(self.now, &mut skb).unwrap();
+        let Track::Known { id, .. } = skb.track else { panic!("not in the table") };
+        id
     }
 
     /// Packets that met each rule of a chain, then its policy.

@@ -3,7 +3,7 @@
 use crate::kit::*;
 use core::time::Duration;
 use hibernet_netstack::DropReason;
-use hibernet_netstack::conntrack::{Conn, CtInfo, CtTuple, Proto, Status, Track};
+use hibernet_netstack::conntrack::{Conn, ConnId, CtInfo, CtTuple, Proto, Status, Track};
 use hibernet_netstack::edge::LinkId;
 use hibernet_netstack::iptables::{Family::*, Hook::*, TableName::*, *};
 use hibernet_netstack::packet::L4;
@@ -413,7 +413,7 @@ fn fresh(change: impl FnOnce(&mut Conn)) -> Track {
 fn known(info: CtInfo, status: Status) -> (Track, Conn) {
     let Track::Fresh { mut conn, .. } = fresh(|_| {}) else { unreachable!() };
     conn.status = status;
-    (Track::Known { id: ConnTable::ID, info, status }, conn)
+    (Track::Known { id: ConnId { index: 0, generation: 0 }, info, status }, conn)
 }
 
 #[test]
@@ -519,14 +519,17 @@ fn conntrack_fields() {
 
 #[test]
 fn conntrack_fields_of_a_connection_in_the_table() {
-    let (track, conn) = known(CtInfo::Established, Status::CONFIRMED);
+    let (_, conn) = known(CtInfo::Established, Status::default());
     let ct = |m: CtMatch| chain("FORWARD", vec![plain(Match::Conntrack(Box::new(m)))]);
     let run = |m, at: u64, there: bool| {
         let mut b = Bench::new(&ruleset(V4, Filter, vec![ct(m)]));
         b.now = Time::ZERO + Duration::from_millis(at);
-        *b.conns.0.borrow_mut() = there.then_some(conn);
+        let id = b.confirm(conn);
+        if !there {
+            b.ct.remove(id);
+        }
         let mut skb = tcp(false, 1000, 80, 2);
-        skb.track = track;
+        skb.track = Track::Known { id, info: CtInfo::Established, status: Status::CONFIRMED };
         b.run(Filter, Forward, &mut skb);
         b.counts("FORWARD")[0] == 1
     };

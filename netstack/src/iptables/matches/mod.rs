@@ -147,10 +147,11 @@ impl Ops {
             Match::Icmp(None) | Match::Comment(_) => {}
             Match::Icmp(Some(ty)) => {
                 let any = family == Family::V4 && ty.value.ty == 255;
-                if any && ty.not {
-                    head.never();
-                } else if !any && !(may_fold && head.icmp(ty)) {
-                    self.list.push(Op::Icmp(*ty));
+                match (any, ty.not) {
+                    (true, true) => head.never(),
+                    (true, false) => {}
+                    (false, _) if may_fold && head.icmp(ty) => {}
+                    (false, _) => self.list.push(Op::Icmp(*ty)),
                 }
             }
             Match::Conntrack(c) if may_fold && head.conntrack(c) => {}

@@ -50,7 +50,10 @@ impl Udp {
             return Err(DropReason::MartianSource);
         }
         r.gateway_of(d.from.addr).ok_or(DropReason::FamilyDisabled)?;
-        let here = local.filter(|a| a.is_ipv6() == d.from.addr.is_ipv6()).or_else(|| r.addrs().host_primary(d.from.addr.is_ipv6())).ok_or(DropReason::NoRoute)?;
+        let here = local
+            .filter(|a| a.is_ipv6() == d.from.addr.is_ipv6())
+            .or_else(|| r.addrs().host_primary(d.from.addr.is_ipv6()))
+            .ok_or(DropReason::NoRoute)?;
         let tuple = Tuple { src: Endpoint::new(here, port), dst: d.from, proto: proto::UDP };
         if let Some(&old) = self.index.get(&tuple) {
             self.close(r, old, edge);
