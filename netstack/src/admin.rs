@@ -50,7 +50,11 @@ impl Stack {
                 self.translator.reset(&mut self.router, token, edge);
             }
         }
+        let tracked = self.router.is_tracking();
         report.other_family_closed = self.router.install(family, program);
+        if !tracked {
+            self.translator.adopt(&mut self.router);
+        }
         Ok(report)
     }
 
@@ -87,6 +91,15 @@ impl Stack {
             n += usize::from(self.conntrack().remove(id).is_some());
         }
         n
+    }
+
+    /// Ends the flows whose tracked connection timed out or was thrown out.
+    pub(crate) fn close_untracked<E: Edge>(&mut self, edge: &mut E) {
+        let mut closed = self.router.take_closed();
+        for token in closed.drain(..) {
+            self.translator.reset(&mut self.router, token, edge);
+        }
+        self.router.give_back(closed);
     }
 
     /// Takes the lines that LOG rules wrote since the last call, and how many more there were than could be kept.

@@ -132,6 +132,8 @@ impl Stack {
     pub fn flush<E: Edge>(&mut self, now: Time, edge: &mut E) -> bool {
         self.router.now = now;
         let more = self.translator.flush(&mut self.router, edge);
+        self.close_untracked(edge);
+        self.router.schedule_reaper();
         edge.flush();
         more
     }

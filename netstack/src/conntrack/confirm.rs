@@ -31,6 +31,14 @@ enum Obstacle<'a> {
 }
 
 impl Conntrack {
+    /// Puts a connection into the table that began without being tracked. Returns how a packet of it is tracked.
+    ///
+    /// # Errors
+    /// As [`Conntrack::confirm`].
+    pub fn adopt(&self, now: Time, mut conn: Conn) -> Result<Track, DropReason> {
+        self.establish(now, &mut conn)
+    }
+
     /// Puts the connection of a first packet into the table, where others see it, if both its tuples are free. The packet's
     /// [`Track::Fresh`] becomes [`Track::Known`]. Nothing happens to other packets.
     ///
@@ -44,6 +52,11 @@ impl Conntrack {
     /// it does not know the key of the hash).
     pub fn confirm(&self, now: Time, skb: &mut Skb<'_>) -> Result<(), DropReason> {
         let Track::Fresh { conn, related: false } = &mut skb.track else { return Ok(()) };
+        skb.track = self.establish(now, conn)?;
+        Ok(())
+    }
+
+    fn establish(&self, now: Time, conn: &mut Conn) -> Result<Track, DropReason> {
         conn.status.set(Status::CONFIRMED);
         let hash = conn.tuples.each_ref().map(|t| self.hash(t));
         self.reserve(now, hash[0] as u32)?;
@@ -59,18 +72,17 @@ impl Conntrack {
             t.arena.give(index);
             self.count.fetch_sub(1, Relaxed);
         }
-        skb.track = match result? {
+        match result? {
             Entered::Inserted(track) => {
                 bump(&self.counters.insert);
                 self.reaper.start(now);
-                track
+                Ok(track)
             }
             Entered::Joined(track) => {
                 bump(&self.counters.clash_resolve);
-                track
+                Ok(track)
             }
-        };
-        Ok(())
+        }
     }
 
     fn insert(&self, now: Time, t: &Tables, index: u32, conn: &mut Conn, hash: [u64; 2]) -> Result<Entered, DropReason> {

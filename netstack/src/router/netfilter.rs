@@ -45,6 +45,8 @@ pub(crate) struct Netfilter {
     /// By family: IPv4, IPv6.
     pub(super) families: [FamilyRules; 2],
     pub(super) log: Log,
+    /// Flows to be ended; empty but for its memory.
+    pub(super) closed: Vec<Token>,
     /// When the reaper runs next.
     pub(super) reap_at: Deadline,
 }
@@ -90,6 +92,7 @@ impl Netfilter {
             tracking: false,
             families: Default::default(),
             log: Log::default(),
+            closed: Vec::new(),
             reap_at: Deadline::default(),
         }
     }
@@ -224,12 +227,7 @@ impl Router {
         if !self.netfilter.tracking {
             return Ok(());
         }
-        let fresh = matches!(skb.track, Track::Fresh { related: false, .. });
-        self.netfilter.conntrack.confirm(self.now, skb).map_err(Stop::Drop)?;
-        if fresh {
-            self.start_reaper();
-        }
-        Ok(())
+        self.netfilter.conntrack.confirm(self.now, skb).map_err(Stop::Drop)
     }
 }
 

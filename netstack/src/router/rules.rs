@@ -2,20 +2,19 @@
 
 use super::own_rules;
 use super::{Addrs, Router, Via};
-use crate::conntrack::{Conntrack, Dir, Track};
+use crate::conntrack::tcp::TcpTrack;
+use crate::conntrack::{Conn, ConnId, Conntrack, CtTuple, Dir, Proto, Status, Track};
 use crate::edge::{Token, TokenKind};
 use crate::iptables::{CounterSet, Env, Family, Hook, Iface, Outcome, Program, RawHeaders, RuleError, Ruleset, TableName};
 use crate::packet::L4;
 use crate::skb::Skb;
 use crate::time::Time;
-use crate::tuple::proto;
+use crate::tuple::{Tuple, proto};
+use crate::wire::icmp::{v4, v6};
 use crate::wire::tcp::{self, Flags, Seq};
 use crate::wire::udp;
-use core::time::Duration;
 use std::sync::Arc;
 
-/// How long after the first connection the reaper runs first.
-const REAP_AFTER: Duration = Duration::from_secs(5);
 const REAPER: Token = Token::new(TokenKind::Conntrack, 0, 0);
 
 impl Router {
@@ -71,6 +70,22 @@ impl Router {
     /// The tracked connections.
     pub(crate) fn conntrack(&self) -> &Arc<Conntrack> {
         &self.netfilter.conntrack
+    }
+
+    /// Whether packets are tracked.
+    pub(crate) fn is_tracking(&self) -> bool {
+        self.netfilter.tracking
+    }
+
+    /// Flows whose connection is gone. The memory is to be [given back](Router::give_back).
+    pub(crate) fn take_closed(&mut self) -> Vec<Token> {
+        let mut closed = core::mem::take(&mut self.netfilter.closed);
+        self.netfilter.conntrack.take_closed(&mut closed);
+        closed
+    }
+
+    pub(crate) fn give_back(&mut self, closed: Vec<Token>) {
+        self.netfilter.closed = closed;
     }
 
     /// What LOG rules wrote.
@@ -161,10 +176,15 @@ impl Router {
         program.run(TableName::Filter, hook, &mut skb, &mut env) == Outcome::Accept
     }
 
-    /// Sees to it that the reaper runs while there are connections.
-    pub(super) fn start_reaper(&mut self) {
-        if self.netfilter.reap_at.due() == Time::NEVER {
-            let due = self.now + REAP_AFTER;
+    /// Sees to it that the reaper of tracked connections is called when it is due.
+    pub(crate) fn schedule_reaper(&mut self) {
+        let due = self.netfilter.conntrack.reap_due().unwrap_or(Time::NEVER);
+        if self.netfilter.reap_at.due() == due {
+            return;
+        }
+        if due == Time::NEVER {
+            self.timers.cancel(&mut self.netfilter.reap_at);
+        } else {
             self.timers.set(&mut self.netfilter.reap_at, REAPER, due);
         }
     }
@@ -172,12 +192,53 @@ impl Router {
     /// The reaper's deadline.
     pub(crate) fn reap(&mut self, token: Token, queued: Time) {
         let now = self.now;
-        if !self.timers.fired(&mut self.netfilter.reap_at, token, queued, now) {
-            return;
+        if self.timers.fired(&mut self.netfilter.reap_at, token, queued, now) {
+            self.netfilter.conntrack.reap(now);
         }
-        if let Some(next) = self.netfilter.conntrack.reap(now) {
-            self.timers.set(&mut self.netfilter.reap_at, REAPER, next);
-        }
+    }
+
+    /// The tracked connection of a flow that is older than tracking: as one picked up in its middle, since nobody knows its
+    /// sequence numbers. `tuple` is that of the guest's packets.
+    pub(crate) fn adopt(&mut self, tuple: &Tuple, via: &Via) -> Option<(ConnId, Dir)> {
+        let guest_first = !via.is_from_outside();
+        let (first, back) = if guest_first { (*tuple, tuple.reversed()) } else { (tuple.reversed(), *tuple) };
+        let echo = echo_types(tuple);
+        let entry = |t: &Tuple, code: u8| CtTuple {
+            src: t.src.addr.into(),
+            dst: t.dst.addr.into(),
+            sport: if echo.is_some() { tuple.src.port } else { t.src.port },
+            dport: if echo.is_some() { u16::from(code) << 8 } else { t.dst.port },
+            zone: 0,
+            proto: t.proto,
+            v6: t.src.addr.is_ipv6(),
+        };
+        let (request, reply) = echo.unwrap_or_default();
+        let mut status = Status::SEEN_REPLY;
+        let cfg = self.netfilter.conntrack.config();
+        let (proto, life) = match tuple.proto {
+            proto::TCP => {
+                status.set(Status::ASSURED);
+                (Proto::Tcp(TcpTrack::picked_up()), cfg.timeouts.tcp.established)
+            }
+            proto::UDP => (Proto::Udp { stream_after: self.now }, cfg.timeouts.udp),
+            proto::ICMP => (Proto::Icmp, cfg.timeouts.icmp),
+            _ => (Proto::Icmp, cfg.timeouts.icmpv6),
+        };
+        status.set(Status::SRC_NAT_DONE);
+        status.set(Status::DST_NAT_DONE);
+        let tuples = [entry(&first, request), entry(&back, reply)];
+        let conn = Conn { tuples, status, mark: 0, expires: self.now + life, proto, flow: None };
+        let track = self.netfilter.conntrack.adopt(self.now, conn).ok()?;
+        track.known().map(|(id, _)| (id, if guest_first { Dir::Reply } else { Dir::Original }))
+    }
+}
+
+/// Types of the request and the reply, if the tuple is that of an echo.
+fn echo_types(t: &Tuple) -> Option<(u8, u8)> {
+    match t.proto {
+        proto::ICMP => Some((v4::ECHO_REQUEST, v4::ECHO_REPLY)),
+        proto::ICMPV6 => Some((v6::ECHO_REQUEST, v6::ECHO_REPLY)),
+        _ => None,
     }
 }
 

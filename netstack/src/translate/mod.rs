@@ -117,6 +117,13 @@ impl Translator {
         flows.filter(may_not).map(|(token, _)| token).collect()
     }
 
+    /// Tracking begins: what lives already is tracked from now on.
+    pub(crate) fn adopt(&mut self, r: &mut Router) {
+        self.tcp.adopt(r);
+        self.udp.adopt(r);
+        self.icmp.adopt(r);
+    }
+
     /// The end of a batch. Returns whether work is left.
     pub(crate) fn flush<E: Edge>(&mut self, r: &mut Router, edge: &mut E) -> bool {
         let tcp = self.tcp.flush(r, edge);

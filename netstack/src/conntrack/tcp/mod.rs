@@ -157,6 +157,15 @@ pub struct TcpTrack {
 
 const _: () = assert!(size_of::<TcpTrack>() <= 64);
 
+impl TcpTrack {
+    /// An established connection of which no segment was seen: its windows are learned from the next segment each way, and
+    /// never enforced.
+    pub fn picked_up() -> Self {
+        let side = TcpSide { flags: side::SACK_PERM | side::BE_LIBERAL, ..TcpSide::default() };
+        TcpTrack { sides: [side; 2], state: TcpState::Established, ..TcpTrack::default() }
+    }
+}
+
 /// What tracking looks at of a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment<'a> {

@@ -196,6 +196,16 @@ impl Icmp {
         self.flows.iter().map(|(_, f)| (f.token, f.via))
     }
 
+    /// Tracks the flows that are not.
+    pub(crate) fn adopt(&mut self, r: &mut Router) {
+        for (_, flow) in self.flows.iter_mut() {
+            if flow.via.conn.is_none() {
+                let conn = r.adopt(&flow.tuple, &flow.via);
+                flow.via.sent(r, conn, flow.token);
+            }
+        }
+    }
+
     /// A flow's time may be over.
     pub(crate) fn timer<E: Edge>(&mut self, r: &mut Router, token: Token, queued: Time, edge: &mut E) {
         let Some(flow) = self.flows.get_live(token.index(), token.generation()) else { return };

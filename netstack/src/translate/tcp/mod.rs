@@ -308,6 +308,16 @@ impl Tcp {
         self.flows.iter().map(|(_, f)| (f.token, f.via))
     }
 
+    /// Tracks the flows that are not.
+    pub(crate) fn adopt(&mut self, r: &mut Router) {
+        for (_, flow) in self.flows.iter_mut() {
+            if flow.via.conn.is_none() {
+                let conn = r.adopt(&flow.tuple, &flow.via);
+                flow.via.sent(r, conn, flow.token);
+            }
+        }
+    }
+
     /// Carries out a flow's fate.
     fn end<E: Edge>(&mut self, index: u32, fate: Fate, r: &mut Router, edge: &mut E) {
         if fate == Fate::Keep {
