@@ -3,7 +3,7 @@
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use hibernet::link::channel::{ChannelEnd, channel};
-use hibernet::worker::{Finished, Worker, WorkerSetup};
+use hibernet::worker::{Finished, RulesSetup, Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_netstack::config::V4Config;
 use hibernet_netstack::edge::{LinkInfo, RxChecksum};
@@ -64,6 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (link, guest) = channel(info, 64)?;
     let worker = Worker::new(WorkerSetup {
         config,
+        rules: RulesSetup::default(),
         links: vec![Box::new(link)],
         tcp_listeners: Vec::new(),
         udp_listeners: Vec::new(),

@@ -7,7 +7,7 @@ use common::{Host, PATIENCE, token};
 use event_manager::{EventManager, SubscriberOps};
 use hibernet::link::channel::channel;
 use hibernet::sys::rlimit;
-use hibernet::worker::{Worker, WorkerSetup};
+use hibernet::worker::{RulesSetup, Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_netstack::config::Publish;
 use hibernet_netstack::edge::{Close, HostSockets, LinkInfo, SockError};
@@ -53,6 +53,7 @@ fn listeners_pause_and_go_on() {
     let (link, _guest) = channel(info, 64).unwrap();
     let setup = WorkerSetup {
         config,
+        rules: RulesSetup::default(),
         links: vec![Box::new(link)],
         tcp_listeners: vec![(0, listener.into())],
         udp_listeners: Vec::new(),

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod attempt;
+mod conntrack;
 mod doctor;
 mod drops;
 mod exec;
@@ -72,11 +73,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Check rules
+    /// Check rules, or print, replace or compare those of a running sandbox
     Rules {
         #[command(subcommand)]
         command: rules::RulesCommand,
     },
+    /// List, count, delete or flush the tracked connections of a running sandbox, as conntrack(8) does
+    #[command(after_help = conntrack::HELP)]
+    Conntrack(Box<conntrack::ConntrackArgs>),
     /// Show why a running sandbox dropped packets, and how many
     Drops {
         /// The sandbox
@@ -169,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Exec { name, command } => exec::exec(&name, &command),
         Command::Stats { name, json } => stats::stats(&name, json),
         Command::Rules { command } => rules::rules(command),
+        Command::Conntrack(args) => conntrack::conntrack(*args),
         Command::Drops { name, all, json } => drops::drops(&name, all, json),
         Command::ConfinedAttempt { what } => attempt::attempt(what),
         Command::Doctor { json } => doctor::doctor(json),

@@ -1,13 +1,16 @@
 //! Options that `run` and `attach` share, and what they amount to.
 
+use super::rules::Source;
 use super::values::{self, Prefixed};
-use crate::sandbox::failure::{Failure, Status};
+use crate::control::protocol::{Recheck, RulesOf};
+use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::plan::{Guest, LinkChoice, LogPlan, Plan};
 use crate::sandbox::resolv::{self, HostResolver};
+use crate::worker::RulesSetup;
 use clap::{Args, ValueEnum};
 use hibernet_netstack::config::{AllowHost, Config, Egress, Publish, Reach, V4Config, V6Config};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The network that the sandbox gets.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +34,18 @@ pub struct NetOptions {
     /// Where the guest may connect to: open (all but the host and its link), public (no private ranges), none
     #[arg(long, value_name = "POLICY", default_value = "open", help_heading = "Ports and reach")]
     pub egress: EgressArg,
+
+    /// IPv4 rules, in the form of `iptables-save`, in force from the first packet on; `-` reads standard input
+    #[arg(long, value_name = "FILE", help_heading = "Rules")]
+    pub rules: Option<PathBuf>,
+
+    /// IPv6 rules, in the form of `ip6tables-save`. If only one family has rules, the other is dropped
+    #[arg(long, value_name = "FILE", help_heading = "Rules")]
+    pub rules6: Option<PathBuf>,
+
+    /// What becomes of live flows when `rules restore` replaces rules and does not say: keep (new rules judge later packets) or cut (judge each, reset those forbidden now)
+    #[arg(long, value_name = "HOW", default_value = "keep", help_heading = "Rules")]
+    pub recheck: Recheck,
 
     /// The guest's IPv4 address [default: 10.0.2.15/24]
     #[arg(long, value_name = "ADDR/PREFIX", value_parser = values::prefixed4, help_heading = "Addresses")]
@@ -165,7 +180,7 @@ impl NetOptions {
         }
         let v4 = if self.no_ipv4 { None } else { Some(self.v4()?) };
         // A kernel without IPv6 has no such directory; there everything is as with --no-ipv6, unless IPv6 was asked for.
-        let has_v6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
+        let has_v6 = Path::new("/proc/sys/net/ipv6").exists();
         let v6 = match (self.no_ipv6, has_v6) {
             (true, _) => None,
             (false, true) => Some(self.v6()?),
@@ -212,6 +227,7 @@ impl NetOptions {
             ..Config::default()
         };
         Ok(Plan {
+            rules: self.rules(config.v4.is_some(), config.v6.is_some())?,
             config,
             guest: Guest {
                 ifname: self.ifname.clone(),
@@ -229,6 +245,36 @@ impl NetOptions {
             name: self.name.clone(),
             detach: self.detach,
         })
+    }
+
+    /// Reads the rules, and says what follows from it if they are those of one family.
+    fn rules(&self, v4: bool, v6: bool) -> Result<RulesSetup, Failure> {
+        let stdin = Some(Path::new("-"));
+        if self.rules.as_deref() == stdin && self.rules6.as_deref() == stdin {
+            return Err(usage("--rules and --rules6 cannot both be read from standard input"));
+        }
+        let read = |path: Option<&Path>, option: &str, family: RulesOf, on: bool| {
+            let Some(path) = path else { return Ok(None) };
+            if !on {
+                return Err(usage(format!("{option} {}: its family is switched off", path.display())));
+            }
+            let source = Source::read(Some(path))?;
+            let rules = source.rules(family).map_err(|p| Failure::new(Status::Rules, source.describe(&p)))?;
+            Ok(Some(rules))
+        };
+        let rules4 = read(self.rules.as_deref(), "--rules", RulesOf::V4, v4)?;
+        let rules6 = read(self.rules6.as_deref(), "--rules6", RulesOf::V6, v6)?;
+        let dropped = |family, option, off| {
+            complain(format_args!(
+                "notice: {family} has no rules and is dropped; give it some with {option}, or switch it off with {off}"
+            ));
+        };
+        match (&rules4, &rules6) {
+            (Some(_), None) if v6 => dropped("IPv6", "--rules6", "--no-ipv6"),
+            (None, Some(_)) if v4 => dropped("IPv4", "--rules", "--no-ipv4"),
+            _ => {}
+        }
+        Ok(RulesSetup { v4: rules4, v6: rules6, recheck: self.recheck })
     }
 
     fn v4(&self) -> Result<V4Config, Failure> {

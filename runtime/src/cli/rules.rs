@@ -1,12 +1,14 @@
-//! `hibernet rules`.
+//! `hibernet rules`: rules as files, and those of a running sandbox.
 
-use super::print;
-use crate::control::protocol::{Problem, ProblemKind};
+use super::{print, print_json};
+use crate::control::client::Client;
+use crate::control::protocol::{Problem, ProblemKind, Recheck, Request, Restore, Restored, Rules, RulesOf, TableOf};
 use crate::control::rules;
 use crate::sandbox::failure::{Failure, Status, complain};
 use clap::{Args, Subcommand};
 use hibernet_netstack::iptables::text::{self, PrintOptions};
-use hibernet_netstack::iptables::{Family, Ruleset};
+use hibernet_netstack::iptables::{Chain, Policy, Rule, Ruleset};
+use serde_json::{Value, json};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,52 @@ use std::path::{Path, PathBuf};
 pub(super) enum RulesCommand {
     /// Check a file of rules and print it in its canonical form; exit status 2 if it cannot be read, 1 if it makes no sense
     Check {
+        #[command(flatten)]
+        family: FamilyArg,
+        /// The file; standard input if it is `-` or missing
+        file: Option<PathBuf>,
+    },
+    /// Print the rules of a running sandbox, as `iptables-save` does
+    Save {
+        /// The sandbox
+        name: String,
+        #[command(flatten)]
+        family: FamilyArg,
+        /// With the counters of rules
+        #[arg(short, long)]
+        counters: bool,
+        /// Only this table
+        #[arg(short, long, value_name = "TABLE")]
+        table: Option<TableOf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace the rules of a running sandbox, all or none of them, as `iptables-restore` does; exit status as for `check`
+    Restore {
+        /// The sandbox
+        name: String,
+        #[command(flatten)]
+        family: FamilyArg,
+        /// Keep the rules that are there
+        #[arg(short, long)]
+        noflush: bool,
+        /// Check against the sandbox, but change nothing
+        #[arg(long)]
+        test: bool,
+        /// Take the counters of the file
+        #[arg(short, long)]
+        counters: bool,
+        /// What becomes of live flows: keep (new rules judge later packets) or cut (judge each, reset those forbidden now)
+        #[arg(long, value_name = "HOW")]
+        recheck: Option<Recheck>,
+        /// The file; standard input if it is `-` or missing
+        file: Option<PathBuf>,
+    },
+    /// Show what `restore` of a file would change in a running sandbox; exit status 0 if nothing, 1 if something
+    Diff {
+        /// The sandbox
+        name: String,
         #[command(flatten)]
         family: FamilyArg,
         /// The file; standard input if it is `-` or missing
@@ -30,9 +78,9 @@ pub(super) struct FamilyArg {
     v6: bool,
 }
 
-impl From<FamilyArg> for Family {
-    fn from(f: FamilyArg) -> Family {
-        if f.v6 { Family::V6 } else { Family::V4 }
+impl From<FamilyArg> for RulesOf {
+    fn from(f: FamilyArg) -> RulesOf {
+        if f.v6 { RulesOf::V6 } else { RulesOf::V4 }
     }
 }
 
@@ -45,6 +93,89 @@ pub(super) fn rules(command: RulesCommand) -> Result<u8, Failure> {
                 Err(p) => Ok(source.complain(&p)),
             }
         }
+        RulesCommand::Save { name, family, counters, table, json } => {
+            let request = Request::RulesSave { family: family.into(), table, counters: counters || json };
+            let Rules { text } = Client::new(&name)?.ask(&request)?;
+            if json { print_json(&tree(&own(family.into(), &text)?)) } else { print(&text) }
+        }
+        RulesCommand::Restore { name, family, noflush, test, counters, recheck, file } => {
+            let client = Client::new(&name)?;
+            let source = Source::read(file.as_deref())?;
+            let text = source.text.clone();
+            let request = Restore { family: family.into(), text, noflush, counters, test, recheck };
+            match client.try_ask(&Request::RulesRestore(request))? {
+                Ok(restored) => {
+                    tell(&restored, family.into());
+                    Ok(0)
+                }
+                Err(p) if p.is_about_rules() => Ok(source.complain(&p)),
+                Err(p) => Err(client.failure(&p)),
+            }
+        }
+        RulesCommand::Diff { name, family, file } => diff(&name, family.into(), file.as_deref()),
+    }
+}
+
+/// Says what else happened when rules were replaced.
+fn tell(restored: &Restored, family: RulesOf) {
+    if restored.cut > 0 {
+        complain(format_args!("{} flows are forbidden now and were reset", restored.cut));
+    }
+    if restored.other_dropped {
+        let (other, option) = if family == RulesOf::V4 { ("IPv6", " --v6") } else { ("IPv4", "") };
+        complain(format_args!(
+            "notice: {other} has no rules and is dropped; give it some with `hibernet rules restore NAME{option}`"
+        ));
+    }
+}
+
+fn diff(name: &str, family: RulesOf, file: Option<&Path>) -> Result<u8, Failure> {
+    let client = Client::new(name)?;
+    let source = Source::read(file)?;
+    match client.try_ask(&Request::RulesDiff { family, text: source.text.clone() })? {
+        Ok(Rules { text }) => {
+            print(&text)?;
+            Ok(u8::from(!text.is_empty()))
+        }
+        Err(p) if p.is_about_rules() => {
+            source.complain(&p);
+            // As diff(1): 1 would say that they differ.
+            Ok(Status::Usage as u8)
+        }
+        Err(p) => Err(client.failure(&p)),
+    }
+}
+
+/// Rules that a worker wrote.
+fn own(family: RulesOf, text: &str) -> Result<Ruleset, Failure> {
+    let options = text::RestoreOptions { counters: true, ..Default::default() };
+    text::restore(&Ruleset::new(family.into()), text, options)
+        .map_err(|e| Failure::new(Status::Internal, format!("the sandbox's rules cannot be read: {e}")))
+}
+
+/// Rules as JSON: tables, chains, rules as text with counters.
+fn tree(rules: &Ruleset) -> Value {
+    let rule = |chain: &Chain| {
+        let one = |r: &Rule| {
+            let mut text = String::new();
+            text::print_rule(rules.family, &chain.name, r, &mut text);
+            json!({ "rule": text, "packets": r.counters.packets, "bytes": r.counters.bytes })
+        };
+        chain.rules.iter().map(one).collect::<Vec<_>>()
+    };
+    let chain = |c: &Chain| {
+        json!({ "name": c.name, "policy": c.policy.map(policy), "packets": c.counters.packets,
+                "bytes": c.counters.bytes, "rules": rule(c) })
+    };
+    let tables =
+        rules.tables.iter().map(|t| json!({ "name": t.name.as_str(), "chains": t.chains.iter().map(chain).collect::<Vec<_>>() }));
+    Value::Array(tables.collect())
+}
+
+fn policy(p: Policy) -> &'static str {
+    match p {
+        Policy::Accept => "ACCEPT",
+        Policy::Drop => "DROP",
     }
 }
 
@@ -83,8 +214,8 @@ impl Source {
     }
 
     /// The rules, if they can be read and make sense.
-    pub(super) fn rules(&self, family: Family) -> Result<Ruleset, Problem> {
-        rules::read(family, &self.text)
+    pub(super) fn rules(&self, family: RulesOf) -> Result<Ruleset, Problem> {
+        rules::read(family.into(), &self.text)
     }
 
     /// A problem with the text, as one line.

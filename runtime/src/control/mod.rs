@@ -5,3 +5,4 @@ pub(crate) mod connection;
 pub mod protocol;
 pub mod registry;
 pub mod rules;
+pub mod which;

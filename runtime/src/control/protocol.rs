@@ -1,11 +1,85 @@
 //! What is said over a control socket: one request in a line of JSON, one answer in a document of JSON, then the end.
+//!
+//! Requests that could take long are answered in pages: a page looks at a bounded part of what there is and says where the next
+//! one begins. The worker keeps nothing between two pages.
 
+use super::which::Which;
+use hibernet_netstack::admin;
+use hibernet_netstack::iptables::{Family, TableName};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Longest request in bytes.
 pub const MAX_REQUEST: usize = 4 << 20;
 /// Longest answer in bytes.
 pub const MAX_ANSWER: usize = 16 << 20;
+
+/// Address family of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RulesOf {
+    /// IPv4: `iptables`.
+    V4,
+    /// IPv6: `ip6tables`.
+    V6,
+}
+
+impl From<RulesOf> for Family {
+    fn from(f: RulesOf) -> Family {
+        match f {
+            RulesOf::V4 => Family::V4,
+            RulesOf::V6 => Family::V6,
+        }
+    }
+}
+
+/// A table of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TableOf {
+    /// Before tracking.
+    Raw,
+    /// Changes packets.
+    Mangle,
+    /// Address translation.
+    Nat,
+    /// Lets pass or not.
+    Filter,
+    /// After filter.
+    Security,
+}
+
+impl From<TableOf> for TableName {
+    fn from(t: TableOf) -> TableName {
+        match t {
+            TableOf::Raw => TableName::Raw,
+            TableOf::Mangle => TableName::Mangle,
+            TableOf::Nat => TableName::Nat,
+            TableOf::Filter => TableName::Filter,
+            TableOf::Security => TableName::Security,
+        }
+    }
+}
+
+/// What becomes of flows when rules are replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Recheck {
+    /// The new rules judge later packets only.
+    #[default]
+    Keep,
+    /// Every live flow is judged once, and reset if it is forbidden now.
+    Cut,
+}
+
+impl From<Recheck> for admin::Recheck {
+    fn from(r: Recheck) -> admin::Recheck {
+        match r {
+            Recheck::Keep => admin::Recheck::Keep,
+            Recheck::Cut => admin::Recheck::Cut,
+        }
+    }
+}
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +87,117 @@ pub const MAX_ANSWER: usize = 16 << 20;
 pub enum Request {
     /// All counters, as one object.
     Stats,
+    /// The rules in force: a [`Rules`].
+    RulesSave {
+        /// Which family.
+        family: RulesOf,
+        /// Only this table.
+        #[serde(default)]
+        table: Option<TableOf>,
+        /// With the counters of rules.
+        #[serde(default)]
+        counters: bool,
+    },
+    /// Other rules: a [`Restored`].
+    RulesRestore(Restore),
+    /// What a text of rules would change: [`Rules`] with the lines that go and come.
+    RulesDiff {
+        /// Which family.
+        family: RulesOf,
+        /// In the language of `iptables-restore`.
+        text: String,
+    },
+    /// Tracked connections: a [`Page`] of them, as lines or objects by the form asked for.
+    Conntrack(Box<Conntrack>),
+    /// What connection tracking counted: a [`ConntrackStats`].
+    ConntrackStats,
+}
+
+/// A request for other rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Which family.
+    pub family: RulesOf,
+    /// In the language of `iptables-restore`.
+    pub text: String,
+    /// Keep the rules that are there.
+    #[serde(default)]
+    pub noflush: bool,
+    /// Take the counters of the text.
+    #[serde(default)]
+    pub counters: bool,
+    /// Check only.
+    #[serde(default)]
+    pub test: bool,
+    /// What becomes of flows; as the sandbox was started if it does not say.
+    #[serde(default)]
+    pub recheck: Option<Recheck>,
+}
+
+/// Rules as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// In the form of `iptables-save`.
+    pub text: String,
+}
+
+/// What became of flows when rules were replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Flows that are forbidden now, and were reset on both sides.
+    pub cut: u64,
+    /// The other family has no rules, and is dropped.
+    pub other_dropped: bool,
+}
+
+/// A request for tracked connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conntrack {
+    /// Which.
+    #[serde(default)]
+    pub which: Which,
+    /// How they are written.
+    #[serde(default)]
+    pub form: Form,
+    /// Delete them, and reset their flows on both sides; the answer says which.
+    #[serde(default)]
+    pub delete: bool,
+    /// Where to go on: `next` of the page before, 0 at first.
+    #[serde(default)]
+    pub from: u64,
+}
+
+/// How a connection is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// A line as of `conntrack -L`.
+    #[default]
+    Line,
+    /// A line as of `conntrack -L -o extended`.
+    Extended,
+    /// An object.
+    Json,
+}
+
+/// A part of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// What was found; may be nothing even if it is not the last page.
+    pub items: Vec<T>,
+    /// Where the next page begins; none after the last.
+    pub next: Option<u64>,
+}
+
+/// What connection tracking counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackStats {
+    /// Connections now.
+    pub count: u64,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// The answer to a request.
@@ -42,6 +227,11 @@ impl Problem {
     pub fn new(kind: ProblemKind, message: impl Into<String>) -> Self {
         Problem { kind, message: message.into(), at: None }
     }
+
+    /// Whether it lies in a text of rules.
+    pub fn is_about_rules(&self) -> bool {
+        matches!(self.kind, ProblemKind::Syntax | ProblemKind::Meaning)
+    }
 }
 
 /// Kinds of reasons.
@@ -67,6 +257,6 @@ pub enum ProblemKind {
 pub struct Place {
     /// Line.
     pub line: u32,
-    /// Character in the line.
+    /// Byte in the line.
     pub column: u32,
 }

@@ -1,7 +1,7 @@
 //! Rules as text, and what is wrong with them: shared by commands, supervisor and worker.
 
 use super::protocol::{Place, Problem, ProblemKind};
-use hibernet_netstack::iptables::text::{self, ParseError};
+use hibernet_netstack::iptables::text::{self, ParseError, RestoreOptions};
 use hibernet_netstack::iptables::{Family, Program, RuleError, Ruleset};
 
 /// Longest text of rules in bytes: it fits into a request however much of it must be escaped.
@@ -18,6 +18,15 @@ pub fn read(family: Family, text: &str) -> Result<Ruleset, Problem> {
     Ok(rules)
 }
 
+/// Carries out a text of rules on those that are there, and checks that the outcome makes sense.
+///
+/// # Errors
+///
+/// As [`read`].
+pub(crate) fn restore(base: &Ruleset, text: &str, options: RestoreOptions) -> Result<Ruleset, Problem> {
+    text::restore(base, text, options).map_err(|e| parse_problem(&e))
+}
+
 fn parse_problem(e: &ParseError) -> Problem {
     let kind = if e.exit_code() == 1 { ProblemKind::Meaning } else { ProblemKind::Syntax };
     // The place stands apart from the text.
@@ -27,6 +36,6 @@ fn parse_problem(e: &ParseError) -> Problem {
 }
 
 /// What is wrong with rules that could be read.
-fn rule_problem(e: &RuleError) -> Problem {
+pub(crate) fn rule_problem(e: &RuleError) -> Problem {
     Problem::new(ProblemKind::Meaning, e.to_string())
 }

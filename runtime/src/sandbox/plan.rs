@@ -1,5 +1,6 @@
 //! What a sandbox is to be, once the options have been understood and checked.
 
+use crate::worker::RulesSetup;
 use hibernet_netstack::config::Config;
 use std::path::PathBuf;
 
@@ -8,6 +9,8 @@ use std::path::PathBuf;
 pub struct Plan {
     /// The stack's configuration.
     pub config: Config,
+    /// The rules that are in force from the first packet on.
+    pub rules: RulesSetup,
     /// The guest's side of the link.
     pub guest: Guest,
     /// The host's resolvers are those of its /etc/resolv.conf, whose changes are to be followed.

@@ -187,6 +187,7 @@ fn run(plan: &Plan, parts: WorkerParts, resolver: OwnedFd, stop: OwnedFd, report
     };
     let setup = WorkerSetup {
         config: plan.config.clone(),
+        rules: plan.rules.clone(),
         links: vec![link],
         tcp_listeners: host.tcp,
         udp_listeners: host.udp,

@@ -1,9 +1,19 @@
 //! What the worker answers to requests.
 
 use super::Worker;
-use crate::control::protocol::{Answer, MAX_ANSWER, Problem, ProblemKind, Request};
+use crate::control::protocol::{
+    Answer, Conntrack, ConntrackStats, Form, MAX_ANSWER, Page, Problem, ProblemKind, Request, Restore, Restored, Rules, RulesOf,
+    TableOf,
+};
+use crate::control::rules;
 use hibernet_netstack::Time;
+use hibernet_netstack::conntrack::{ConnId, ConnView, Filter, Line};
+use hibernet_netstack::iptables::text::{self, PrintOptions, RestoreOptions};
 use serde::Serialize;
+use serde_json::Value;
+
+/// Slots of the table of connections that a page looks at: what one request can take of the worker's time.
+const SLOTS_PER_PAGE: u32 = 1024;
 
 /// An answer as it is sent.
 pub(super) fn encode<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
@@ -22,14 +32,89 @@ pub(super) fn encode<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
 
 impl Worker {
     /// The answer to a request, as it is sent.
-    pub(super) fn answer(&mut self, _now: Time, request: &[u8]) -> Vec<u8> {
+    pub(super) fn answer(&mut self, now: Time, request: &[u8]) -> Vec<u8> {
         let request = match serde_json::from_slice(request) {
             Ok(r) => r,
             Err(e) => return error(Problem::new(ProblemKind::Request, format!("not a request: {e}"))),
         };
         match request {
             Request::Stats => encode(&Answer::Ok(self.report())),
+            Request::RulesSave { family, table, counters } => {
+                encode(&Answer::Ok(Rules { text: self.save_rules(family, table, counters) }))
+            }
+            Request::RulesRestore(r) => result(self.restore_rules(now, &r)),
+            Request::RulesDiff { family, text } => result(self.diff_rules(family, &text)),
+            Request::Conntrack(r) => result(self.conntrack(now, &r)),
+            Request::ConntrackStats => result(self.conntrack_stats()),
         }
+    }
+
+    fn save_rules(&self, family: RulesOf, table: Option<TableOf>, counters: bool) -> String {
+        let mut rules = self.stack.rules(family.into());
+        if let Some(only) = table {
+            rules.tables.retain(|t| t.name == only.into());
+        }
+        text::print(&rules, PrintOptions { counters, date: None })
+    }
+
+    fn restore_rules(&mut self, now: Time, r: &Restore) -> Result<Restored, Problem> {
+        let options = RestoreOptions { counters: r.counters, noflush: r.noflush };
+        let new = rules::restore(&self.stack.rules(r.family.into()), &r.text, options)?;
+        let refused = |e| rules::rule_problem(&e);
+        if r.test {
+            self.stack.check_rules(new).map_err(refused)?;
+            return Ok(Restored::default());
+        }
+        let recheck = r.recheck.unwrap_or(self.recheck);
+        let report = self.stack.set_rules(now, new, recheck.into(), &mut self.edge).map_err(refused)?;
+        slog::info!(self.log, "rules were replaced"; "family" => ?r.family, "flows_cut" => report.cut);
+        Ok(Restored { cut: report.cut as u64, other_dropped: report.other_family_closed })
+    }
+
+    fn diff_rules(&self, family: RulesOf, new: &str) -> Result<Rules, Problem> {
+        let old = self.stack.rules(family.into());
+        let new = rules::restore(&old, new, RestoreOptions::default())?;
+        self.stack.check_rules(new.clone()).map_err(|e| rules::rule_problem(&e))?;
+        Ok(Rules { text: text::diff(&old, &self.stack.with_own_rules(new)).to_string() })
+    }
+
+    /// A page of connections, which are deleted if that is asked for.
+    fn conntrack(&mut self, now: Time, r: &Conntrack) -> Result<Page<Value>, Problem> {
+        let request = |text: String| Problem::new(ProblemKind::Request, text);
+        let filter = Filter::try_from(&r.which).map_err(|e| request(e.to_string()))?;
+        let from = u32::try_from(r.from).map_err(|_| request(format!("there is no place {}", r.from)))?;
+        let mut found = Vec::new();
+        let next = self.stack.conntrack().dump(now, from, SLOTS_PER_PAGE, |id, conn| {
+            if filter.matches(conn) {
+                found.push((id, *conn));
+            }
+        });
+        let items = found.iter().map(|(_, conn)| match r.form {
+            Form::Line => Ok(Line::new(conn, now).to_string().into()),
+            Form::Extended => Ok(Line::new(conn, now).extended().to_string().into()),
+            Form::Json => serde_json::to_value(ConnView::new(conn, now)),
+        });
+        let items = items.collect::<Result<Vec<Value>, _>>();
+        let items = items.map_err(|e| Problem::new(ProblemKind::Internal, e.to_string()))?;
+        if r.delete {
+            let ids: Vec<ConnId> = found.iter().map(|(id, _)| *id).collect();
+            self.stack.delete_connections(now, &ids, &mut self.edge);
+        }
+        Ok(Page { items, next: next.map(u64::from) })
+    }
+
+    fn conntrack_stats(&self) -> Result<ConntrackStats, Problem> {
+        let table = self.stack.conntrack();
+        let counters = serde_json::to_value(table.counters()).and_then(serde_json::from_value);
+        let counters = counters.map_err(|e| Problem::new(ProblemKind::Internal, e.to_string()))?;
+        Ok(ConntrackStats { count: table.len() as u64, counters })
+    }
+}
+
+fn result<T: Serialize>(r: Result<T, Problem>) -> Vec<u8> {
+    match r {
+        Ok(value) => encode(&Answer::Ok(value)),
+        Err(p) => error(p),
     }
 }
 

@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A listening socket of a published port.
 #[derive(Debug)]
 pub(super) struct Listener {
-fd: OwnedFd,
+    fd: OwnedFd,
 }
 
 impl Listener {

@@ -8,13 +8,15 @@ mod answers;
 mod control;
 mod listen;
 mod report;
+mod rule_log;
 mod setup;
 mod watch;
 
 pub use control::ControlSocket;
-pub use setup::{WorkerError, WorkerSetup, resolver_update};
+pub use setup::{RulesSetup, WorkerError, WorkerSetup, resolver_update};
 
 use crate::clock::Clock;
+use crate::control::protocol::Recheck;
 use crate::edge::RuntimeEdge;
 use crate::entropy;
 use crate::link::{LinkError, RxBatch};
@@ -26,6 +28,7 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
 use hibernet_netstack::{Stack, Time};
 use listen::{Listener, Pause};
+use rule_log::RuleLog;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
@@ -112,6 +115,9 @@ pub struct Worker {
     trim_at: Option<Time>,
     wakeups: u64,
     finished: Option<Finished>,
+    /// What becomes of flows when rules are replaced and the request does not say.
+    recheck: Recheck,
+    rule_log: RuleLog,
     log: slog::Logger,
 }
 
@@ -166,11 +172,17 @@ impl Worker {
         let resolvers = setup.resolver_updates.map(ResolverUpdates::new).transpose();
         let timer = TimerFd::new().map_err(|e| WorkerError::System { what: "make a timer", source: e.into() })?;
         let control = setup.control.map(Control::new).transpose();
+        let clock = Clock::start();
+        let states = vec![LinkState::default(); links.len()];
+        let mut edge = RuntimeEdge { slots, links, sockets };
+        for rules in [setup.rules.v4, setup.rules.v6].into_iter().flatten() {
+            stack.set_rules(clock.now(), rules, Recheck::Keep.into(), &mut edge)?;
+        }
         Ok(Worker {
             stack,
-            links: vec![LinkState::default(); links.len()],
-            edge: RuntimeEdge { slots, links, sockets },
-            clock: Clock::start(),
+            links: states,
+            edge,
+            clock,
             timer,
             armed: None,
             fired: false,
@@ -185,6 +197,8 @@ impl Worker {
             trim_at: None,
             wakeups: 0,
             finished: None,
+            recheck: setup.rules.recheck,
+            rule_log: RuleLog::new(&setup.log),
             log: setup.log,
         })
     }
@@ -334,6 +348,8 @@ impl Worker {
             self.poll_sockets(now);
         }
         self.watch_links(ops);
+        let (lines, lost) = self.stack.take_log();
+        self.rule_log.write(now, &lines, lost);
         self.resume(now, ops);
         self.trim(now);
         self.expire_clients(now, ops);

@@ -1,8 +1,10 @@
 //! What a worker is made of.
 
 use super::ControlSocket;
+use crate::control::protocol::Recheck;
 use crate::link::Link;
 use hibernet_netstack::Config;
+use hibernet_netstack::iptables::{RuleError, Ruleset};
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -11,6 +13,8 @@ use std::os::fd::OwnedFd;
 pub struct WorkerSetup {
     /// What the stack is told.
     pub config: Config,
+    /// The rules that are in force from the first frame on.
+    pub rules: RulesSetup,
     /// The guest's links; they become link 0, 1, and so on.
     pub links: Vec<Box<dyn Link>>,
     /// Listening TCP sockets of published ports: the index in `config.publish`, and the socket. Any mode; they are made non-blocking.
@@ -34,6 +38,17 @@ pub struct WorkerSetup {
     pub log: slog::Logger,
 }
 
+/// Rules that are given at the start. If one family has some and the other has none, the other is dropped.
+#[derive(Clone, Debug, Default)]
+pub struct RulesSetup {
+    /// For IPv4.
+    pub v4: Option<Ruleset>,
+    /// For IPv6.
+    pub v6: Option<Ruleset>,
+    /// What becomes of live flows when they are replaced, unless the request says.
+    pub recheck: Recheck,
+}
+
 /// Why a worker cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -45,6 +60,9 @@ pub enum WorkerError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The rules make no sense.
+    #[error("rules: {0}")]
+    Rules(#[from] RuleError),
     /// More links than a stack can number.
     #[error("{0} links, but a stack has at most {max}", max = super::MAX_LINKS)]
     TooManyLinks(usize),

@@ -57,7 +57,16 @@ impl Asked {
 
     fn ask(&mut self, request: &str) -> Value {
         let mut client = self.connect();
-        client.write_all(format!("{request}\n").as_bytes()).unwrap();
+        let text = format!("{request}\n");
+        let mut left = text.as_bytes();
+        let end = Instant::now() + PATIENCE;
+        while !left.is_empty() {
+            match client.write(left) {
+                Ok(n) => left = &left[n..],
+                Err(e) => assert!(e.kind() == ErrorKind::WouldBlock && Instant::now() < end, "{e}"),
+            }
+            self.pair.manager.run_with_timeout(0).unwrap();
+        }
         self.answer(&mut client)
     }
 }
@@ -169,4 +178,101 @@ fn only_some_users_may_ask() {
     let mut client = w.connect();
     let answer = w.answer(&mut client);
     assert_eq!(answer["error"]["kind"], "denied", "{answer}");
+}
+
+fn restore(text: &str, more: &str) -> String {
+    format!(r#"{{"request":"rules-restore","family":"v4","text":{}{more}}}"#, Value::from(text))
+}
+
+#[test]
+fn rules_are_replaced_as_a_whole_or_not_at_all() {
+    let mut w = Asked::new(None);
+    let saved = |w: &mut Asked, more: &str| {
+        let answer = w.ask(&format!(r#"{{"request":"rules-save","family":"v4"{more}}}"#));
+        answer["ok"]["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    let own = saved(&mut w, "");
+    assert!(own.contains("-A HIBERNET-REACH -d 169.254.0.0/16 -j REJECT"), "{own}");
+    let good = "*filter\n:FORWARD DROP [0:0]\n[7:700] -A FORWARD -p tcp -m tcp --dport 443 -j ACCEPT\nCOMMIT\n";
+    assert_eq!(w.ask(&restore(good, r#","test":true"#))["ok"]["cut"], 0);
+    assert_eq!(saved(&mut w, ""), own, "a test changes nothing");
+    let answer = w.ask(&restore(good, ""));
+    assert_eq!((&answer["ok"]["cut"], &answer["ok"]["other_dropped"]), (&Value::from(0), &Value::from(true)), "{answer}");
+    let now = saved(&mut w, r#","table":"filter","counters":true"#);
+    assert!(now.contains("[0:0] -A FORWARD -p tcp -m tcp --dport 443 -j ACCEPT"), "{now}");
+    assert!(now.contains(":FORWARD DROP") && now.contains("-A HIBERNET-REACH"), "{now}");
+    w.ask(&restore(good, r#","counters":true"#));
+    assert!(saved(&mut w, r#","counters":true"#).contains("[7:700] -A FORWARD"));
+
+    let now = saved(&mut w, "");
+    let bad: &[(&str, &str, Option<(u64, u64)>)] = &[
+        ("*filter\n-A FORWARD -p tcp --dport x -j DROP\nCOMMIT\n", "syntax", Some((2, 27))),
+        ("*filter\n-A NOWHERE -j DROP\nCOMMIT\n", "meaning", Some((2, 4))),
+        ("*filter\n-A INPUT -j DROP\nCOMMIT\n*nat\n-A PREROUTING -j SNAT --to-source 1.2.3.4\nCOMMIT\n", "meaning", None),
+    ];
+    for (text, kind, at) in bad {
+        let answer = w.ask(&restore(text, ""));
+        let place = (answer["error"]["at"]["line"].as_u64(), answer["error"]["at"]["column"].as_u64());
+        assert_eq!((answer["error"]["kind"].as_str(), place), (Some(*kind), (at.map(|a| a.0), at.map(|a| a.1))), "{answer}");
+        assert_eq!(saved(&mut w, ""), now);
+    }
+    let diff = |w: &mut Asked, text: &str| {
+        let answer = w.ask(&format!(r#"{{"request":"rules-diff","family":"v4","text":{}}}"#, Value::from(text)));
+        answer["ok"]["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    assert_eq!(diff(&mut w, &now), "");
+    assert_eq!(diff(&mut w, good), "");
+    let other = diff(&mut w, &good.replace("443", "80"));
+    assert!(
+        other.contains("-A FORWARD -p tcp -m tcp --dport 443")
+            && other.lines().filter(|l| l.starts_with(['+', '-'])).count() == 2,
+        "{other}"
+    );
+
+    // Added to what is there.
+    w.ask(&restore("*filter\n-I FORWARD -p udp -j DROP\nCOMMIT\n", r#","noflush":true"#));
+    let now = saved(&mut w, "");
+    assert!(now.contains("-A FORWARD -p udp -j DROP") && now.contains("--dport 443"), "{now}");
+}
+
+/// Answers that do not fit into a socket, to clients that do not read them: others are served meanwhile.
+#[test]
+fn large_answers_wait_for_those_who_read() {
+    let mut w = Asked::new(None);
+    let rules: String = (0..20_000).map(|i| format!("-A FORWARD -d 10.{}.{}.7/32 -j DROP\n", i / 256, i % 256)).collect();
+    let answer = w.ask(&restore(&format!("*filter\n{rules}COMMIT\n"), ""));
+    assert!(answer["ok"].is_object(), "{answer}");
+    let ask = b"{\"request\":\"rules-save\",\"family\":\"v4\"}\n";
+    let mut lazy: Vec<UnixStream> = (0..7).map(|_| w.connect()).collect();
+    for c in &mut lazy {
+        c.write_all(ask).unwrap();
+    }
+    for _ in 0..20 {
+        assert!(w.ask(r#"{"request":"stats"}"#)["ok"].is_object());
+    }
+    let mut reader = w.connect();
+    reader.write_all(ask).unwrap();
+    let text = w.answer(&mut reader)["ok"]["text"].as_str().unwrap().to_owned();
+    assert_eq!(text.lines().filter(|l| l.ends_with("-j DROP")).count(), 20_000);
+    // Those who come back in time get theirs too.
+    let late = w.answer(&mut lazy[0]);
+    assert_eq!(late["ok"]["text"].as_str().unwrap(), text);
+}
+
+#[test]
+fn requests_about_connections() {
+    let mut w = Asked::new(None);
+    let answer = w.ask(r#"{"request":"conntrack","which":{"proto":"tcp","src_nat":""},"form":"json"}"#);
+    assert_eq!(answer["ok"], serde_json::json!({ "items": [], "next": null }), "{answer}");
+    assert_eq!(w.ask(r#"{"request":"conntrack-stats"}"#)["ok"]["count"], 0);
+    // Any place is no worse than none.
+    assert!(w.ask(r#"{"request":"conntrack","from":4294967295}"#)["ok"].is_object());
+    for bad in [
+        r#"{"request":"conntrack","from":4294967296}"#,
+        r#"{"request":"conntrack","which":{"proto":"nonsense"}}"#,
+        r#"{"request":"conntrack","which":{"no_such_thing":1}}"#,
+        r#"{"request":"conntrack","which":{"sport":70000}}"#,
+    ] {
+        assert_eq!(w.ask(bad)["error"]["kind"], "request", "{bad}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use event_manager::{EventManager, SubscriberId, SubscriberOps};
 use hibernet::link::channel::{ChannelEnd, channel};
-use hibernet::worker::{Finished, Worker, WorkerSetup};
+use hibernet::worker::{Finished, RulesSetup, Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_netstack::edge::{LinkInfo, RxChecksum};
 use hibernet_netstack::wire::Mac;
@@ -22,6 +22,7 @@ const MAC: Mac = Mac([2, 0, 0, 0, 0, 0x15]);
 pub fn setup(config: Config) -> WorkerSetup {
     WorkerSetup {
         config,
+        rules: RulesSetup::default(),
         links: Vec::new(),
         tcp_listeners: Vec::new(),
         udp_listeners: Vec::new(),
