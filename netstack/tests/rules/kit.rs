@@ -178,7 +178,7 @@ pub struct Lines(pub Vec<String>);
 
 impl LogSink for Lines {
     fn log(&mut self, entry: &LogEntry<'_>) {
-        self.0.push(entry.target.prefix.clone());
+        self.0.push(entry.to_string());
     }
 }
 
