@@ -192,6 +192,7 @@ impl Stack {
         if !self.router.netfilter.is_active() {
             return self.route(p, None, edge);
         }
+        self.router.netfilter.hear(p, self.router.cfg.gateway_mac);
         let mut skb = p.skb();
         self.router.pre_routing(&mut skb, &Attach::LookUp).map_err(|stop| self.router.stopped(edge, p, &skb, stop))?;
         self.route(p, Some(skb), edge)

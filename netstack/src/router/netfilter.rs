@@ -4,13 +4,15 @@ use super::{Attach, Router};
 use crate::config::Config;
 use crate::conntrack::{ConnId, Conntrack, CtConfig, CtInfo, Dir, Status, Track};
 use crate::edge::Token;
-use crate::iptables::{CounterSet, Env, Hook, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, TableName};
+use crate::iptables::{CounterSet, Env, Hook, Iface, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, TableName};
 use crate::nat::{self, Nat};
+use crate::packet::Packet;
 use crate::rng::Rng;
 use crate::skb::Skb;
 use crate::time::Time;
 use crate::timers::Deadline;
 use crate::verdict::DropReason;
+use crate::wire::{EtherType, Mac, ethernet};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -45,6 +47,8 @@ pub(crate) struct Netfilter {
     /// By family: IPv4, IPv6.
     pub(super) families: [FamilyRules; 2],
     pub(super) log: Log,
+    /// Headers of the packet received last, for the log.
+    pub(super) heard: Heard,
     /// Flows to be ended; empty but for its memory.
     pub(super) closed: Vec<Token>,
     /// When the reaper runs next.
@@ -71,7 +75,7 @@ pub(super) struct Log {
 impl LogSink for Log {
     fn log(&mut self, entry: &LogEntry<'_>) {
         if self.lines.len() < MAX_LOG {
-            self.lines.push_back(entry.target.prefix.clone());
+            self.lines.push_back(entry.to_string());
         } else {
             self.lost += 1;
         }
@@ -85,13 +89,38 @@ impl Log {
     }
 }
 
+/// Headers of a received packet, as LOG shows them: the link's, and that of IP without extension headers.
+#[derive(Debug)]
+pub(super) struct Heard {
+    bytes: [u8; ethernet::HEADER_LEN + 15 * 4],
+    ip_len: usize,
+}
+
+impl Heard {
+    fn raw(&self) -> RawHeaders<'_> {
+        let (link, ip) = self.bytes.split_at(ethernet::HEADER_LEN);
+        RawHeaders { link, ip: &ip[..self.ip_len] }
+    }
+}
+
 impl Netfilter {
+    /// Keeps the headers of a packet that was received.
+    pub(crate) fn hear(&mut self, p: &Packet<'_>, to: Mac) {
+        let ethertype = if p.ip.src.is_ipv4() { EtherType::Ipv4 } else { EtherType::Ipv6 };
+        let (link, ip) = self.heard.bytes.split_at_mut(ethernet::HEADER_LEN);
+        ethernet::Header { dst: to, src: p.src_mac, ethertype }.emit(link);
+        let n = usize::from(p.ip.header_len).min(p.head.len()).min(ip.len());
+        ip[..n].copy_from_slice(&p.head[..n]);
+        self.heard.ip_len = n;
+    }
+
     pub(super) fn new(_cfg: &Config, rng: &mut Rng) -> Self {
         Netfilter {
             conntrack: Arc::new(Conntrack::new(CtConfig::default(), rng.key())),
             tracking: false,
             families: Default::default(),
             log: Log::default(),
+            heard: Heard { bytes: [0; ethernet::HEADER_LEN + 15 * 4], ip_len: 0 },
             closed: Vec::new(),
             reap_at: Deadline::default(),
         }
@@ -152,12 +181,12 @@ impl Router {
         if self.netfilter.families[usize::from(skb.is_v6())].closed {
             return Err(Stop::Drop(DropReason::NoRules));
         }
-        skb.output = skb.output.or_else(|| self.route(skb.dst).map(crate::iptables::Iface::Link));
+        skb.output = skb.output.or_else(|| self.route(skb.dst).map(Iface::Link));
         self.ask(TableName::Raw, Hook::Output, skb)?;
         self.track(skb, attach)?;
         self.ask(TableName::Mangle, Hook::Output, skb)?;
         self.translate(Hook::Output, skb, attach)?;
-        skb.output = self.route(skb.dst).map(crate::iptables::Iface::Link).or(skb.output);
+        skb.output = self.route(skb.dst).map(Iface::Link).or(skb.output);
         self.ask(TableName::Filter, Hook::Output, skb)?;
         self.ask(TableName::Security, Hook::Output, skb)
     }
@@ -182,7 +211,7 @@ impl Router {
             addrs: &addrs,
             counters,
             log: &mut netfilter.log,
-            raw: RawHeaders::default(),
+            raw: if skb.input.is_some_and(|i| i != Iface::Host0) { netfilter.heard.raw() } else { RawHeaders::default() },
         };
         match program.run(table, hook, skb, &mut env) {
             Outcome::Accept => Ok(()),

@@ -60,8 +60,10 @@ fn table_of(rules: &mut Ruleset, name: TableName) -> &mut Table {
         Some(at) => at,
         None => {
             let chain = |&name: &&str| chain(name, Some(Policy::Accept), Vec::new());
-            rules.tables.push(Table { name, chains: built_in(name).iter().map(chain).collect() });
-            rules.tables.len() - 1
+            let table = Table { name, chains: built_in(name).iter().map(chain).collect() };
+            let at = rules.tables.iter().position(|t| t.name > name).unwrap_or(rules.tables.len());
+            rules.tables.insert(at, table);
+            at
         }
     };
     &mut rules.tables[at]
@@ -75,7 +77,11 @@ fn chain(name: &str, policy: Option<Policy>, rules: Vec<Rule>) -> Chain {
 fn put(table: &mut Table, name: &str, rules: Vec<Rule>, jumps: &[(&str, Rule)]) {
     match table.chains.iter_mut().find(|c| c.name == name) {
         Some(c) => c.rules = keep_counters(&c.rules, rules),
-        None => table.chains.push(chain(name, None, rules)),
+        None => {
+            let after = |c: &Chain| c.policy.is_none() && c.name.as_str() > name;
+            let at = table.chains.iter().position(after).unwrap_or(table.chains.len());
+            table.chains.insert(at, chain(name, None, rules));
+        }
     }
     let leads_here = |r: &Rule| matches!(&r.target, Target::Jump(to) | Target::Goto(to) if to == name);
     if table.chains.iter().any(|c| c.rules.iter().any(leads_here)) {
