@@ -1,5 +1,6 @@
 //! Rules: what each match and target means, what is refused, and how chains are walked.
 
+mod gvisor;
 mod kit;
 mod log;
 mod matches;

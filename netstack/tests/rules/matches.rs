@@ -720,6 +720,8 @@ fn limit_is_a_token_bucket() {
     b.now = Time::ZERO + Duration::from_secs(400_000_000);
     (0..10).for_each(|_| assert_eq!(b.run(Filter, Input, &mut udp(false, 1, 2)), Outcome::Accept));
     assert_eq!(b.counts("INPUT"), [3, 10]);
+    // The burst that Linux makes of 100 an hour, in 32 bits.
+    assert_eq!(passed(1, RateUnit::Hour, 100, Duration::ZERO, ms(0), 200).iter().filter(|p| **p).count(), 25);
     assert_eq!(passed(10_000, RateUnit::Second, 1, Duration::ZERO, ms(4), 10), [true; 10]);
     assert_eq!(passed(2, RateUnit::Day, 1, Duration::ZERO, Duration::from_secs(21_600), 5), [true, false, true, false, true]);
 }
