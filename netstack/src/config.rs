@@ -1,5 +1,6 @@
 //! What a stack is told when it is made.
 
+use crate::conntrack::CtConfig;
 use crate::tuple::Endpoint;
 use crate::wire::Mac;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -153,6 +154,8 @@ pub struct Config {
     pub publish: Vec<Publish>,
     /// Bounds.
     pub limits: Limits,
+    /// Connection tracking.
+    pub conntrack: CtConfig,
 }
 
 impl Config {
@@ -182,6 +185,7 @@ impl Default for Config {
             reach: Reach::default(),
             publish: Vec::new(),
             limits: Limits::default(),
+            conntrack: CtConfig::default(),
         }
     }
 }

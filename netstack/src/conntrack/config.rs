@@ -182,14 +182,15 @@ impl CtConfig {
         "generic_timeout",
     ];
 
-    /// Sets one setting by its name in [`CtConfig::NAMES`], with or without `nf_conntrack_` before it. Time-outs are in
+    /// Sets one setting by its name in [`CtConfig::NAMES`], with or without `nf_conntrack_` or `net.netfilter.nf_conntrack_` before it. Time-outs are in
     /// seconds, switches are 0 and 1.
     pub fn set(&mut self, name: &str, value: u64) -> Result<(), SettingError> {
         let at_most = |max: u64| match value {
             v if v > max => Err(SettingError::TooLarge { name: name.into(), value, max }),
             v => Ok(v),
         };
-        let short = name.strip_prefix("nf_conntrack_").unwrap_or(name);
+        let short = name.strip_prefix("net.netfilter.").unwrap_or(name);
+        let short = short.strip_prefix("nf_conntrack_").unwrap_or(short);
         if let Some(timeout) = self.timeouts.by_name(short) {
             *timeout = Duration::from_secs(at_most(MAX_TIMEOUT.as_secs())?);
             return Ok(());

@@ -2,7 +2,7 @@
 
 use super::{Attach, Router};
 use crate::config::Config;
-use crate::conntrack::{ConnId, Conntrack, CtConfig, CtInfo, Dir, Status, Track};
+use crate::conntrack::{ConnId, Conntrack, CtInfo, Dir, Status, Track};
 use crate::edge::Token;
 use crate::iptables::{CounterSet, Env, Hook, Iface, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, TableName};
 use crate::nat::{self, Nat};
@@ -114,9 +114,9 @@ impl Netfilter {
         self.heard.ip_len = n;
     }
 
-    pub(super) fn new(_cfg: &Config, rng: &mut Rng) -> Self {
+    pub(super) fn new(cfg: &Config, rng: &mut Rng) -> Self {
         Netfilter {
-            conntrack: Arc::new(Conntrack::new(CtConfig::default(), rng.key())),
+            conntrack: Arc::new(Conntrack::new(cfg.conntrack.clone(), rng.key())),
             tracking: false,
             families: Default::default(),
             log: Log::default(),

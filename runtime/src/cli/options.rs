@@ -9,6 +9,7 @@ use crate::sandbox::resolv::{self, HostResolver};
 use crate::worker::RulesSetup;
 use clap::{Args, ValueEnum};
 use hibernet_netstack::config::{AllowHost, Config, Egress, Publish, Reach, V4Config, V6Config};
+use hibernet_netstack::conntrack::config::{CtConfig, SettingError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,10 @@ pub struct NetOptions {
     /// What becomes of live flows when `rules restore` replaces rules and does not say: keep (new rules judge later packets) or cut (judge each, reset those forbidden now)
     #[arg(long, value_name = "HOW", default_value = "keep", help_heading = "Rules")]
     pub recheck: Recheck,
+
+    /// Set one of connection tracking's settings, named as Linux names them: `net.netfilter.nf_conntrack_max=10000`, `nf_conntrack_udp_timeout=60` (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::sysctl, help_heading = "Rules")]
+    pub sysctl: Vec<(String, u64)>,
 
     /// The guest's IPv4 address [default: 10.0.2.15/24]
     #[arg(long, value_name = "ADDR/PREFIX", value_parser = values::prefixed4, help_heading = "Addresses")]
@@ -224,6 +229,7 @@ impl NetOptions {
             },
             hostname: self.name.clone().unwrap_or_default(),
             publish: self.publish.clone(),
+            conntrack: self.conntrack()?,
             ..Config::default()
         };
         Ok(Plan {
@@ -245,6 +251,18 @@ impl NetOptions {
             name: self.name.clone(),
             detach: self.detach,
         })
+    }
+
+    /// The settings of connection tracking.
+    fn conntrack(&self) -> Result<CtConfig, Failure> {
+        let mut settings = CtConfig::default();
+        for (name, value) in &self.sysctl {
+            settings.set(name, *value).map_err(|e| match e {
+                SettingError::Unknown(_) => usage(format!("--sysctl: {e}; there are: {}", CtConfig::NAMES.join(", "))),
+                e => usage(format!("--sysctl: {e}")),
+            })?;
+        }
+        Ok(settings)
     }
 
     /// Reads the rules, and says what follows from it if they are those of one family.

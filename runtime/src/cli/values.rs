@@ -89,6 +89,13 @@ pub fn publish_text(p: &Publish) -> String {
     format!("{addr}{range}:{}/{}", p.guest_port, if p.proto == proto::UDP { "udp" } else { "tcp" })
 }
 
+/// `NAME=VALUE` with a number.
+pub fn sysctl(s: &str) -> Result<(String, u64), String> {
+    let (name, value) = s.split_once('=').ok_or("NAME=VALUE is expected")?;
+    let value = value.trim().parse().map_err(|_| format!("{value:?} is not a number"))?;
+    Ok((name.trim().to_owned(), value))
+}
+
 /// Nothing, `ADDR` or `ADDR:PORT`; an IPv6 address with a port in brackets.
 pub fn allow_host(s: &str) -> Result<AllowHost, String> {
     if s.is_empty() {
