@@ -201,10 +201,14 @@ impl<'a> Walker<'a, '_> {
                 not = Some(word);
                 continue;
             }
-            let inverted = not.take();
             if text == "--" {
-                return Err(self.words.next().unwrap_or(word).fault(ErrorKind::Stray));
-            } else if let Some(long) = text.strip_prefix("--") {
+                match self.words.next() {
+                    Some(word) => return Err(word.fault(ErrorKind::Stray)),
+                    None => break,
+                }
+            }
+            let inverted = not.take();
+            if let Some(long) = text.strip_prefix("--") {
                 let (name, value) = match long.split_once('=') {
                     None => (long, None),
                     Some((name, value)) => (name, Some(part_of(&word, text.len() - value.len()))),

@@ -64,8 +64,22 @@ pub(super) fn port(text: &str) -> Option<u16> {
     }
 }
 
-/// `FIRST:LAST` of ports or service names; a missing end stands for 0 or 65535.
+/// A port by decimal number or service name: some options do not know C's notation, and 010 is 10 there.
+fn decimal_port(text: &str) -> Option<u16> {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { names::service(text) }
+}
+
+/// `FIRST:LAST` of ports or service names; a missing end stands for 0 or 65535. Numbers as in C.
 pub(super) fn ports(word: &Word<'_>) -> Result<PortRange, Fault> {
+    range_of_ports(word, port)
+}
+
+/// `FIRST:LAST` of ports or service names; a missing end stands for 0 or 65535. Decimal numbers.
+pub(super) fn decimal_ports(word: &Word<'_>) -> Result<PortRange, Fault> {
+    range_of_ports(word, decimal_port)
+}
+
+fn range_of_ports(word: &Word<'_>, port: fn(&str) -> Option<u16>) -> Result<PortRange, Fault> {
     let bad = || word.bad("a port (0 to 65535, or the name of a common service) or FIRST:LAST");
     let one = |text: &str, missing| if text.is_empty() { Ok(missing) } else { port(text).ok_or_else(bad) };
     let (first, last) = match word.as_str().split_once(':') {
@@ -145,8 +159,19 @@ pub(super) fn prefix_len(mask: IpAddr) -> Option<u8> {
     (rest == 0).then_some(ones as u8)
 }
 
-/// `ADDRESS[/MASK]`, the mask as length or address. Under a mask of zero the address does not matter (`any/0`).
+/// `ADDRESS[/MASK]` as of `-s`: the mask is a length or an address; under a mask of zero the address does not matter
+/// (`any/0`).
 pub(super) fn net(family: Family, word: &Word<'_>, text: &str) -> Result<Net, Fault> {
+    net_of(family, word, text, address)
+}
+
+/// `ADDRESS[/MASK]` as of the options of extensions: the address must be written in full. (There, 10 is not 10.0.0.0 but
+/// 0.0.0.10.)
+pub(super) fn full_net(family: Family, word: &Word<'_>) -> Result<Net, Fault> {
+    net_of(family, word, word.as_str(), full_address)
+}
+
+fn net_of(family: Family, word: &Word<'_>, text: &str, address: fn(Family, &str) -> Option<IpAddr>) -> Result<Net, Fault> {
     let bad = || word.bad(format!("{}, with /LENGTH or /MASK if wanted", address_expected(family)));
     let bits = if family == Family::V4 { 32 } else { 128 };
     let (addr, mask) = match text.rsplit_once('/') {
@@ -163,7 +188,8 @@ pub(super) fn net(family: Family, word: &Word<'_>, text: &str) -> Result<Net, Fa
     Ok(Net { addr: masked_address(addr, mask), mask })
 }
 
-fn full_address(family: Family, text: &str) -> Option<IpAddr> {
+/// An address written in full.
+pub(super) fn full_address(family: Family, text: &str) -> Option<IpAddr> {
     match family {
         Family::V4 => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         Family::V6 => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
@@ -216,4 +242,10 @@ impl fmt::Display for Shown {
             addr => write!(f, "{addr}"),
         }
     }
+}
+
+/// The longest start of a text that has at most `most` bytes.
+pub(super) fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
 }

@@ -66,8 +66,8 @@ fn build(scope: &Scope, given: &Given<'_>) -> Result<Match, Fault> {
         return Err(given.missing("at least one of the options of conntrack"));
     }
     let family = scope.family;
-    let net = |name| given.inv(name, |w| read::net(family, w, w.as_str()));
-    let ports = |name| given.inv(name, read::ports);
+    let net = |name| given.inv(name, |w| read::full_net(family, w));
+    let ports = |name| given.inv(name, read::decimal_ports);
     let states = "a list of INVALID, NEW, RELATED, ESTABLISHED, UNTRACKED, SNAT, DNAT";
     let status = "a list of NONE, EXPECTED, SEEN_REPLY, ASSURED, CONFIRMED";
     Ok(Match::Conntrack(Box::new(CtMatch {

@@ -59,8 +59,7 @@ fn prefix(word: &Word<'_>) -> Result<String, Fault> {
     if text.is_empty() {
         return Err(word.bad("a prefix that is not empty"));
     }
-    let end = (0..=PREFIX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    Ok(text.get(..end).unwrap_or_default().to_owned())
+    Ok(read::cut(text, PREFIX).to_owned())
 }
 
 fn build(_: &Scope, given: &Given<'_>) -> Result<Target, Fault> {

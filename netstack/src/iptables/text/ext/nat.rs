@@ -6,7 +6,7 @@ use super::super::value as read;
 use super::{Extension, Given, Opt, Scope, flag, option, push, value};
 use crate::iptables::{Family, Net, Target};
 use crate::nat::NatRange;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 
 const RANDOM: Opt = flag(&["random"]);
 const RANDOM_FULLY: Opt = flag(&["random-fully"]);
@@ -80,10 +80,7 @@ fn ports(scope: &Scope, word: &Word<'_>, text: &str, shift: bool) -> Result<Port
 
 /// Full addresses only, `FIRST[-LAST]`.
 fn addresses(family: Family, word: &Word<'_>, text: &str) -> Result<(IpAddr, IpAddr), Fault> {
-    let one = |text: &str| match family {
-        Family::V4 => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
-        Family::V6 => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
-    };
+    let one = |text: &str| read::full_address(family, text);
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (one(first), one(last)) {
         (Some(first), Some(last)) if first <= last => Ok((first, last)),
@@ -142,7 +139,7 @@ fn build_ports(scope: &Scope, given: &Given<'_>) -> Result<NatRange, Fault> {
 
 fn build_netmap(scope: &Scope, given: &Given<'_>) -> Result<Target, Fault> {
     let word = given.require("to")?.value();
-    let net = read::net(scope.family, word, word.as_str())?;
+    let net = read::full_net(scope.family, word)?;
     if read::prefix_len(net.mask).is_none() {
         return Err(word.bad("a network: a mask whose ones are all in front"));
     }

@@ -34,10 +34,12 @@ pub(super) static MULTIPORT: Extension<Match> = Extension {
 const FLAGS: [(&str, u8); 6] = [("FIN", 1), ("SYN", 2), ("RST", 4), ("PSH", 8), ("ACK", 16), ("URG", 32)];
 const SYN: (u8, u8) = (0x17, 0x02);
 
+type ReadPorts = fn(&Word<'_>) -> Result<PortRange, Fault>;
+
 /// A range of ports, unless it is every port.
-fn range(given: &Given<'_>, name: &str) -> Result<Option<Inv<PortRange>>, Fault> {
+fn range(given: &Given<'_>, name: &str, read: ReadPorts) -> Result<Option<Inv<PortRange>>, Fault> {
     let every = |p: &Inv<PortRange>| !p.not && p.value == (0, u16::MAX);
-    Ok(given.inv(name, read::ports)?.filter(|p| !every(p)))
+    Ok(given.inv(name, read)?.filter(|p| !every(p)))
 }
 
 fn flags(word: &Word<'_>) -> Result<u8, Fault> {
@@ -58,15 +60,16 @@ fn build_tcp(_: &Scope, given: &Given<'_>) -> Result<Match, Fault> {
     let flags = given.get("tcp-flags").map(both).transpose()?;
     let flags = flags.or_else(|| given.get("syn").map(|u| Inv { not: u.not, value: SYN }));
     Ok(Match::Tcp {
-        sport: range(given, "sport")?,
-        dport: range(given, "dport")?,
+        sport: range(given, "sport", read::ports)?,
+        dport: range(given, "dport", read::ports)?,
         flags: flags.filter(|f| f.not || f.value != (0, 0)),
         option: given.inv("tcp-option", |w| read::number_in(w, 1, 255).map(|n| n as u8))?,
     })
 }
 
 fn build_udp(_: &Scope, given: &Given<'_>) -> Result<Match, Fault> {
-    Ok(Match::Udp { sport: range(given, "sport")?, dport: range(given, "dport")? })
+    let read = read::decimal_ports;
+    Ok(Match::Udp { sport: range(given, "sport", read)?, dport: range(given, "dport", read)? })
 }
 
 fn build_multiport(scope: &Scope, given: &Given<'_>) -> Result<Match, Fault> {
