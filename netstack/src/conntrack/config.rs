@@ -54,6 +54,10 @@ pub struct Timeouts {
     pub icmp: Duration,
     /// ICMPv6 queries (`nf_conntrack_icmpv6_timeout`).
     pub icmpv6: Duration,
+    /// GRE that was not answered (`nf_conntrack_gre_timeout`).
+    pub gre: Duration,
+    /// GRE that goes both ways (`nf_conntrack_gre_timeout_stream`).
+    pub gre_stream: Duration,
     /// Everything else (`nf_conntrack_generic_timeout`).
     pub generic: Duration,
 }
@@ -66,6 +70,8 @@ impl Default for Timeouts {
             udp_stream: Duration::from_secs(120),
             icmp: Duration::from_secs(30),
             icmpv6: Duration::from_secs(30),
+            gre: Duration::from_secs(30),
+            gre_stream: Duration::from_secs(180),
             generic: Duration::from_secs(600),
         }
     }
@@ -179,6 +185,8 @@ impl CtConfig {
         "udp_timeout_stream",
         "icmp_timeout",
         "icmpv6_timeout",
+        "gre_timeout",
+        "gre_timeout_stream",
         "generic_timeout",
     ];
 
@@ -227,6 +235,8 @@ impl Timeouts {
             "udp_timeout_stream" => &mut self.udp_stream,
             "icmp_timeout" => &mut self.icmp,
             "icmpv6_timeout" => &mut self.icmpv6,
+            "gre_timeout" => &mut self.gre,
+            "gre_timeout_stream" => &mut self.gre_stream,
             "generic_timeout" => &mut self.generic,
             _ => return None,
         })

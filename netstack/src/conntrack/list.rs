@@ -1,12 +1,17 @@
 //! Connections as `conntrack -L` shows them, and as values for JSON.
 
 use super::conn::{Conn, Proto, Status};
+use super::gre;
 use super::tuple::CtTuple;
 use crate::time::Time;
 use crate::tuple::proto;
 use core::fmt;
 use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
+
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
+const UDPLITE: u8 = 136;
 
 /// A connection as a line of `conntrack -L`, without the end of line.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +80,9 @@ fn write_tuple(f: &mut fmt::Formatter<'_>, t: &CtTuple) -> fmt::Result {
             let (ty, code) = t.icmp_type_code();
             write!(f, "type={ty} code={code} id={} ", t.sport)
         }
+        gre::PROTOCOL => write!(f, "srckey={:#x} dstkey={:#x} ", t.sport, t.dport),
+        // Not tracked by their ports here.
+        DCCP | SCTP | UDPLITE => f.write_str("sport=0 dport=0 "),
         _ => Ok(()),
     }
 }
@@ -86,6 +94,10 @@ const fn proto_name(t: &CtTuple) -> &'static str {
         proto::UDP => "udp",
         proto::ICMP => "icmp",
         proto::ICMPV6 => "icmpv6",
+        gre::PROTOCOL => "gre",
+        DCCP => "dccp",
+        SCTP => "sctp",
+        UDPLITE => "udplite",
         _ => "unknown",
     }
 }
@@ -156,6 +168,13 @@ pub enum Ends {
         /// Identifier.
         icmp_id: u16,
     },
+    /// GRE.
+    Keys {
+        /// Source key; 0 for other versions than 1.
+        srckey: u16,
+        /// Destination key: the call identifier.
+        dstkey: u16,
+    },
     /// Other protocols.
     Nothing {},
 }
@@ -168,6 +187,7 @@ impl From<&CtTuple> for TupleView {
                 let (icmp_type, icmp_code) = t.icmp_type_code();
                 Ends::Icmp { icmp_type, icmp_code, icmp_id: t.sport }
             }
+            gre::PROTOCOL => Ends::Keys { srckey: t.sport, dstkey: t.dport },
             _ => Ends::Nothing {},
         };
         TupleView { src: t.src_ip(), dst: t.dst_ip(), ends, zone: t.zone }
@@ -266,6 +286,16 @@ mod tests {
              src=fd02::2 dst=fd01::2 type=140 code=2 id=78 mark=0 use=1"
         );
         assert_eq!(
+            line(&conn(47, (0, 0x1234), false, Proto::Generic)),
+            "gre      47 29 src=10.1.0.2 dst=10.2.0.2 srckey=0x0 dstkey=0x1234 [UNREPLIED] \
+             src=10.2.0.2 dst=10.1.0.2 srckey=0x1234 dstkey=0x0 mark=0 use=1"
+        );
+        assert_eq!(
+            line(&conn(33, (0, 0), false, Proto::Generic)),
+            "dccp     33 29 src=10.1.0.2 dst=10.2.0.2 sport=0 dport=0 [UNREPLIED] \
+             src=10.2.0.2 dst=10.1.0.2 sport=0 dport=0 mark=0 use=1"
+        );
+        assert_eq!(
             line(&conn(50, (0, 0), false, Proto::Generic)),
             "unknown  50 29 src=10.1.0.2 dst=10.2.0.2 [UNREPLIED] src=10.2.0.2 dst=10.1.0.2 mark=0 use=1"
         );
@@ -308,7 +338,12 @@ mod tests {
                 "seen_reply": false, "assured": false, "src_nat": true, "dst_nat": false, "mark": 0, "pinned": false,
             })
         );
-        for c in [c, conn(1, (77, 8 << 8), false, Proto::Icmp), conn(50, (0, 0), false, Proto::Generic)] {
+        for c in [
+            c,
+            conn(1, (77, 8 << 8), false, Proto::Icmp),
+            conn(50, (0, 0), false, Proto::Generic),
+            conn(47, (0, 7), false, Proto::Generic),
+        ] {
             let view = ConnView::new(&c, Time::ZERO);
             let text = serde_json::to_string(&view).unwrap();
             assert_eq!(serde_json::from_str::<ConnView>(&text).unwrap(), view, "{text}");

@@ -8,6 +8,7 @@ mod conn;
 mod dump;
 mod early_drop;
 pub mod filter;
+mod gre;
 mod hash;
 pub mod icmp;
 pub mod list;

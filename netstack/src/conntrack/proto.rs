@@ -2,10 +2,12 @@
 //!
 //! Checksums are not looked at here: the stack verified them, or its link vouches for them, before a packet is tracked.
 //! (Linux does so in PREROUTING, and forwards the packets as INVALID; here they are dropped.)
+//!
+//! Of SCTP, DCCP and UDP-Lite only the addresses are tracked, as of protocols that are unknown.
 
 use super::config::CtConfig;
 use super::conn::{Conn, Dir, Proto, Status};
-use super::{icmp, tcp, udp};
+use super::{gre, icmp, tcp, udp};
 use crate::packet::L4;
 use crate::skb::Skb;
 use crate::time::Time;
@@ -93,6 +95,7 @@ pub fn new(cfg: &CtConfig, now: Time, skb: &Skb<'_>) -> Result<(Proto, Duration)
             Ok((Proto::Icmp, icmp::timeout(cfg, skb.is_v6())))
         }
         (proto::TCP | proto::UDP, _) => Err(Invalid::Truncated),
+        (gre::PROTOCOL, _) => Ok((Proto::Generic, cfg.timeouts.gre)),
         _ => Ok((Proto::Generic, cfg.timeouts.generic)),
     }
 }
@@ -118,6 +121,7 @@ pub fn packet(cfg: &CtConfig, now: Time, conn: &mut Conn, dir: Dir, skb: &Skb<'_
         }
         Proto::Udp { stream_after } => Some(udp::datagram(cfg, now, &mut conn.status, *stream_after)),
         Proto::Icmp => Some(icmp::timeout(cfg, conn.tuples[0].v6)),
+        Proto::Generic if conn.tuples[0].proto == gre::PROTOCOL => Some(gre::packet(cfg, &mut conn.status)),
         Proto::Generic => Some(cfg.timeouts.generic),
     };
     if let Some(timeout) = timeout {

@@ -1,5 +1,6 @@
 //! The packet that an ICMP error quotes.
 
+use super::gre;
 use super::proto::Invalid;
 use super::tuple::{self, CtTuple};
 use crate::packet::L4;
@@ -49,6 +50,7 @@ impl Quote {
             (proto::TCP | proto::UDP, _) if l4.len() >= 4 => (be16(l4, 0), be16(l4, 2)),
             (proto::ICMP, false) | (proto::ICMPV6, true) if l4.len() >= icmp::HEADER_LEN => (be16(l4, 4), be16(l4, 0)),
             (proto::TCP | proto::UDP | proto::ICMP | proto::ICMPV6, _) => return Err(Invalid::Quote),
+            (gre::PROTOCOL, _) => gre::keys(l4).ok_or(Invalid::Quote)?,
             _ => (0, 0),
         };
         let zone = skb.zones[0];

@@ -1,5 +1,6 @@
 //! Tuples of tracked connections.
 
+use super::gre;
 use crate::packet::L4;
 use crate::skb::Skb;
 use crate::tuple::proto;
@@ -40,9 +41,9 @@ pub struct CtTuple {
     pub src: Addr,
     /// Destination address.
     pub dst: Addr,
-    /// Source port; the identifier for ICMP queries; 0 for other protocols.
+    /// Source port; the identifier for ICMP queries; the source key for GRE; 0 for other protocols.
     pub sport: u16,
-    /// Destination port; type and code (`type << 8 | code`) for ICMP queries; 0 for other protocols.
+    /// Destination port; type and code (`type << 8 | code`) for ICMP queries; the destination key for GRE; 0 for other protocols.
     pub dport: u16,
     /// Zone that holds in this direction; 0 is the default one.
     pub zone: u16,
@@ -83,6 +84,7 @@ pub fn of(skb: &Skb<'_>) -> Option<CtTuple> {
             (skb.sport, u16::from(h.ty) << 8 | u16::from(h.code))
         }
         (proto::TCP | proto::UDP | proto::ICMP | proto::ICMPV6, ..) => return None,
+        (gre::PROTOCOL, ..) => gre::keys(skb.l4_bytes)?,
         _ => (0, 0),
     };
     Some(CtTuple {

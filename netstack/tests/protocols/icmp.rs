@@ -220,7 +220,8 @@ fn errors_about_ipv6_packets_with_extension_headers() {
     let first_fragment: &[u8] = &[0, 0, 1, 0, 0, 0, 9];
     let second_fragment: &[u8] = &[0, 0, 8, 0, 0, 0, 9];
     let auth: &[u8] = &[1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1];
-    let chains: [(&[(u8, &[u8])], State); 7] = [
+    type Chain<'a> = &'a [(u8, &'a [u8])];
+    let chains: [(Chain<'_>, State); 7] = [
         (&[], State::Related(Dir::Reply)),
         (&[(0, options), (60, options)], State::Related(Dir::Reply)),
         (&[(43, routing)], State::Related(Dir::Reply)),

@@ -82,7 +82,7 @@ fn datagrams_longer_than_their_packet_are_invalid() {
 
 #[test]
 fn other_protocols_have_addresses_only() {
-    for protocol in [2, 47, 50, 132, 255] {
+    for protocol in [2, 50, 132, 255] {
         let mut t = Tracker::default();
         assert_eq!(t.packet(&Bytes::new(CLIENT, SERVER, protocol, vec![1; 30])), New);
         assert_eq!(t.left(), 600);
@@ -93,6 +93,26 @@ fn other_protocols_have_addresses_only() {
     let mut t = Tracker::with("generic_timeout", 9);
     t.packet(&Bytes::new(CLIENT, SERVER, 50, vec![]));
     assert_eq!(t.left(), 9);
+}
+
+#[test]
+fn a_tunnel_that_goes_both_ways_is_a_stream() {
+    let plain = |src, dst| Bytes::new(src, dst, 47, vec![0, 0, 8, 0, 1, 2, 3, 4]);
+    let mut t = Tracker::default();
+    assert_eq!(t.packet(&plain(CLIENT, SERVER)), New);
+    assert_eq!(t.left(), 30);
+    assert_eq!(t.packet(&plain(SERVER, CLIENT)), KNOWN);
+    assert_eq!((t.left(), t.assured()), (30, false));
+    assert_eq!(t.packet(&plain(CLIENT, SERVER)), KNOWN);
+    assert_eq!((t.left(), t.assured()), (180, true));
+    let call = |src, dst, id| Bytes::new(src, dst, 47, vec![0x20, 1, 0x88, 0x0b, 0, 0, 0, id]);
+    let mut t = Tracker::default();
+    assert_eq!(t.packet(&call(CLIENT, SERVER, 5)), New);
+    assert_eq!(t.conn.unwrap().tuples.map(|t| (t.sport, t.dport)), [(0, 5), (5, 0)]);
+    assert_eq!(t.packet(&call(CLIENT, SERVER, 6)), New, "another call");
+    assert_eq!(t.packet(&call(SERVER, CLIENT, 5)), New, "the other way has an identifier of its own");
+    let not_ppp = Bytes::new(CLIENT, SERVER, 47, vec![0x20, 1, 8, 0, 0, 0, 0, 1]);
+    assert_eq!(Tracker::default().packet(&not_ppp), State::Invalid(Invalid::Truncated));
 }
 
 /// Row 19: what is behind IPv6 extension headers is tracked as if they were not there.
@@ -134,6 +154,7 @@ fn defaults_are_those_of_a_fresh_network_namespace() {
     let secs = |d: Duration| d.as_secs();
     let t = &c.timeouts;
     assert_eq!([t.udp, t.udp_stream, t.icmp, t.icmpv6, t.generic].map(secs), [30, 120, 30, 30, 600]);
+    assert_eq!([t.gre, t.gre_stream].map(secs), [30, 180]);
     let t = &t.tcp;
     let states = [t.syn_sent, t.syn_recv, t.established, t.fin_wait, t.close_wait, t.last_ack, t.time_wait, t.close, t.syn_sent2];
     assert_eq!(states.map(secs), [120, 60, 432_000, 120, 60, 30, 120, 10, 120]);
