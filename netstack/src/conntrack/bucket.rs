@@ -97,14 +97,13 @@ impl Bucket {
                 continue;
             }
             let mut at = head.load(Relaxed);
-            let mut left = most;
+            let mut left = if place == CHAIN { most } else { 1 };
             while at != NONE && left > 0 {
-                let next = if place == CHAIN { arena.next(at).load(Relaxed) } else { NONE };
                 if let Visit::Done(found) = visit(at) {
                     return Some(found);
                 }
-                at = next;
                 left -= 1;
+                at = if left > 0 { arena.next(at).load(Relaxed) } else { NONE };
             }
         }
         None

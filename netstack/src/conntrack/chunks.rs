@@ -38,4 +38,11 @@ impl<T: Default> Chunks<T> {
         let chunk = cell.get_or_init(|| (0..1u32 << self.shift).map(|_| T::default()).collect());
         &chunk[(i & ((1 << self.shift) - 1)) as usize]
     }
+
+    /// What is there from an element on, up to the end of its chunk; how many elements that would be if the chunk was never touched.
+    pub(super) fn rest(&self, i: u32) -> Result<&[T], u32> {
+        let at = i & ((1 << self.shift) - 1);
+        let chunk = self.directory.get((i >> self.shift) as usize).and_then(OnceLock::get);
+        chunk.and_then(|c| c.get(at as usize..)).ok_or((1 << self.shift) - at)
+    }
 }

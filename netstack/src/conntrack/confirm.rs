@@ -69,8 +69,7 @@ impl Conntrack {
         t.arena.prefetch(index);
         let result = self.insert(now, t, index, conn, hash);
         if !matches!(result, Ok(Entered::Inserted(_))) {
-            t.arena.give(index);
-            self.count.fetch_sub(1, Relaxed);
+            self.free(t, &[index]);
         }
         match result? {
             Entered::Inserted(track) => {

@@ -2,7 +2,6 @@
 
 use super::bucket::Visit;
 use super::conn::{Conn, Proto, Status};
-use super::slot::Held;
 use super::stats::bump;
 use super::sync::Ordering::Relaxed;
 use super::table::{Conntrack, Tables, is_live, is_pinned};
@@ -96,13 +95,11 @@ impl Conntrack {
     /// Removes one connection that timed out, if one of the next slots has such: they must not keep others out.
     fn find_expired(&self, now: Time) -> bool {
         let Some(t) = self.tables() else { return false };
-        let used = t.arena.used().max(1);
-        let from = self.reaper.look_from(SEARCH) % used;
-        let stale = |held: &Held<'_>| !is_live(&held.conn, now);
-        let found = (0..SEARCH.min(used))
-            .map(|n| (from + n) % used)
-            .filter(|&i| !t.arena.nothing_to_reap(i, now))
-            .find_map(|i| t.arena.hold(i).filter(stale));
+        let from = self.reaper.look_from(SEARCH) % t.arena.used().max(1);
+        let end = from.saturating_add(SEARCH).min(t.arena.used());
+        let mut found = [0; 8];
+        let (n, ..) = t.arena.look(from, end, Some(now), &mut found);
+        let found = found[..n].iter().find_map(|&i| t.arena.hold(i).filter(|held| !is_live(&held.conn, now)));
         let Some(held) = found else { return false };
         bump(&self.counters.expired);
         self.vacate(held);

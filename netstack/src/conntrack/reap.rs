@@ -5,9 +5,9 @@
 //! the first connection. Runs visit slots, not buckets: that is the order in which memory is read fast, and no run is longer
 //! because of a long chain.
 
+use super::bucket::entry;
 use super::early_drop::is_expendable;
 use super::slot::Held;
-use super::stats::bump;
 use super::sync::Ordering::Relaxed;
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, lock};
 use super::table::{Conntrack, Tables, is_live, is_pinned};
@@ -31,7 +31,7 @@ const DELAY: Duration = Duration::from_secs(5);
 
 /// What a step does at most: slots passed over, and connections looked at.
 const STEP_SLOTS: u32 = 16_384;
-const STEP_CONNS: u32 = 1024;
+const STEP_CONNS: u32 = 512;
 
 /// Connections whose memory is got on its way together.
 const BATCH: usize = 32;
@@ -110,7 +110,7 @@ impl Conntrack {
         (due != Time::NEVER && !self.reaper.quiesced.load(Relaxed)).then_some(due)
     }
 
-    /// One step of the reaper, if it is due: at most 1,024 connections are looked at and 16,384 slots passed. Returns when the next one is
+    /// One step of the reaper, if it is due: at most 512 connections are looked at and 16,384 slots passed. Returns when the next one is
     /// due, as [`Conntrack::reap_due`]; that is at once if the run is not at its end.
     ///
     /// To be called by one worker at a time (others would wait); all other calls go on meanwhile.
@@ -156,27 +156,19 @@ impl State {
             self.pressure = used;
         }
         let (mut slots, mut conns) = (STEP_SLOTS, STEP_CONNS);
-        let mut batch = [0; BATCH];
         while self.left > 0 && slots > 0 && conns > 0 {
-            let mut n = 0;
-            while self.left > 0 && slots > 0 && n < BATCH {
-                let index = self.cursor;
-                self.cursor = if index + 1 < used { index + 1 } else { 0 };
-                self.left -= 1;
-                slots -= 1;
-                self.pressure = self.pressure.saturating_sub(1);
-                if !t.arena.is_occupied(index) {
-                    continue;
-                }
-                self.passed += 1;
-                if self.pressure > 0 || !t.arena.nothing_to_reap(index, now) {
-                    batch[n] = index;
-                    n += 1;
-                }
-            }
+            let mut batch = [0; BATCH];
+            let all = self.pressure > 0;
+            let end = used.min(self.cursor + self.left.min(slots));
+            let (n, passed, at) = t.arena.look(self.cursor, end, (!all).then_some(now), &mut batch);
+            let seen = at - self.cursor;
+            self.passed += passed;
+            self.left -= seen;
+            self.pressure = self.pressure.saturating_sub(seen);
+            self.cursor = if at < used { at } else { 0 };
+            slots -= seen;
             conns = conns.saturating_sub(n as u32);
-            batch[..n].iter().for_each(|&i| table.prefetch_removal(t, i));
-            self.expired += batch[..n].iter().filter(|&&i| self.visit(table, t, now, i)).count() as u32;
+            self.expired += table.reap_batch(t, now, &batch[..n], all);
         }
         if self.left > 0 {
             return now;
@@ -184,21 +176,6 @@ impl State {
         let stale = self.expired > 0 && u64::from(self.expired) * 2 >= u64::from(self.passed);
         self.interval = if stale || self.pressure > 0 { LEAST } else { (self.interval + LEAST).min(MOST) };
         now + self.interval
-    }
-
-    /// Looks at one connection; whether it went.
-    fn visit(&self, table: &Conntrack, t: &Tables, now: Time, index: u32) -> bool {
-        let Some(held) = t.arena.hold(index) else { return false };
-        if !is_live(&held.conn, now) {
-            bump(&table.counters.expired);
-        } else if self.pressure > 0 && is_expendable(&held.conn) && table.is_crowded() {
-            bump(&table.counters.early_drop);
-        } else {
-            put_off(t, &held, now);
-            return false;
-        }
-        table.vacate(held);
-        true
     }
 }
 
@@ -209,19 +186,35 @@ fn put_off(t: &Tables, held: &Held<'_>, now: Time) {
 }
 
 impl Conntrack {
-    /// Whether so much of the table is in use that the reaper makes room: 95 %, as Linux.
-    fn is_crowded(&self) -> bool {
-        self.count.load(Relaxed) >= self.max / 100 * 95
+    /// Looks at connections, and removes those that timed out (and, if need be, those that can be spared); returns how many went.
+    fn reap_batch(&self, t: &Tables, now: Time, batch: &[u32], make_room: bool) -> u32 {
+        batch.iter().for_each(|&i| t.arena.prefetch(i));
+        let buckets = batch.iter().flat_map(|&i| [entry(i, 0), entry(i, 1)]);
+        buckets.filter_map(|e| t.buckets.get(self.bucket_of(t.arena.hash(e)))).for_each(|b| b.prefetch());
+        let mut gone = [0; BATCH];
+        let (mut n, mut expired) = (0, 0);
+        for &index in batch {
+            let Some(held) = t.arena.hold(index) else { continue };
+            let live = is_live(&held.conn, now);
+            if live && !(make_room && is_expendable(&held.conn) && self.is_crowded(n)) {
+                put_off(t, &held, now);
+                continue;
+            }
+            expired += u32::from(!live);
+            self.unlink(t, &t.arena.vacate(held));
+            gone[n] = index;
+            n += 1;
+        }
+        if n > 0 {
+            self.free(t, &gone[..n]);
+            self.counters.expired.fetch_add(expired.into(), Relaxed);
+            self.counters.early_drop.fetch_add(n as u64 - u64::from(expired), Relaxed);
+        }
+        n as u32
     }
 
-    /// Gets on its way what the removal of a connection will touch.
-    fn prefetch_removal(&self, t: &Tables, index: u32) {
-        t.arena.prefetch(index);
-        for dir in 0..2 {
-            let hash = t.arena.hash(super::bucket::entry(index, dir));
-            if let Some(bucket) = t.buckets.get(self.bucket_of(hash)) {
-                bucket.prefetch();
-            }
-        }
+    /// Whether so much of the table is in use, without `gone`, that the reaper makes room: 95 %, as Linux.
+    fn is_crowded(&self, gone: usize) -> bool {
+        u64::from(self.count.load(Relaxed)) - gone as u64 >= u64::from(self.max) * 95 / 100
     }
 }

@@ -5,6 +5,7 @@ use super::chunks::Chunks;
 use super::conn::{Conn, ConnId, Proto, Status};
 use super::sync::{AtomicU32, AtomicU64, BATCH, Mutex, MutexGuard, Ordering, SHARDS, lock};
 use super::tuple::CtTuple;
+use crate::edge::Token;
 use crate::time::Time;
 use Ordering::Relaxed;
 
@@ -145,6 +146,17 @@ impl Arena {
         self.used.load(Relaxed).min(self.capacity)
     }
 
+    /// The connection that an entry stands for, locked, if it has this hash and there is one.
+    #[inline]
+    pub(super) fn hold_entry(&self, entry: u32, hash: u32) -> Option<Held<'_>> {
+        let slot = self.slots.get(entry >> 1)?;
+        slot.prefetch();
+        if slot.hash[(entry & 1) as usize].load(Relaxed) != hash {
+            return None;
+        }
+        slot.hold(entry >> 1)
+    }
+
     /// Gets a slot's memory on its way.
     #[inline]
     pub(super) fn prefetch(&self, index: u32) {
@@ -183,9 +195,33 @@ impl Arena {
         &self.side.touch(entry >> 1).next[(entry & 1) as usize]
     }
 
-    /// Whether the reaper need not look at the slot now.
-    pub(super) fn nothing_to_reap(&self, index: u32, now: Time) -> bool {
-        self.side.get(index).is_none_or(|s| s.hint.load(Relaxed) > tick(now))
+    /// Looks through the slots from `from` to `end` for connections that may have timed out, or for any, until there are as many as `found`
+    /// has room for. Returns how many were found, how many connections were passed, and where the search ended.
+    pub(super) fn look(&self, from: u32, end: u32, now: Option<Time>, found: &mut [u32]) -> (usize, u32, u32) {
+        let latest = now.map_or(VACANT - 1, tick);
+        let (mut n, mut passed, mut at) = (0, 0, from);
+        while at < end {
+            let side = match self.side.rest(at) {
+                Ok(side) => side,
+                Err(gap) => {
+                    at = at.saturating_add(gap).min(end);
+                    continue;
+                }
+            };
+            for s in side.iter().take((end - at) as usize) {
+                if n == found.len() {
+                    return (n, passed, at);
+                }
+                let hint = s.hint.load(Relaxed);
+                passed += u32::from(hint != VACANT);
+                if hint <= latest {
+                    found[n] = at;
+                    n += 1;
+                }
+                at += 1;
+            }
+        }
+        (n, passed, at)
     }
 
     /// Whether there is a connection in the slot, to say the least probably.
@@ -213,9 +249,7 @@ impl Arena {
             return Some(index);
         }
         if let Ok(base) = self.used.fetch_update(Relaxed, Relaxed, |n| (n < self.capacity).then(|| n.saturating_add(BATCH))) {
-            for index in (base + 1..self.capacity.min(base + BATCH)).rev() {
-                self.give_to(first, index);
-            }
+            self.give_to(first, (base + 1..self.capacity.min(base + BATCH)).rev());
             return Some(base);
         }
         (1..SHARDS).find_map(|n| self.pop((first + n) % SHARDS))
@@ -231,16 +265,19 @@ impl Arena {
         Some(index)
     }
 
-    /// Gives back a slot that was taken, or vacated.
-    pub(super) fn give(&self, index: u32) {
-        self.give_to(index / BATCH % SHARDS, index);
+    /// Gives back slots that were taken, or vacated.
+    pub(super) fn give(&self, indices: &[u32]) {
+        for same in indices.chunk_by(|a, b| a / BATCH == b / BATCH) {
+            self.give_to(same[0] / BATCH % SHARDS, same.iter().copied());
+        }
     }
 
-    fn give_to(&self, shard: u32, index: u32) {
-        let link = self.next(entry(index, 0));
+    fn give_to(&self, shard: u32, indices: impl Iterator<Item = u32>) {
         let mut head = lock(&self.free[shard as usize].0);
-        link.store(*head, Relaxed);
-        *head = index;
+        for index in indices {
+            self.next(entry(index, 0)).store(*head, Relaxed);
+            *head = index;
+        }
     }
 
     /// Puts a connection into a slot that was taken.
@@ -263,8 +300,12 @@ impl Arena {
         held.slot.generation.store(held.id.generation.wrapping_add(1), Relaxed);
         held.slot.dirty.store(1, Relaxed);
         self.side.touch(held.id.index).hint.store(VACANT, Relaxed);
-        let hash = [held.slot.hash[0].load(Relaxed), held.slot.hash[1].load(Relaxed)];
-        Vacated { conn: *held.conn, index: held.id.index, hash }
+        Vacated {
+            index: held.id.index,
+            hash: [held.slot.hash[0].load(Relaxed), held.slot.hash[1].load(Relaxed)],
+            source: held.conn.status.has(Status::SRC_NAT).then_some(held.conn.tuples[0]),
+            flow: held.conn.flow,
+        }
     }
 
     /// Clears the mark that something changed; whether it was set.
@@ -275,9 +316,11 @@ impl Arena {
 
 /// A connection that vanished from its slot, while its entries are still in their buckets.
 pub(super) struct Vacated {
-    pub(super) conn: Conn,
     pub(super) index: u32,
     pub(super) hash: [u32; 2],
+    /// Original tuple, if the source was translated.
+    pub(super) source: Option<CtTuple>,
+    pub(super) flow: Option<Token>,
 }
 
 /// Connections that are over, the last few: the packets that ended them may still be on their way through the hooks.

@@ -154,8 +154,10 @@ impl Conntrack {
     /// Removes a connection, pinned or not; its flow will hear. `None` if it is gone already.
     pub fn remove(&self, id: ConnId) -> Option<Conn> {
         let held = self.tables()?.arena.hold_id(id)?;
+        let conn = *held.conn;
         bump(&self.counters.delete);
-        Some(self.vacate(held))
+        self.vacate(held);
+        Some(conn)
     }
 
     /// Removes all connections, pinned or not; returns how many.
@@ -242,29 +244,32 @@ impl Conntrack {
     }
 
     /// Removes a connection, whatever the reason.
-    pub(super) fn vacate(&self, held: Held<'_>) -> Conn {
+    pub(super) fn vacate(&self, held: Held<'_>) {
         // The connection is held, so there are tables.
         let t = self.allocate();
         let gone = t.arena.vacate(held);
-        let buckets = gone.hash.map(|h| t.buckets.touch(self.bucket_of(h)));
-        buckets.iter().for_each(|b| b.prefetch());
+        gone.hash.map(|h| t.buckets.touch(self.bucket_of(h))).iter().for_each(|b| b.prefetch());
         self.unlink(t, &gone);
-        gone.conn
+        self.free(t, &[gone.index]);
     }
 
-    /// Takes the entries of a connection that vanished out of their buckets, and frees the slot.
+    /// Takes the entries of a connection that vanished out of their buckets; then its slot can be freed.
     pub(super) fn unlink(&self, t: &Tables, gone: &Vacated) {
         for (dir, &hash) in gone.hash.iter().enumerate() {
             t.buckets.touch(self.bucket_of(hash)).lock().remove(&t.arena, entry(gone.index, dir as u32));
         }
-        if gone.conn.status.has(Status::SRC_NAT) {
-            t.sources.remove(self.source_hash(&gone.conn.tuples[0]), gone.index);
+        if let Some(original) = &gone.source {
+            t.sources.remove(self.source_hash(original), gone.index);
         }
-        t.arena.give(gone.index);
-        self.count.fetch_sub(1, Relaxed);
-        if let Some(flow) = gone.conn.flow {
+        if let Some(flow) = gone.flow {
             lock(&self.closed).push(flow);
         }
+    }
+
+    /// Frees the slots of connections that were taken out of their buckets.
+    pub(super) fn free(&self, t: &Tables, indices: &[u32]) {
+        t.arena.give(indices);
+        self.count.fetch_sub(indices.len() as u32, Relaxed);
     }
 }
 
@@ -272,11 +277,7 @@ impl Tables {
     /// The connection that an entry stands for, locked, if that tuple of it is the one wanted.
     #[inline]
     pub(super) fn has(&self, entry: u32, hash: u32, tuple: &CtTuple) -> Option<(Held<'_>, Dir)> {
-        self.arena.prefetch(entry >> 1);
-        if self.arena.hash(entry) != hash {
-            return None;
-        }
-        let held = self.arena.hold(entry >> 1)?;
+        let held = self.arena.hold_entry(entry, hash)?;
         let dir = if entry & 1 == 0 { Dir::Original } else { Dir::Reply };
         (held.conn.tuples[dir as usize] == *tuple).then_some((held, dir))
     }

@@ -177,7 +177,7 @@ proptest! {
         let mut model = std::collections::BTreeSet::new();
         for (n, add) in ops {
             // Some have the same tag, some the same hash.
-            let hash = |n: u32| n % 7 | (n % 3) << 16;
+            let hash = |n: u32| (n % 7) | ((n % 3) << 16);
             let e = entry(n, n & 1);
             if add && model.insert(n) {
                 arena.occupy(n, &conn, [hash(n); 2]);
