@@ -71,7 +71,7 @@ impl Bucket {
 
     /// Shows `visit` the entries that may have this hash, without the lock. Whatever is shown may be gone, or be another's,
     /// already: `visit` must look closely. `None` is certain: what was in the bucket all the while was shown.
-    #[inline]
+    #[inline(always)]
     pub(super) fn search<R>(&self, arena: &Arena, hash: u32, mut visit: impl FnMut(u32) -> Visit<R>) -> Option<R> {
         for _ in 0..TRIES {
             let before = self.seq.load(Acquire);
@@ -83,11 +83,17 @@ impl Bucket {
                 return None;
             }
         }
+        self.search_locked(arena, hash, visit)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search_locked<R>(&self, arena: &Arena, hash: u32, mut visit: impl FnMut(u32) -> Visit<R>) -> Option<R> {
         let _guard = lock(&self.lock);
         self.walk(arena, Some(hash), u32::MAX, &mut visit)
     }
 
-    #[inline]
+    #[inline(always)]
     fn walk<R>(&self, arena: &Arena, hash: Option<u32>, most: u32, visit: &mut impl FnMut(u32) -> Visit<R>) -> Option<R> {
         let wanted = hash.map(tag);
         let tags = self.tags.load(Relaxed);

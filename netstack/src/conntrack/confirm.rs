@@ -2,6 +2,7 @@
 
 use super::bucket::{Locked, Visit, entry};
 use super::conn::{Conn, CtInfo, Dir, Status, Track};
+use super::hash::Words;
 use super::slot::Held;
 use super::stats::bump;
 use super::sync::Ordering::Relaxed;
@@ -92,8 +93,7 @@ impl Conntrack {
                 None => return Ok(Entered::Inserted(self.enter(t, &mut buckets, index, conn, hash))),
                 Some(Obstacle::Stale(held)) => {
                     drop(buckets);
-                    bump(&self.counters.expired);
-                    self.vacate(held);
+                    self.expire(held);
                 }
                 Some(Obstacle::Crowd(bucket)) => {
                     drop(buckets);
@@ -195,10 +195,10 @@ impl<'a> Pair<'a> {
     fn obstacle<'t>(&mut self, now: Time, t: &'t Tables, conn: &Conn, hash: [u64; 2]) -> Option<Obstacle<'t>> {
         let index = self.index;
         directions(conn).iter().find_map(|&dir| {
-            let tuple = &conn.tuples[dir as usize];
+            let tuple = Words::of(&conn.tuples[dir as usize]);
             let wanted = hash[dir as usize] as u32;
             let bucket = self.of(dir);
-            let found = bucket.walk(&t.arena, Some(wanted), |entry| match t.has(entry, wanted, tuple) {
+            let found = bucket.walk(&t.arena, Some(wanted), |entry| match t.has(entry, wanted, &tuple) {
                 Some((held, _)) => Visit::Done(held),
                 None => Visit::Next,
             });

@@ -96,9 +96,11 @@ impl Conntrack {
     fn find_expired(&self, now: Time) -> bool {
         let Some(t) = self.tables() else { return false };
         let from = self.reaper.look_from(SEARCH) % t.arena.used().max(1);
-        let end = from.saturating_add(SEARCH).min(t.arena.used());
         let mut found = [0; 8];
-        let (n, ..) = t.arena.look(from, end, Some(now), &mut found);
+        let (mut n, _, at) = t.arena.look(from, t.arena.used().min(from.saturating_add(SEARCH)), Some(now), &mut found);
+        if n == 0 {
+            n = t.arena.look(0, from.min(SEARCH - (at - from)), Some(now), &mut found).0;
+        }
         let found = found[..n].iter().find_map(|&i| t.arena.hold(i).filter(|held| !is_live(&held.conn, now)));
         let Some(held) = found else { return false };
         bump(&self.counters.expired);

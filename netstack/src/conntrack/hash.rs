@@ -45,20 +45,33 @@ fn round(v: &mut [u64; 4]) {
 }
 
 /// The upper and the lower half of an address.
+#[inline]
 const fn halves(a: Addr) -> [u64; 2] {
     let w = a.0;
     [(w[0] as u64) << 32 | w[1] as u64, (w[2] as u64) << 32 | w[3] as u64]
 }
 
-/// The hash of a tuple, zone included. Its lower half finds the bucket.
-#[inline]
-pub(super) fn tuple(key: Key, t: &CtTuple) -> u64 {
-    let rest = u64::from(t.zone) << 40 | u64::from(t.proto) << 32 | u64::from(t.sport) << 16 | u64::from(t.dport);
-    if t.v6 {
+/// A tuple as whole words: what is hashed, and what is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Words([u64; 5]);
+
+impl Words {
+    #[inline]
+    pub(super) fn of(t: &CtTuple) -> Self {
         let ([a, b], [c, d]) = (halves(t.src), halves(t.dst));
-        sip13(key, &[a, b, c, d, V6 | rest])
-    } else {
-        sip13(key, &[u64::from(t.src.0[3]) << 32 | u64::from(t.dst.0[3]), V4 | rest])
+        let rest = u64::from(t.zone) << 40 | u64::from(t.proto) << 32 | u64::from(t.sport) << 16 | u64::from(t.dport);
+        Words([a, b, c, d, rest | if t.v6 { V6 } else { V4 }])
+    }
+
+    /// The hash. Its lower half finds the bucket.
+    #[inline]
+    pub(super) fn hash(&self, key: Key) -> u64 {
+        let [a, b, c, d, rest] = self.0;
+        if rest & V4 == 0 {
+            return sip13(key, &self.0);
+        }
+        debug_assert!(a == 0 && c == 0);
+        sip13(key, &[b << 32 | d & 0xffff_ffff, rest])
     }
 }
 

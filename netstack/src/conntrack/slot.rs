@@ -98,7 +98,7 @@ impl Slot {
     }
 
     /// Locks the slot if there is a connection in it.
-    #[inline]
+    #[inline(always)]
     fn hold(&self, index: u32) -> Option<Held<'_>> {
         let conn = lock(&self.conn);
         let generation = self.generation.load(Relaxed);
@@ -147,7 +147,7 @@ impl Arena {
     }
 
     /// The connection that an entry stands for, locked, if it has this hash and there is one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hold_entry(&self, entry: u32, hash: u32) -> Option<Held<'_>> {
         let slot = self.slots.get(entry >> 1)?;
         slot.prefetch();
@@ -177,7 +177,7 @@ impl Arena {
     }
 
     /// Locks the slot of a connection if it is still there.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hold_id(&self, id: ConnId) -> Option<Held<'_>> {
         let slot = self.slots.get(id.index)?;
         slot.prefetch();

@@ -4,7 +4,7 @@ use super::bucket::{Bucket, Visit, entry};
 use super::chunks::Chunks;
 use super::config::CtConfig;
 use super::conn::{Conn, ConnId, Dir, Status};
-use super::hash;
+use super::hash::{self, Words};
 use super::reap::Reaper;
 use super::slot::{Arena, Condemned, Held, MAX_SLOTS, Vacated};
 use super::source::Sources;
@@ -204,7 +204,7 @@ impl Conntrack {
 
     #[inline]
     pub(super) fn hash(&self, tuple: &CtTuple) -> u64 {
-        hash::tuple(self.key, tuple)
+        Words::of(tuple).hash(self.key)
     }
 
     #[inline]
@@ -224,13 +224,16 @@ impl Conntrack {
     }
 
     /// The live connection that has this tuple, locked, and in which direction. One that timed out is removed on the way.
-    #[inline]
+    ///
+    /// All of it is in line where it is used: what a call would hand over takes as long as the rest.
+    #[inline(always)]
     pub(super) fn hold(&self, now: Time, tuple: &CtTuple) -> Option<(Held<'_>, Dir)> {
         let t = self.tables()?;
-        let hash = self.hash(tuple) as u32;
+        let words = Words::of(tuple);
+        let hash = words.hash(self.key) as u32;
         let bucket = t.buckets.get(self.bucket_of(hash))?;
         loop {
-            let (held, dir) = bucket.search(&t.arena, hash, |entry| match t.has(entry, hash, tuple) {
+            let (held, dir) = bucket.search(&t.arena, hash, |entry| match t.has(entry, hash, &words) {
                 Some((held, _)) if held.conn.status.has(Status::DYING) => Visit::Next,
                 Some(found) => Visit::Done(found),
                 None => Visit::Next,
@@ -238,9 +241,14 @@ impl Conntrack {
             if is_live(&held.conn, now) {
                 return Some((held, dir));
             }
-            bump(&self.counters.expired);
-            self.vacate(held);
+            self.expire(held);
         }
+    }
+
+    #[cold]
+    pub(super) fn expire(&self, held: Held<'_>) {
+        bump(&self.counters.expired);
+        self.vacate(held);
     }
 
     /// Removes a connection, whatever the reason.
@@ -275,10 +283,13 @@ impl Conntrack {
 
 impl Tables {
     /// The connection that an entry stands for, locked, if that tuple of it is the one wanted.
-    #[inline]
-    pub(super) fn has(&self, entry: u32, hash: u32, tuple: &CtTuple) -> Option<(Held<'_>, Dir)> {
+    #[inline(always)]
+    pub(super) fn has(&self, entry: u32, hash: u32, wanted: &Words) -> Option<(Held<'_>, Dir)> {
         let held = self.arena.hold_entry(entry, hash)?;
-        let dir = if entry & 1 == 0 { Dir::Original } else { Dir::Reply };
-        (held.conn.tuples[dir as usize] == *tuple).then_some((held, dir))
+        let (tuple, dir) = match entry & 1 {
+            0 => (&held.conn.tuples[0], Dir::Original),
+            _ => (&held.conn.tuples[1], Dir::Reply),
+        };
+        (Words::of(tuple) == *wanted).then_some((held, dir))
     }
 }

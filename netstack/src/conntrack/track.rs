@@ -51,7 +51,8 @@ impl Conntrack {
             bump(&self.counters.invalid);
             return Ok(());
         };
-        let met = match (self.tables(), self.hold_in_zones(now, skb.zones, tuple)) {
+        let found = if skb.zones == [0, 0] { self.hold(now, &tuple) } else { self.hold_in_zones(now, skb.zones, tuple) };
+        let met = match (self.tables(), found) {
             (Some(t), Some((held, dir))) => self.meet(now, t, held, dir, skb),
             _ => Met::Nobody,
         };
@@ -89,19 +90,19 @@ impl Conntrack {
 
     /// The connection that has this tuple: in the original direction in the zone that holds for that, or in the reply direction in the other.
     fn hold_in_zones(&self, now: Time, zones: [u16; 2], mut tuple: CtTuple) -> Option<(Held<'_>, Dir)> {
-        tuple.zone = zones[0];
-        let found = self.hold(now, &tuple);
-        if zones[0] == zones[1] {
-            return found;
+        for (zone, wanted) in zones.into_iter().zip([Dir::Original, Dir::Reply]) {
+            tuple.zone = zone;
+            if let Some((held, dir)) = self.hold(now, &tuple)
+                && (dir == wanted || zones[0] == zones[1])
+            {
+                return Some((held, dir));
+            }
         }
-        found.filter(|(_, dir)| *dir == Dir::Original).or_else(|| {
-            tuple.zone = zones[1];
-            self.hold(now, &tuple).filter(|(_, dir)| *dir == Dir::Reply)
-        })
+        None
     }
 
     /// A packet of a connection: takes it a step on.
-    #[inline]
+    #[inline(always)]
     fn meet(&self, now: Time, t: &Tables, mut held: Held<'_>, dir: Dir, skb: &Skb<'_>) -> Met {
         let conn = &mut *held.conn;
         let (status, expires) = (conn.status, conn.expires);
