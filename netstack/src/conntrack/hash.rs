@@ -71,7 +71,7 @@ impl Words {
             return sip13(key, &self.0);
         }
         debug_assert!(a == 0 && c == 0);
-        sip13(key, &[b << 32 | d & 0xffff_ffff, rest])
+        sip13(key, &[(b << 32) | (d & 0xffff_ffff), rest])
     }
 }
 

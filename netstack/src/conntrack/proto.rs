@@ -72,6 +72,7 @@ pub enum Step {
 }
 
 /// Looks at a packet before its connection is looked for.
+#[inline]
 pub fn check(skb: &Skb<'_>) -> Result<Kind, Invalid> {
     match (skb.protocol, &skb.l4) {
         (proto::TCP, L4::Tcp(h, _)) => tcp::check(h, skb.l4_len).map(|()| Kind::Packet),
@@ -102,6 +103,7 @@ pub fn new(cfg: &CtConfig, now: Time, skb: &Skb<'_>) -> Result<(Proto, Duration)
 
 /// A further packet of a connection, which passed [`check`], in the direction in which its tuple was found. Everything
 /// that follows for the connection is done to `conn`, SEEN_REPLY, ASSURED and `expires` included.
+#[inline]
 pub fn packet(cfg: &CtConfig, now: Time, conn: &mut Conn, dir: Dir, skb: &Skb<'_>) -> Step {
     let timeout = match &mut conn.proto {
         Proto::Tcp(track) => {

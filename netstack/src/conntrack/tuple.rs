@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct Addr(pub [u32; 4]);
 
 impl From<IpAddr> for Addr {
+    #[inline]
     fn from(a: IpAddr) -> Self {
         let bits = match a {
             IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
@@ -77,6 +78,7 @@ impl CtTuple {
 
 /// The tuple under which a packet is tracked, in the zone that holds for the original direction; `None` if it has none
 /// (then it is INVALID): a transport header that is cut off, or ICMP over IPv6 and ICMPv6 over IPv4.
+#[inline]
 pub fn of(skb: &Skb<'_>) -> Option<CtTuple> {
     let (sport, dport) = match (skb.protocol, skb.is_v6(), &skb.l4) {
         (proto::TCP, _, L4::Tcp(..)) | (proto::UDP, _, L4::Udp(_)) => (skb.sport, skb.dport),
