@@ -44,7 +44,8 @@ impl RuleLog {
             if self.left_out > 0 {
                 slog::info!(self.log, "lines of LOG rules were left out"; "lines" => std::mem::take(&mut self.left_out));
             }
-            slog::info!(self.log, "{}", line);
+            // The kernel's line ends in a blank.
+            slog::info!(self.log, "{}", line.trim_end());
         }
     }
 }
