@@ -10,11 +10,13 @@ mod own_rules;
 mod reject;
 mod rules;
 mod send;
+mod via;
 
 pub(crate) use addrs::Addrs;
 pub(crate) use limiter::RateLimit;
 pub(crate) use netfilter::Netfilter;
-pub(crate) use send::{Attach, Outgoing, Via};
+pub(crate) use send::Outgoing;
+pub(crate) use via::{Attach, Via};
 
 use crate::config::{Config, LinkNet};
 use crate::edge::{LinkId, LinkInfo, TxError};
