@@ -1,8 +1,11 @@
 //! A table while commands change it.
 
 use super::error::ErrorKind;
-use crate::iptables::{Chain, Counters, Policy, Rule, Table, TableName, Target};
+use super::print::print_rule;
+use crate::iptables::{Chain, Counters, Family, Policy, Rule, Table, TableName, Target};
+use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 
 /// A rule. Which chain it leads to is kept by place, so that renaming a chain costs nothing.
 #[derive(PartialEq)]
@@ -12,21 +15,64 @@ struct WorkRule {
     leads_to: Option<usize>,
 }
 
+impl WorkRule {
+    /// The same for rules that are the same.
+    fn fingerprint(&self) -> u64 {
+        let mut text = String::new();
+        print_rule(Family::V4, "", &self.rule, &mut text);
+        let mut hash = SipHasher13::new();
+        (text, self.leads_to).hash(&mut hash);
+        hash.finish()
+    }
+}
+
 struct Entry {
     counters: Counters,
     /// Line of the text on which it stands; 0 if it was there before.
     line: u32,
-    /// Boxed, so that inserting moves little.
-    work: Box<WorkRule>,
+    work: WorkRule,
 }
 
 struct WorkChain {
     name: String,
     policy: Option<Policy>,
     counters: Counters,
-    rules: VecDeque<Entry>,
+    /// Boxed, so that inserting moves little.
+    rules: VecDeque<Box<Entry>>,
+    /// A fingerprint of each rule, as soon as one was looked for: looking for many takes little time then.
+    prints: Option<VecDeque<u64>>,
     /// How many rules lead here.
     uses: u32,
+}
+
+impl WorkChain {
+    fn insert(&mut self, place: usize, entry: Box<Entry>) {
+        if let Some(prints) = &mut self.prints {
+            prints.insert(place, entry.work.fingerprint());
+        }
+        self.rules.insert(place, entry);
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Box<Entry>> {
+        if let Some(prints) = &mut self.prints {
+            prints.remove(place);
+        }
+        self.rules.remove(place)
+    }
+
+    fn flush(&mut self) -> VecDeque<Box<Entry>> {
+        self.prints = None;
+        std::mem::take(&mut self.rules)
+    }
+
+    /// Place of the first rule that is the same but for its counters.
+    fn position(&mut self, wanted: &WorkRule) -> Option<usize> {
+        let rules = &self.rules;
+        let prints = self.prints.get_or_insert_with(|| rules.iter().map(|e| e.work.fingerprint()).collect());
+        let print = wanted.fingerprint();
+        let mut alike = prints.iter().enumerate().filter(|(_, p)| **p == print).map(|(place, _)| place);
+        alike.find(|place| rules.get(*place).is_some_and(|e| e.work == *wanted))
+    }
 }
 
 /// A table while commands change it. Chains are named by numbers that stay the same.
@@ -59,8 +105,8 @@ impl WorkTable {
         let mut chains: Vec<Chain> = Vec::new();
         for chain in self.chains.drain(..).flatten() {
             lines.insert(chain.name.clone(), chain.rules.iter().map(|e| e.line).collect());
-            let back = |Entry { counters, work, .. }: Entry| {
-                let WorkRule { mut rule, leads_to } = *work;
+            let back = |entry: Box<Entry>| {
+                let Entry { counters, work: WorkRule { mut rule, leads_to }, .. } = *entry;
                 rule.counters = counters;
                 if let (Some(to), Target::Jump(name) | Target::Goto(name)) = (leads_to, &mut rule.target) {
                     name.clone_from(&names[to]);
@@ -95,7 +141,7 @@ impl WorkTable {
     fn add(&mut self, name: String, policy: Option<Policy>, counters: Counters) -> usize {
         let id = self.chains.len();
         self.index.insert(name.clone(), id);
-        self.chains.push(Some(WorkChain { name, policy, counters, rules: VecDeque::new(), uses: 0 }));
+        self.chains.push(Some(WorkChain { name, policy, counters, rules: VecDeque::new(), prints: None, uses: 0 }));
         id
     }
 
@@ -121,7 +167,7 @@ impl WorkTable {
     }
 
     pub fn flush(&mut self, id: usize) {
-        let rules = self.chain(id).map(|c| std::mem::take(&mut c.rules)).unwrap_or_default();
+        let rules = self.chain(id).map(WorkChain::flush).unwrap_or_default();
         rules.iter().for_each(|e| self.removed(&e.work));
     }
 
@@ -201,7 +247,7 @@ impl WorkTable {
     }
 
     /// A rule as it is kept here.
-    fn entry(&self, mut rule: Rule, line: u32) -> Entry {
+    fn entry(&self, mut rule: Rule, line: u32) -> Box<Entry> {
         let counters = std::mem::take(&mut rule.counters);
         let leads_to = match &mut rule.target {
             Target::Jump(name) | Target::Goto(name) => {
@@ -213,7 +259,7 @@ impl WorkTable {
             }
             _ => None,
         };
-        Entry { counters, line, work: Box::new(WorkRule { rule, leads_to }) }
+        Box::new(Entry { counters, line, work: WorkRule { rule, leads_to } })
     }
 
     fn added(&mut self, leads_to: Option<usize>) {
@@ -234,7 +280,7 @@ impl WorkTable {
         let entry = self.entry(rule, line);
         let leads_to = entry.work.leads_to;
         if let Some(chain) = self.chain(id) {
-            chain.rules.push_back(entry);
+            chain.insert(chain.rules.len(), entry);
             self.added(leads_to);
         }
     }
@@ -247,38 +293,29 @@ impl WorkTable {
         let entry = self.entry(rule, line);
         let leads_to = entry.work.leads_to;
         if let Some(chain) = self.chain(id) {
-            chain.rules.insert(place, entry);
+            chain.insert(place, entry);
             self.added(leads_to);
         }
         Ok(())
     }
 
     pub fn replace(&mut self, id: usize, place: usize, rule: Rule, line: u32) -> Result<(), ErrorKind> {
-        let there = self.len(id);
-        let entry = self.entry(rule, line);
-        let leads_to = entry.work.leads_to;
-        let Some(slot) = self.chain(id).and_then(|c| c.rules.get_mut(place)) else {
-            return Err(ErrorKind::NoSuchRule(there));
-        };
-        let old = std::mem::replace(slot, entry);
-        self.removed(&old.work);
-        self.added(leads_to);
-        Ok(())
+        self.delete(id, place)?;
+        self.insert(id, place, rule, line)
     }
 
     pub fn delete(&mut self, id: usize, place: usize) -> Result<(), ErrorKind> {
         let there = self.len(id);
-        let Some(old) = self.chain(id).and_then(|c| c.rules.remove(place)) else {
+        let Some(old) = self.chain(id).and_then(|c| c.remove(place)) else {
             return Err(ErrorKind::NoSuchRule(there));
         };
         self.removed(&old.work);
         Ok(())
     }
 
-    fn position(&self, id: usize, rule: Rule) -> Result<usize, ErrorKind> {
+    fn position(&mut self, id: usize, rule: Rule) -> Result<usize, ErrorKind> {
         let wanted = self.entry(rule, 0).work;
-        let chain = self.chains.get(id).and_then(Option::as_ref);
-        chain.and_then(|c| c.rules.iter().position(|e| e.work == wanted)).ok_or(ErrorKind::RuleNotFound)
+        self.chain(id).and_then(|c| c.position(&wanted)).ok_or(ErrorKind::RuleNotFound)
     }
 
     /// Deletes the first rule that is the same but for its counters.
@@ -288,7 +325,7 @@ impl WorkTable {
     }
 
     /// Whether there is a rule that is the same but for its counters.
-    pub fn check(&self, id: usize, rule: Rule) -> Result<(), ErrorKind> {
+    pub fn check(&mut self, id: usize, rule: Rule) -> Result<(), ErrorKind> {
         self.position(id, rule).map(|_| ())
     }
 }
