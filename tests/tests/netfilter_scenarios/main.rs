@@ -5,6 +5,7 @@ mod icmp;
 mod local;
 mod nat;
 mod rules;
+mod segments;
 mod tcp;
 
 use hibernet_tests::netfilter::{Kernel, Scenario, run_alone};
@@ -38,7 +39,7 @@ fn with_states(rules: &str) -> String {
 }
 
 fn all() -> Vec<Scenario> {
-    [tcp::all(), datagrams::all(), icmp::all(), nat::all(), rules::all(), local::all()].concat()
+    [tcp::all(), segments::all(), datagrams::all(), icmp::all(), nat::all(), rules::all(), local::all()].concat()
 }
 
 /// Only those whose names contain this.
