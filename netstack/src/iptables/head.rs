@@ -1,8 +1,8 @@
 //! The header test of a rule: what most rules are decided by, without a branch.
 //!
-//! What rules look at of a packet is laid out once as words, the key; a rule is a mask and a value for each of them. Sets
-//! (interfaces, protocols, states) are one bit per member, and the mask holds those that are not admitted. So one comparison of all
-//! words decides, which the compiler makes one of vectors. For IPv4 a header test is one cache line.
+//! What rules look at of a packet is laid out once, as the key. Fields are compared under a mask, all of them in one go, which the
+//! compiler makes one of vectors. Sets (interfaces, protocols, states) are one bit per member, and the rule holds those that are not
+//! admitted. Ports are ranges, which may go over the end: so an inverted range is one too. For IPv4 a header test is one cache line.
 
 use super::ifaces::Classes;
 use super::matches::{conntrack, transport};
@@ -12,18 +12,17 @@ use crate::packet::L4;
 use crate::skb::Skb;
 use core::net::IpAddr;
 
-/// Words of an IPv4 header test.
-pub(super) const V4: usize = 8;
-/// Words of an IPv6 header test; the last two are not used.
-pub(super) const V6: usize = 16;
+/// Words of an IPv4 packet that are compared: addresses, mark, and fields of the transport header.
+pub(super) const V4: usize = 4;
+/// Those of an IPv6 packet; the last two are not used.
+pub(super) const V6: usize = 12;
 
-// The words behind the addresses.
-const PORTS: usize = 0;
-const INPUT: usize = 1;
-const OUTPUT: usize = 2;
-const CLASS: usize = 3;
-const MARK: usize = 4;
-const L4_FIELDS: usize = 5;
+// Words of sets.
+const INPUT: usize = 0;
+const OUTPUT: usize = 1;
+const CLASS: usize = 2;
+/// Words of sets; the last one is not used.
+const SETS: usize = 4;
 
 // Bits of the class word, above those of `ctstate`.
 const DIR_ORIGINAL: u32 = 1 << 9;
@@ -72,7 +71,11 @@ impl Protos {
 
 /// What header tests look at of a packet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Key<const N: usize>([u32; N]);
+pub(super) struct Key<const N: usize> {
+    words: [u32; N],
+    sets: [u32; SETS],
+    ports: [u16; 2],
+}
 
 /// Words of an address.
 const fn addr_words(n: usize) -> usize {
@@ -93,25 +96,24 @@ fn put_addr(a: IpAddr, words: &mut [u32]) -> bool {
 }
 
 impl<const N: usize> Key<N> {
-    const BASE: usize = 2 * addr_words(N);
+    const MARK: usize = 2 * addr_words(N);
+    const FIELDS: usize = Self::MARK + 1;
 
     /// Of a packet; `None` if it is of the other family.
     pub(super) fn of(skb: &Skb<'_>, sets: &Sets) -> Option<Self> {
-        let mut w = [0; N];
-        let a = addr_words(N);
-        if !put_addr(skb.src, &mut w[..a]) || !put_addr(skb.dst, &mut w[a..2 * a]) {
+        let mut key = Key { words: [0; N], sets: [0; SETS], ports: [skb.sport, skb.dport] };
+        let n = addr_words(N);
+        if !put_addr(skb.src, &mut key.words[..n]) || !put_addr(skb.dst, &mut key.words[n..2 * n]) {
             return None;
         }
-        w[Self::BASE + PORTS] = u32::from(skb.sport) << 16 | u32::from(skb.dport);
-        w[Self::BASE + INPUT] = sets.input.of(skb.input);
-        w[Self::BASE + OUTPUT] = sets.output.of(skb.output);
-        w[Self::BASE + CLASS] = sets.protos.bit(skb.protocol);
-        w[Self::BASE + L4_FIELDS] = match &skb.l4 {
+        key.words[Self::FIELDS] = match &skb.l4 {
             L4::Tcp(..) => transport::flags(skb).into(),
             L4::Icmp(h) | L4::Icmpv6(h) => icmp(h.ty, h.code),
             L4::Udp(_) | L4::Other => 0,
         };
-        let mut key = Key(w);
+        key.sets[INPUT] = sets.input.of(skb.input);
+        key.sets[OUTPUT] = sets.output.of(skb.output);
+        key.sets[CLASS] = sets.protos.bit(skb.protocol);
         key.refresh(skb);
         Some(key)
     }
@@ -123,14 +125,31 @@ impl<const N: usize> Key<N> {
             Some(Dir::Original) => DIR_ORIGINAL,
             Some(Dir::Reply) => DIR_REPLY,
         };
-        let class = &mut self.0[Self::BASE + CLASS];
+        let class = &mut self.sets[CLASS];
         *class = *class >> PROTO_SHIFT << PROTO_SHIFT | u32::from(conntrack::state_bits(&skb.track)) | dir;
-        self.0[Self::BASE + MARK] = skb.mark;
+        self.words[Self::MARK] = skb.mark;
     }
 }
 
+/// Type and code of an ICMP message, above the TCP flags.
 const fn icmp(ty: u8, code: u8) -> u32 {
     (ty as u32) << 8 | (code as u32) << 16
+}
+
+/// Ports from `first` on, as many as `span` and one; may go over the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    first: u16,
+    span: u16,
+}
+
+impl Span {
+    const ALL: Span = Span { first: 0, span: u16::MAX };
+
+    #[inline(always)]
+    const fn has(self, port: u16) -> bool {
+        port.wrapping_sub(self.first) <= self.span
+    }
 }
 
 /// The header test of one rule.
@@ -139,25 +158,32 @@ const fn icmp(ty: u8, code: u8) -> u32 {
 pub(super) struct Head<const N: usize> {
     mask: [u32; N],
     value: [u32; N],
+    /// Members of sets that are not admitted.
+    without: [u32; SETS],
+    ports: [Span; 2],
 }
 
 const _: () = assert!(size_of::<Head<V4>>() == 64 && size_of::<Head<V6>>() == 128);
 
 impl<const N: usize> Head<N> {
     /// A test that every packet passes.
-    pub(super) const ANY: Self = Head { mask: [0; N], value: [0; N] };
+    pub(super) const ANY: Self = Head { mask: [0; N], value: [0; N], without: [0; SETS], ports: [Span::ALL; 2] };
 
     /// Whether a packet fits.
     #[inline(always)]
     pub(super) fn fits(&self, key: &Key<N>) -> bool {
-        let mut differ = 0;
+        let mut differ = [0; SETS];
         for i in 0..N {
-            differ |= key.0[i] & self.mask[i] ^ self.value[i];
+            differ[i % SETS] |= key.words[i] & self.mask[i] ^ self.value[i];
         }
-        differ == 0
+        for i in 0..SETS {
+            differ[i] |= key.sets[i] & self.without[i];
+        }
+        let same = differ.iter().fold(0, |all, d| all | d) == 0;
+        same & self.ports[0].has(key.ports[0]) & self.ports[1].has(key.ports[1])
     }
 
-    /// Adds bits that must have a value. If they are tested for another one already, no packet has both.
+    /// Bits of a word must have a value. If another one is asked for already, no packet has both.
     fn must(&mut self, word: usize, mask: u32, value: u32) {
         let both = self.mask[word] & mask;
         if (self.value[word] ^ value) & both != 0 {
@@ -167,12 +193,12 @@ impl<const N: usize> Head<N> {
         self.value[word] |= value;
     }
 
-    /// Adds bits that must not be set.
-    fn without(&mut self, word: usize, bits: u32) {
-        self.mask[Key::<N>::BASE + word] |= bits;
+    /// Members of a set are not admitted.
+    fn without(&mut self, set: usize, bits: u32) {
+        self.without[set] |= bits;
     }
 
-    /// No packet fits: it has some state.
+    /// No packet fits: each has some state.
     pub(super) fn never(&mut self) {
         self.without(CLASS, u32::MAX);
     }
@@ -205,44 +231,47 @@ impl<const N: usize> Head<N> {
         true
     }
 
-    /// Ports that differ in low bits only. False for other ranges, and inverted.
+    /// A range of ports. False if one is tested for already.
     pub(super) fn port(&mut self, dst: bool, ports: &Inv<PortRange>) -> bool {
-        let (first, last) = ports.value;
-        let span = last.wrapping_sub(first);
-        if ports.not || first > last || span & span.wrapping_add(1) != 0 || first & span != 0 {
+        let place = &mut self.ports[usize::from(dst)];
+        if *place != Span::ALL {
             return false;
         }
-        let shift = if dst { 0 } else { 16 };
-        self.must(Key::<N>::BASE + PORTS, u32::from(!span) << shift, u32::from(first) << shift);
+        let (first, last) = ports.value;
+        match (last.checked_sub(first), ports.not) {
+            (Some(span), false) => *place = Span { first, span },
+            // The others are those behind it, round to those before it.
+            (Some(span), true) if span < u16::MAX => *place = Span { first: last.wrapping_add(1), span: u16::MAX - 1 - span },
+            // Nothing is in a range that is upside down.
+            (None, true) => {}
+            (Some(_), true) | (None, false) => self.never(),
+        }
         true
     }
 
     /// `mark`. False inverted.
     pub(super) fn mark(&mut self, m: &Inv<(u32, u32)>) -> bool {
-        let (value, mask) = m.value;
-        if m.not {
-            return false;
+        if !m.not {
+            self.masked(Key::<N>::MARK, m.value.0, m.value.1);
         }
-        if value & !mask != 0 {
-            self.never();
-        } else {
-            self.must(Key::<N>::BASE + MARK, mask, value);
-        }
-        true
+        !m.not
     }
 
     /// `--tcp-flags`. False inverted.
     pub(super) fn tcp_flags(&mut self, f: &Inv<(u8, u8)>) -> bool {
-        let (mask, value) = f.value;
-        if f.not {
-            return false;
+        if !f.not {
+            self.masked(Key::<N>::FIELDS, f.value.1.into(), f.value.0.into());
         }
+        !f.not
+    }
+
+    /// A value under a mask; bits outside of it are never there.
+    fn masked(&mut self, word: usize, value: u32, mask: u32) {
         if value & !mask != 0 {
             self.never();
         } else {
-            self.must(Key::<N>::BASE + L4_FIELDS, mask.into(), value.into());
+            self.must(word, mask, value);
         }
-        true
     }
 
     /// A type with all codes, or one. False for others, and inverted.
@@ -254,7 +283,7 @@ impl<const N: usize> Head<N> {
             _ => return false,
         };
         if !ty.not {
-            self.must(Key::<N>::BASE + L4_FIELDS, icmp(255, code), icmp(t, codes.0 & code));
+            self.must(Key::<N>::FIELDS, icmp(255, code), icmp(t, codes.0 & code));
         }
         !ty.not
     }
