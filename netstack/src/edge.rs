@@ -397,12 +397,47 @@ pub struct SendOpts {
     pub dont_fragment: bool,
 }
 
+/// Where a flow's socket is to send from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// An address of the host's; `None` for the one that the host takes.
+    pub addr: Option<IpAddr>,
+    /// The port.
+    pub port: SourcePort,
+}
+
+impl Source {
+    /// Whatever the host takes.
+    pub const ANY: Source = Source { addr: None, port: SourcePort::Any };
+
+    /// This port if it can be had.
+    pub const fn wish(port: u16) -> Source {
+        Source { addr: None, port: SourcePort::Wish(port) }
+    }
+}
+
+/// The port that a flow's socket is to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourcePort {
+    /// Any.
+    #[default]
+    Any,
+    /// This one if it can be had, else any.
+    Wish(u16),
+    /// This one and no other: a rule says so.
+    Demand(u16),
+}
+
 /// The host's side.
 ///
 /// Every flow socket reports edge-triggered events for its token: readable, writable, peer closed, error.
 pub trait HostSockets: PayloadStore {
-    /// Starts a connect. Its end is an event: `writable`, or `error`.
-    fn tcp_connect(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError>;
+    /// Finds out whether a socket of `protocol` (TCP or UDP) to `to` can have the source that is demanded, and keeps it for the open that
+    /// follows in the same call into the stack. What is not opened is given back: by the next call of this method, or by [`HostSockets::flush`].
+    fn reserve(&mut self, protocol: u8, to: Endpoint, from: Source) -> bool;
+
+    /// Starts a connect. Its end is an event: `writable`, or `error`. A source that cannot be had is [`SockError::NotAvailable`].
+    fn tcp_connect(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError>;
 
     /// Makes an accepted socket (see `Stack::accepted`) report events for `token` from now on.
     fn tcp_adopt(&mut self, sock: SockId, token: Token) -> Result<(), SockError>;
@@ -435,8 +470,8 @@ pub trait HostSockets: PayloadStore {
     /// State of the connection.
     fn tcp_status(&mut self, sock: SockId) -> TcpStatus;
 
-    /// Opens a socket for datagrams to `to`, from `source_port` if that can be had, else from any.
-    fn udp_open(&mut self, token: Token, to: Endpoint, source_port: Option<u16>) -> Result<SockId, SockError>;
+    /// Opens a socket for datagrams to `to`. A source that cannot be had is [`SockError::NotAvailable`].
+    fn udp_open(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError>;
 
     /// Sends a datagram. The edge may gather several until [`HostSockets::flush`]; an error of a gathered
     /// datagram is reported as an event.

@@ -244,7 +244,7 @@ impl Stack {
             }
         };
         let Some(mut skb) = skb else { return self.translator.forward(r, p, to, edge) };
-        r.post_routing(&mut skb, &Attach::LookUp).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
+        r.post_routing_to_host(&mut skb, to, edge).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
         self.translator.forward(r, &p.translated(&skb), to, edge)
     }
 

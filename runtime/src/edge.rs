@@ -5,7 +5,7 @@ use crate::slots::{SLOT_SIZE, Slots};
 use crate::sock::Sockets;
 use hibernet_netstack::edge::{
     Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, Payload, PayloadStore, Peek, SendOpts, SockError, SockId,
-    TcpStatus, Token, TxError, TxFrame,
+    Source, TcpStatus, Token, TxError, TxFrame,
 };
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::checksum::Sum;
@@ -76,8 +76,12 @@ impl FrameSink for RuntimeEdge {
 }
 
 impl HostSockets for RuntimeEdge {
-    fn tcp_connect(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
-        self.sockets.tcp_connect(token, to)
+    fn reserve(&mut self, protocol: u8, to: Endpoint, from: Source) -> bool {
+        self.sockets.reserve(protocol, to, from)
+    }
+
+    fn tcp_connect(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
+        self.sockets.tcp_connect(token, to, from)
     }
 
     fn tcp_adopt(&mut self, sock: SockId, token: Token) -> Result<(), SockError> {
@@ -120,8 +124,8 @@ impl HostSockets for RuntimeEdge {
         self.sockets.tcp_status(sock)
     }
 
-    fn udp_open(&mut self, token: Token, to: Endpoint, source_port: Option<u16>) -> Result<SockId, SockError> {
-        self.sockets.udp_open(token, to, source_port)
+    fn udp_open(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
+        self.sockets.udp_open(token, to, from)
     }
 
     fn udp_send(&mut self, sock: SockId, data: Payload, opts: &SendOpts) -> Result<(), SockError> {
@@ -158,5 +162,6 @@ impl HostSockets for RuntimeEdge {
 
     fn flush(&mut self) {
         self.sockets.flush(&mut self.slots);
+        self.sockets.release_reserved();
     }
 }

@@ -10,7 +10,7 @@ use hibernet::sys::rlimit;
 use hibernet::worker::{RulesSetup, Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_netstack::config::Publish;
-use hibernet_netstack::edge::{Close, HostSockets, LinkInfo, SockError};
+use hibernet_netstack::edge::{Close, HostSockets, LinkInfo, SockError, Source};
 use hibernet_netstack::tuple::{Endpoint, proto};
 use std::fs::File;
 use std::io::Read;
@@ -34,12 +34,12 @@ fn opens_are_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = Endpoint::from(listener.local_addr().unwrap());
     let mut all = exhaust();
-    assert_eq!(host.edge.tcp_connect(token(1), to), Err(SockError::NoResources));
-    assert_eq!(host.edge.udp_open(token(2), to, Some(5000)), Err(SockError::NoResources));
+    assert_eq!(host.edge.tcp_connect(token(1), to, Source::ANY), Err(SockError::NoResources));
+    assert_eq!(host.edge.udp_open(token(2), to, Source::wish(5000)), Err(SockError::NoResources));
     assert_eq!(host.edge.sockets.stats().no_resources, 2);
     assert!(host.edge.sockets.is_empty());
     all.pop();
-    let sock = host.edge.tcp_connect(token(1), to).unwrap();
+    let sock = host.edge.tcp_connect(token(1), to, Source::ANY).unwrap();
     host.wait(token(1), |r| r.writable);
     host.edge.close(sock, Close::Reset);
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Host, PATIENCE, loopbacks, token};
 use hibernet::sys::socket;
-use hibernet_netstack::edge::{Close, HostSockets, Peek, SockError};
+use hibernet_netstack::edge::{Close, HostSockets, Peek, SockError, Source};
 use hibernet_netstack::tuple::Endpoint;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -258,7 +258,7 @@ fn a_reset_by_the_peer_is_an_error() {
 
 /// The error of a connect, whether it comes at once or later.
 fn connect_error(host: &mut Host, to: SocketAddr) -> SockError {
-    match host.edge.tcp_connect(token(1), Endpoint::from(to)) {
+    match host.edge.tcp_connect(token(1), Endpoint::from(to), Source::ANY) {
         Err(e) => e,
         Ok(sock) => {
             host.wait(token(1), |r| r.error);

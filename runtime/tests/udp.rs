@@ -4,7 +4,7 @@ mod common;
 
 use common::{Host, PATIENCE, loopbacks};
 use hibernet::sys::socket::{self, set_option};
-use hibernet_netstack::edge::{Close, Datagram, HostSockets, Payload, PayloadStore, SendOpts, SockId, Token, TokenKind};
+use hibernet_netstack::edge::{Close, Datagram, HostSockets, Payload, PayloadStore, SendOpts, SockId, Source, Token, TokenKind};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::icmp::{v4, v6};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -62,7 +62,7 @@ fn a_burst_waits_in_the_socket_as_long_as_the_host_lets_it() {
     for at in loopbacks() {
         let (peer, to) = peer(at);
         let mut host = Host::new();
-        let sock = host.edge.udp_open(token(1), to, None).unwrap();
+        let sock = host.edge.udp_open(token(1), to, Source::ANY).unwrap();
         send(&mut host, sock, b"where are you?", &opts());
         host.edge.flush();
         let (_, from) = peer.recv_from(&mut [0; 100]).unwrap();
@@ -84,7 +84,7 @@ fn gathered_datagrams_arrive_whole_and_in_order() {
     for at in loopbacks() {
         let (peer, to) = peer(at);
         let mut host = Host::new();
-        let sock = host.edge.udp_open(token(1), to, None).unwrap();
+        let sock = host.edge.udp_open(token(1), to, Source::ANY).unwrap();
         // Equal ones, a shorter end, singles, empty ones, more than one batch.
         let lens: Vec<usize> =
             [vec![1200; 10], vec![600], vec![1, 2, 3, 3, 3, 0, 0, 7], vec![1400; 70], vec![5000, 5000]].concat();
@@ -106,11 +106,11 @@ fn gathered_datagrams_arrive_whole_and_in_order() {
 fn gathered_datagrams_are_held_until_they_are_sent() {
     let (peer, to) = peer(loopbacks()[0]);
     let mut host = Host::new();
-    let sock = host.edge.udp_open(token(1), to, None).unwrap();
+    let sock = host.edge.udp_open(token(1), to, Source::ANY).unwrap();
     send(&mut host, sock, b"one", &opts());
     assert_eq!(host.edge.slots.in_use(), 1);
     // Another socket ends the batch of the first; closing ends the batch too.
-    let other = host.edge.udp_open(token(2), to, None).unwrap();
+    let other = host.edge.udp_open(token(2), to, Source::ANY).unwrap();
     send(&mut host, other, b"two", &opts());
     let mut buf = [0; 16];
     assert_eq!(peer.recv(&mut buf).unwrap(), 3);
@@ -124,7 +124,7 @@ fn super_datagrams_are_cut() {
     for at in loopbacks() {
         let (peer, to) = peer(at);
         let mut host = Host::new();
-        let sock = host.edge.udp_open(token(1), to, None).unwrap();
+        let sock = host.edge.udp_open(token(1), to, Source::ANY).unwrap();
         let all = numbered(0, 60_100);
         send(&mut host, sock, &all, &SendOpts { segment: Some(1000), ..opts() });
         let mut buf = [0; 65_536];
@@ -141,7 +141,7 @@ fn merged_datagrams_are_received_with_their_size() {
     for at in loopbacks() {
         let (peer, to) = peer(at);
         let mut host = Host::new();
-        let sock = host.edge.udp_open(token(1), to, None).unwrap();
+        let sock = host.edge.udp_open(token(1), to, Source::ANY).unwrap();
         send(&mut host, sock, b"hello", &opts());
         host.edge.flush();
         let mut buf = [0; 100];
@@ -165,7 +165,7 @@ fn a_closed_port_is_reported_with_the_datagram() {
         let (closed, to) = peer(at);
         drop(closed);
         let mut host = Host::new();
-        let sock = host.edge.udp_open(token(1), to, None).unwrap();
+        let sock = host.edge.udp_open(token(1), to, Source::ANY).unwrap();
         send(&mut host, sock, b"anybody there?", &opts());
         host.edge.flush();
         host.wait(token(1), |r| r.error);
@@ -200,7 +200,7 @@ fn too_long_for_the_path_is_reported_with_the_mtu() {
     for at in loopbacks().into_iter().filter(SocketAddr::is_ipv6) {
         let (peer, to) = peer(at);
         let mut host = Host::new();
-        let sock = host.edge.udp_open(token(1), to, None).unwrap();
+        let sock = host.edge.udp_open(token(1), to, Source::ANY).unwrap();
         send(&mut host, sock, &[1; 65_520], &opts());
         host.edge.flush();
         host.wait(token(1), |r| r.error);
@@ -231,7 +231,7 @@ fn the_source_port_is_kept_where_possible() {
         let mut buf = [0; 16];
         // Two flows of one guest port, to different peers.
         for (n, (s, to)) in [(&first, to_first), (&second, to_second)].into_iter().enumerate() {
-            let sock = host.edge.udp_open(token(n as u32), to, Some(wish)).unwrap();
+            let sock = host.edge.udp_open(token(n as u32), to, Source::wish(wish)).unwrap();
             send(&mut host, sock, b"x", &opts());
             host.edge.flush();
             let (_, from) = s.recv_from(&mut buf).unwrap();
@@ -240,7 +240,7 @@ fn the_source_port_is_kept_where_possible() {
             assert_eq!(receive(&mut host, sock, 1)[0].1, format!("to {n}").as_bytes());
         }
         // A port that another process has.
-        let sock = host.edge.udp_open(token(7), to_first, Some(taken)).unwrap();
+        let sock = host.edge.udp_open(token(7), to_first, Source::wish(taken)).unwrap();
         send(&mut host, sock, b"x", &opts());
         host.edge.flush();
         assert_ne!(first.recv_from(&mut buf).unwrap().1.port(), taken);
@@ -259,7 +259,7 @@ fn options_of_the_header_follow_the_guests() {
         set_option(peer.as_fd(), level, recv_ttl, 1).unwrap();
         set_option(peer.as_fd(), level, recv_tos, 1).unwrap();
         let mut host = Host::new();
-        let sock = host.edge.udp_open(token(1), to, None).unwrap();
+        let sock = host.edge.udp_open(token(1), to, Source::ANY).unwrap();
         for (hop_limit, tos) in [(63, 0), (1, 0), (200, 0x10), (200, 0)] {
             send(&mut host, sock, b"x", &SendOpts { hop_limit, tos, ..opts() });
         }
@@ -334,7 +334,7 @@ fn strangers_between_bind_and_connect_are_not_heard() {
 #[test]
 fn opens_that_fail() {
     let mut host = Host::new();
-    assert!(host.edge.udp_open(token(1), Endpoint::new("255.255.255.255".parse().unwrap(), 9), None).is_err());
+    assert!(host.edge.udp_open(token(1), Endpoint::new("255.255.255.255".parse().unwrap(), 9), Source::ANY).is_err());
     assert!(host.edge.sockets.is_empty());
     assert!(host.edge.udp_send(SockId(77), Payload::EMPTY, &opts()).is_err());
     let e = socket::socket(libc::AF_INET, libc::SOCK_DGRAM, 99).unwrap_err();

@@ -7,7 +7,7 @@ use core::net::IpAddr;
 use hibernet_netstack::Time;
 use hibernet_netstack::edge::{
     Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, LinkInfo, Payload, PayloadStore, Peek, SendOpts, SockError,
-    SockId, TcpStatus, Token, TxError, TxFrame,
+    SockId, Source, TcpStatus, Token, TxError, TxFrame,
 };
 use hibernet_netstack::tuple::Endpoint;
 
@@ -74,8 +74,12 @@ impl FrameSink for FakeEdge {
 }
 
 impl HostSockets for FakeEdge {
-    fn tcp_connect(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
-        self.host.tcp_connect(token, to)
+    fn reserve(&mut self, _protocol: u8, _to: Endpoint, from: Source) -> bool {
+        self.host.can_have(from)
+    }
+
+    fn tcp_connect(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
+        self.host.tcp_connect(token, to, from)
     }
 
     fn tcp_adopt(&mut self, sock: SockId, token: Token) -> Result<(), SockError> {
@@ -123,8 +127,8 @@ impl HostSockets for FakeEdge {
         self.host.tcp_status(sock)
     }
 
-    fn udp_open(&mut self, token: Token, to: Endpoint, source_port: Option<u16>) -> Result<SockId, SockError> {
-        self.host.udp_open(token, to, source_port)
+    fn udp_open(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
+        self.host.udp_open(token, to, from)
     }
 
     fn udp_send(&mut self, sock: SockId, data: Payload, opts: &SendOpts) -> Result<(), SockError> {

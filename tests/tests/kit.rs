@@ -20,7 +20,7 @@ fn token() -> Token {
 
 fn connected() -> (FakeEdge, SockId) {
     let mut e = FakeEdge::default();
-    let s = e.tcp_connect(token(), remote()).unwrap();
+    let s = e.tcp_connect(token(), remote(), Source::ANY).unwrap();
     e.host.advance(Time::ZERO);
     assert!(e.host.next_event().unwrap().1.writable);
     (e, s)
@@ -105,7 +105,7 @@ fn connects_end_as_planned() {
     h.plan(to(3), ConnectPlan::FailNow(SockError::NetUnreachable));
     h.plan(to(4), ConnectPlan::Blackhole);
     let mut e = FakeEdge { host: h, ..FakeEdge::default() };
-    let socks: Vec<_> = (1..=4).map(|p| e.tcp_connect(token(), to(p))).collect();
+    let socks: Vec<_> = (1..=4).map(|p| e.tcp_connect(token(), to(p), Source::ANY)).collect();
     assert_eq!(socks[2], Err(SockError::NetUnreachable));
     e.host.advance(Time::from_millis(9));
     assert_eq!(e.host.next_event(), None);

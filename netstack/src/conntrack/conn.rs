@@ -63,6 +63,12 @@ impl Status {
     /// [`Conntrack::confirm`]: super::Conntrack::confirm
     pub const NAT_CLASH: Status = Status(1 << 12);
 
+    /// A rule named the address to which its source is translated: a host socket that carries it must have that. (Not of Linux's; nor
+    /// is the next one.)
+    pub const SRC_ADDR_GIVEN: Status = Status(1 << 14);
+    /// A rule named the ports to one of which its source port is translated: a host socket must have that.
+    pub const SRC_PORT_GIVEN: Status = Status(1 << 15);
+
     /// Whether all bits of `other` are set.
     pub const fn has(self, other: Status) -> bool {
         self.0 & other.0 == other.0

@@ -4,7 +4,7 @@
 //! query has a socket, so a source port, and an identifier of its own, and only what the asked resolver says to this
 //! question counts as its answer.
 
-use crate::edge::{Close, Datagram, Edge, Payload, Ready, SendOpts, SockError, SockId, Token, TokenKind};
+use crate::edge::{Close, Datagram, Edge, Payload, Ready, SendOpts, SockError, SockId, Source, Token, TokenKind};
 use crate::flow::Slab;
 use crate::packet::Packet;
 use crate::router::{Attach, Outgoing, Router};
@@ -190,7 +190,7 @@ impl Query {
             _ => {
                 self.close(edge);
                 self.id = r.rng.u32() as u16;
-                let sock = edge.udp_open(self.token, to, None)?;
+                let sock = edge.udp_open(self.token, to, Source::ANY)?;
                 self.asked = Some((sock, to));
                 sock
             }

@@ -1,7 +1,8 @@
 //! MASQUERADE: the source becomes the address of the interface through which the packet leaves.
 
-use super::{Manip, Nat, NatRange, bind};
-use crate::conntrack::{Dir, Track};
+use super::bind::decide;
+use super::{Manip, Nat, NatRange};
+use crate::conntrack::{Dir, Status, Track};
 use crate::skb::Skb;
 use crate::verdict::DropReason;
 
@@ -9,7 +10,7 @@ use crate::verdict::DropReason;
 /// A packet from 0.0.0.0 (of somebody who asks for his address) is left as it is.
 ///
 /// # Errors
-/// [`DropReason::NatAddress`] if the way out has no address of this family; and those of [`bind()`].
+/// [`DropReason::NatAddress`] if the way out has no address of this family; and those of [`bind()`](super::bind()).
 pub fn masquerade(nat: &mut Nat<'_>, skb: &mut Skb<'_>, range: &NatRange) -> Result<(), DropReason> {
     let Track::Fresh { conn, related: false } = &skb.track else { return Ok(()) };
     let source = conn.tuples[Dir::Original as usize].src_ip();
@@ -18,5 +19,6 @@ pub fn masquerade(nat: &mut Nat<'_>, skb: &mut Skb<'_>, range: &NatRange) -> Res
     }
     let out = skb.output.ok_or(DropReason::NatAddress)?;
     let addr = nat.addrs.primary(out, skb.is_v6()).ok_or(DropReason::NatAddress)?;
-    bind(nat, skb, Manip::Source, &NatRange { addrs: Some((addr, addr)), ..*range })
+    // On `host0` the host's kernel takes the address by the route.
+    decide(nat, skb, Manip::Source, &NatRange { addrs: Some((addr, addr)), ..*range }, Status::default())
 }

@@ -29,7 +29,7 @@ pub use redirect::redirect;
 pub use rewrite::{L4Checksum, rewrite, rewrite_built};
 pub use table::Table;
 
-use crate::conntrack::{CtInfo, Status, Track};
+use crate::conntrack::{Conn, CtInfo, CtTuple, Status, Track};
 use crate::iptables::{Hook, Iface};
 use crate::rng::Rng;
 use crate::skb::Skb;
@@ -132,6 +132,13 @@ pub trait Addresses {
 
     /// Our address on the interface through which a packet came (REDIRECT).
     fn first(&self, input: Iface, v6: bool) -> Option<IpAddr>;
+
+    /// Whether a new connection can have a source port that a rule names, given that no tracked connection has it: `reply` is what its replies would
+    /// look like. Where the host's sockets carry it, the host must have the port, too.
+    fn grants(&self, conn: &Conn, reply: &CtTuple) -> bool {
+        let _ = (conn, reply);
+        true
+    }
 }
 
 /// Kinds of addresses, numbered as Linux's `RTN_*` (`addrtype` tests sets of `1 << kind`).

@@ -1,5 +1,6 @@
 //! The search for a port or identifier that nobody else uses.
 
+use super::bind::{is_free, is_granted};
 use super::mapping::Mapping;
 use super::{Manip, Nat, NatRange, ports};
 use crate::conntrack::{Conn, Proto, tcp::TcpState};
@@ -15,7 +16,7 @@ const HARDER: u32 = 32;
 /// full the range is. Leaves the last one in the mapping; says whether it is free.
 pub(super) fn search(nat: &mut Nat<'_>, conn: &Conn, mapping: &mut Mapping, manip: Manip, range: &NatRange) -> bool {
     let Some(choice) = ports::choice(mapping, manip, range) else {
-        return !nat.table.taken(nat.now, conn, mapping.reply());
+        return is_free(nat, conn, mapping);
     };
     let mut offset = match range.base {
         Some(base) => mapping.key(manip).unwrap_or(base).wrapping_sub(base),
@@ -30,12 +31,12 @@ pub(super) fn search(nat: &mut Nat<'_>, conn: &Conn, mapping: &mut Mapping, mani
             let key = u32::from(choice.first) + u32::from(offset) % choice.count;
             mapping.set_key(manip, key as u16);
             offset = offset.wrapping_add(1);
-            let taken = if opening && left <= HARDER {
+            let in_table = if opening && left <= HARDER {
                 nat.table.taken_by_living(nat.now, conn, mapping.reply())
             } else {
                 nat.table.taken(nat.now, conn, mapping.reply())
             };
-            if !taken {
+            if !in_table && is_granted(nat, conn, mapping) {
                 return true;
             }
         }

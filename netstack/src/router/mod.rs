@@ -2,6 +2,7 @@
 
 mod addrs;
 mod forward;
+mod host;
 mod icmp_error;
 mod limiter;
 mod neighbours;

@@ -1,5 +1,6 @@
 //! The hooks: tables, tracking and translation in the way of every packet, in the order of Linux's netfilter.
 
+use super::host::{Asked, Grants};
 use super::{Attach, Router};
 use crate::config::Config;
 use crate::conntrack::{ConnId, Conntrack, CtInfo, Dir, Status, Track};
@@ -199,11 +200,15 @@ impl Router {
     }
 
     /// One table at one hook.
-    fn ask(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>) -> Result<(), Stop> {
+    pub(super) fn ask(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>) -> Result<(), Stop> {
+        self.ask_on(table, hook, skb, &mut |_, _| true)
+    }
+
+    fn ask_on(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>, grants: Grants<'_>) -> Result<(), Stop> {
         let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
         let family = &mut netfilter.families[usize::from(skb.is_v6())];
         let Some((program, counters)) = family.loaded.as_mut().filter(|(p, _)| p.has(table, hook)) else { return Ok(()) };
-        let addrs = super::Addrs { cfg, links, host: host_addrs };
+        let addrs = Asked::new(super::Addrs { cfg, links, host: host_addrs }, grants);
         let mut env = Env {
             now: *now,
             rng,
@@ -238,21 +243,31 @@ impl Router {
 
     /// Decides how the first packet of a connection is translated, and translates packets of all connections that are.
     fn translate(&mut self, hook: Hook, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
+        self.translate_on(hook, skb, attach, &mut |_, _| true)
+    }
+
+    pub(super) fn translate_on(
+        &mut self,
+        hook: Hook,
+        skb: &mut Skb<'_>,
+        attach: &Attach<'_>,
+        grants: Grants<'_>,
+    ) -> Result<(), Stop> {
         // What is sent in place of a packet says what that one said when it was received.
         if !self.netfilter.tracking || matches!(attach, Attach::About(_)) {
             return Ok(());
         }
         if nat::asks(skb, hook) {
-            self.ask(TableName::Nat, hook, skb)?;
+            self.ask_on(TableName::Nat, hook, skb, &mut *grants)?;
         }
         let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
-        let addrs = super::Addrs { cfg, links, host: host_addrs };
+        let addrs = Asked::new(super::Addrs { cfg, links, host: host_addrs }, grants);
         let mut nat = Nat { now: *now, rng, table: &*netfilter.conntrack, addrs: &addrs };
         nat::settle(&mut nat, skb, hook).map_err(Stop::Drop)
     }
 
     /// The packet has passed all hooks: its connection, if it is new, is made known.
-    fn confirm(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
+    pub(super) fn confirm(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
         if !self.netfilter.tracking {
             return Ok(());
         }

@@ -32,10 +32,10 @@ pub fn from_errno(errno: i32) -> SockError {
 }
 
 /// What a failed connect means. An IPv4 socket that was not bound has no address that could be wrong: there it means that
-/// all local ports towards that destination are taken.
-pub fn connect_error(e: &io::Error, v6: bool) -> SockError {
+/// all local ports towards that destination are taken. `addressed`: it was bound, or is an IPv6 socket.
+pub fn connect_error(e: &io::Error, addressed: bool) -> SockError {
     match e.raw_os_error() {
-        Some(libc::EADDRNOTAVAIL) if !v6 => SockError::NoResources,
+        Some(libc::EADDRNOTAVAIL) if !addressed => SockError::NoResources,
         _ => sock_error(e),
     }
 }

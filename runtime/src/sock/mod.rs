@@ -7,6 +7,7 @@
 pub mod error;
 mod gather;
 mod ping;
+mod source;
 mod tcp;
 mod udp;
 
@@ -16,6 +17,7 @@ use error::sock_error;
 use gather::Gather;
 use hibernet_netstack::edge::{Close, Ready, SockError, SockId, Token};
 use ping::{Ping, RawPing, RawPings};
+use source::Reserved;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -86,6 +88,7 @@ pub struct Sockets {
     /// Where the bytes before an offset go where there is no peek offset; empty until needed.
     discard: Vec<u8>,
     gather: Gather,
+    reserved: Option<Reserved>,
     raw: RawPings,
     /// Events that are not the kernel's: something was put off, or failed in a gathered call.
     notices: VecDeque<SocketEvent>,
@@ -150,6 +153,7 @@ impl Sockets {
             peek_offset: [None; 2],
             discard: Vec::new(),
             gather: Gather::default(),
+            reserved: None,
             raw,
             notices: VecDeque::new(),
             events: Box::new([EpollEvent::default(); EVENTS]),

@@ -5,8 +5,8 @@ use super::{Sock, Sockets};
 use crate::slots::Slots;
 use crate::sys::tcp::{SendMemory, TcpInfo};
 use crate::sys::{socket, stream, tcp};
-use hibernet_netstack::edge::{Payload, Peek, Ready, SockError, SockId, TcpStatus, Token};
-use hibernet_netstack::tuple::Endpoint;
+use hibernet_netstack::edge::{Payload, Peek, Ready, SockError, SockId, Source, TcpStatus, Token};
+use hibernet_netstack::tuple::{Endpoint, proto};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,16 +48,16 @@ pub fn prepare(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 impl Sockets {
     /// See [`HostSockets::tcp_connect`](hibernet_netstack::edge::HostSockets::tcp_connect).
-    pub fn tcp_connect(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
-        let opened = self.open_tcp(token, to);
+    pub fn tcp_connect(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
+        let opened = self.open_tcp(token, to, from);
         opened.map_err(|e| self.failed(e))
     }
 
-    fn open_tcp(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
+    fn open_tcp(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
         let v6 = to.addr.is_ipv6();
-        let fd = socket::socket(socket::family(to.addr), libc::SOCK_STREAM, 0).map_err(|e| sock_error(&e))?;
+        let fd = self.socket_from(proto::TCP, to, from)?;
         // First the connect, so that the peer works while we do: the options matter only once there are data.
-        socket::connect(fd.as_fd(), SocketAddr::from(to)).map_err(|e| connect_error(&e, v6))?;
+        socket::connect(fd.as_fd(), SocketAddr::from(to)).map_err(|e| connect_error(&e, v6 || from != Source::ANY))?;
         prepare(fd.as_fd()).map_err(|e| sock_error(&e))?;
         self.register(token, Sock::Tcp(Tcp::new(fd, v6)))
     }

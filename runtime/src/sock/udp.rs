@@ -3,12 +3,12 @@
 use super::error::{as_icmp, connect_error, is_about_the_past, queued_as_icmp, sock_error};
 use super::{Sock, Sockets};
 use crate::slots::{SLOT_SIZE, Slots};
-use crate::sys::addr::{SockAddr, unspecified};
+use crate::sys::addr::SockAddr;
 use crate::sys::datagram::{self, Arrived, RECV_BATCH};
 use crate::sys::errqueue;
 use crate::sys::socket::{self, set_option};
-use hibernet_netstack::edge::{Datagram, ErrorReport, Payload, SendOpts, SockError, SockId, Token};
-use hibernet_netstack::tuple::Endpoint;
+use hibernet_netstack::edge::{Datagram, ErrorReport, Payload, SendOpts, SockError, SockId, Source, SourcePort, Token};
+use hibernet_netstack::tuple::{Endpoint, proto};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -171,26 +171,18 @@ fn prepare(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 
 impl Sockets {
     /// See [`HostSockets::udp_open`](hibernet_netstack::edge::HostSockets::udp_open).
-    pub fn udp_open(&mut self, token: Token, to: Endpoint, source_port: Option<u16>) -> Result<SockId, SockError> {
-        let opened = self.open_udp(token, to, source_port);
+    pub fn udp_open(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
+        let opened = self.open_udp(token, to, from);
         opened.map_err(|e| self.failed(e))
     }
 
-    fn open_udp(&mut self, token: Token, to: Endpoint, source_port: Option<u16>) -> Result<SockId, SockError> {
+    fn open_udp(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
         let v6 = to.addr.is_ipv6();
-        let fd = socket::socket(socket::family(to.addr), libc::SOCK_DGRAM, 0).map_err(|e| sock_error(&e))?;
+        let fd = self.socket_from(proto::UDP, to, from)?;
         let s = fd.as_fd();
         prepare(s, v6).map_err(|e| sock_error(&e))?;
-        if let Some(port) = source_port.filter(|p| *p > 0) {
-            // All flows of one guest port share the host port; each socket is connected, so each gets its own peer's datagrams.
-            // Taken by somebody else or privileged: any port will do.
-            let _ = set_option(s, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
-            if v6 {
-                let _ = set_option(s, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1);
-            }
-            let _ = socket::bind(s, SocketAddr::new(unspecified(to.addr), port));
-        }
-        socket::connect(s, SocketAddr::from(to)).map_err(|e| connect_error(&e, v6))?;
+        let addressed = v6 || from.addr.is_some() || matches!(from.port, SourcePort::Demand(_));
+        socket::connect(s, SocketAddr::from(to)).map_err(|e| connect_error(&e, addressed))?;
         self.udp_connected(token, fd, to)
     }
 

@@ -4,7 +4,7 @@
 use hibernet::edge::RuntimeEdge;
 use hibernet::slots::Slots;
 use hibernet::sock::Sockets;
-use hibernet_netstack::edge::{HostSockets, Payload, PayloadStore, Peek, Ready, SockError, SockId, Token, TokenKind};
+use hibernet_netstack::edge::{HostSockets, Payload, PayloadStore, Peek, Ready, SockError, SockId, Source, Token, TokenKind};
 use hibernet_netstack::tuple::Endpoint;
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -110,7 +110,7 @@ impl Host {
     /// A connected flow socket and its peer.
     pub fn connected(&mut self, t: Token, at: SocketAddr) -> (SockId, TcpStream) {
         let listener = TcpListener::bind(at).unwrap();
-        let sock = self.edge.tcp_connect(t, Endpoint::from(listener.local_addr().unwrap())).unwrap();
+        let sock = self.edge.tcp_connect(t, Endpoint::from(listener.local_addr().unwrap()), Source::ANY).unwrap();
         let (peer, _) = listener.accept().unwrap();
         peer.set_nodelay(true).unwrap();
         let ready = self.wait(t, |r| r.writable);

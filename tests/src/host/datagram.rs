@@ -3,7 +3,7 @@
 use super::{FakeHost, Kind};
 use core::net::IpAddr;
 use hibernet_netstack::Time;
-use hibernet_netstack::edge::{Ready, SendOpts, SockError, SockId, Token};
+use hibernet_netstack::edge::{Ready, SendOpts, SockError, SockId, Source, SourcePort, Token};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::IcmpQuote;
 use std::collections::VecDeque;
@@ -56,6 +56,8 @@ pub struct UdpSocket {
     pub wanted_port: Option<u16>,
     /// The port that it has.
     pub port: u16,
+    /// What the stack asked for in all.
+    pub source: Source,
     /// What was sent, oldest first.
     pub sent: Vec<Sent>,
     /// Errors for the next sends.
@@ -193,13 +195,24 @@ impl FakeHost {
         self.notify(sock);
     }
 
-    pub(crate) fn udp_open(&mut self, token: Token, to: Endpoint, wanted: Option<u16>) -> Result<SockId, SockError> {
+    pub(crate) fn udp_open(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
         self.admit()?;
+        if !self.can_have(from) {
+            return Err(SockError::NotAvailable);
+        }
+        let wanted = match from.port {
+            SourcePort::Any => None,
+            SourcePort::Wish(p) | SourcePort::Demand(p) => Some(p),
+        };
         let port = match wanted.filter(|p| !self.taken_ports.contains(p)) {
             Some(p) => p,
             None => 40_000 + (self.sockets.len() % 20_000) as u16,
         };
-        Ok(self.add(Some(token), udp(Some(to), wanted, port)))
+        let mut socket = udp(Some(to), wanted, port);
+        if let Kind::Udp(u) = &mut socket {
+            u.source = from;
+        }
+        Ok(self.add(Some(token), socket))
     }
 
     pub(crate) fn udp_send(&mut self, sock: SockId, data: Vec<u8>, opts: SendOpts) -> Result<(), SockError> {
@@ -272,6 +285,7 @@ fn udp(to: Option<Endpoint>, wanted_port: Option<u16>, port: u16) -> Kind {
         to,
         wanted_port,
         port,
+        source: Source::ANY,
         sent: Vec::new(),
         fail_send: VecDeque::new(),
         fail_recv: VecDeque::new(),

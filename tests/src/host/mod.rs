@@ -9,8 +9,9 @@ pub use peer::Peer;
 pub(crate) use tcp::PeekResult;
 pub use tcp::{ConnectPlan, Drain, Ended, TcpSocket};
 
+use core::net::IpAddr;
 use hibernet_netstack::Time;
-use hibernet_netstack::edge::{Close, Ready, SockError, SockId, Token};
+use hibernet_netstack::edge::{Close, Ready, SockError, SockId, Source, SourcePort, Token};
 use hibernet_netstack::tuple::Endpoint;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -36,8 +37,10 @@ pub struct FakeHost {
     pub fail_open: VecDeque<SockError>,
     /// Template of new TCP sockets: buffer, drain and so on.
     pub tcp_defaults: tcp::Tuning,
-    /// Source ports that cannot be had: `udp_open` then takes another.
+    /// Source ports that cannot be had: a socket that wishes one gets another, one that must have it fails.
     pub taken_ports: BTreeSet<u16>,
+    /// Addresses that sockets can be bound to.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// Orders sockets in the wake queue; [`SockId`] itself has no order.
@@ -68,6 +71,15 @@ impl FakeHost {
 
     pub(crate) fn plan_for(&self, to: Endpoint) -> ConnectPlan {
         self.plans.get(&to).copied().unwrap_or(self.default_plan)
+    }
+
+    /// Whether a socket can have the source that is demanded.
+    pub(crate) fn can_have(&self, from: Source) -> bool {
+        let port = match from.port {
+            SourcePort::Demand(p) => !self.taken_ports.contains(&p),
+            SourcePort::Any | SourcePort::Wish(_) => true,
+        };
+        port && from.addr.is_none_or(|a| self.addresses.contains(&a))
     }
 
     /// Number of open sockets.

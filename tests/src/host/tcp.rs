@@ -3,7 +3,7 @@
 use super::{FakeHost, Kind};
 use core::time::Duration;
 use hibernet_netstack::Time;
-use hibernet_netstack::edge::{Close, Ready, SockError, SockId, TcpStatus, Token};
+use hibernet_netstack::edge::{Close, Ready, SockError, SockId, Source, TcpStatus, Token};
 use hibernet_netstack::tuple::Endpoint;
 use std::collections::VecDeque;
 
@@ -106,6 +106,8 @@ enum State {
 pub struct TcpSocket {
     /// The peer.
     pub remote: Endpoint,
+    /// The source that the stack asked for.
+    pub source: Source,
     /// Behaviour; may be changed at any time.
     pub tuning: Tuning,
     /// Everything that the peer has received.
@@ -139,6 +141,7 @@ impl TcpSocket {
     fn new(remote: Endpoint, state: State, tuning: Tuning) -> Self {
         TcpSocket {
             remote,
+            source: Source::ANY,
             tuning,
             received: Vec::new(),
             ended: None,
@@ -346,8 +349,11 @@ impl FakeHost {
         }
     }
 
-    pub(crate) fn tcp_connect(&mut self, token: Token, to: Endpoint) -> Result<SockId, SockError> {
+    pub(crate) fn tcp_connect(&mut self, token: Token, to: Endpoint, from: Source) -> Result<SockId, SockError> {
         self.admit()?;
+        if !self.can_have(from) {
+            return Err(SockError::NotAvailable);
+        }
         let end = match self.plan_for(to) {
             ConnectPlan::FailNow(e) => return Err(e),
             ConnectPlan::Accept(after) => Some((self.now + after, Ok(()))),
@@ -355,7 +361,8 @@ impl FakeHost {
             ConnectPlan::Blackhole => None,
         };
         let tuning = self.tcp_defaults;
-        let sock = self.add(Some(token), Kind::Tcp(TcpSocket::new(to, State::Connecting(end), tuning)));
+        let socket = TcpSocket { source: from, ..TcpSocket::new(to, State::Connecting(end), tuning) };
+        let sock = self.add(Some(token), Kind::Tcp(socket));
         self.rearm(sock);
         Ok(sock)
     }

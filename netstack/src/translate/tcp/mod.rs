@@ -15,7 +15,7 @@ mod rtt;
 mod timer;
 
 use crate::config::Limits;
-use crate::edge::{Close, Edge, Payload, Ready, SockError, SockId, Token, TokenKind};
+use crate::edge::{Close, Edge, Payload, Ready, SockError, SockId, Source, Token, TokenKind};
 use crate::flow::{Index, Slab};
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
@@ -177,8 +177,13 @@ impl Tcp {
         let Some((index, flow)) = index.and_then(|i| Some((i, self.flows.get_mut(i)?))) else {
             return Err(DropReason::FlowLimit);
         };
-        match edge.tcp_connect(flow.token, Endpoint::new(to, tuple.dst.port)) {
+        let from = r.source_for(p);
+        match edge.tcp_connect(flow.token, Endpoint::new(to, tuple.dst.port), from) {
             Ok(sock) => flow.sock = sock,
+            Err(SockError::NotAvailable) if from != Source::ANY => {
+                self.flows.remove(index);
+                return Err(r.source_refused(p));
+            }
             Err(e) => {
                 flow.rcv_irs = h.seq;
                 report_connect_failure(r, edge, flow, e);

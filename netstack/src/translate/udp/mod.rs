@@ -10,7 +10,7 @@ mod receive;
 
 use super::host_error::refuse;
 use crate::config::Limits;
-use crate::edge::{Close, Edge, GsoKind, SendOpts, SockError, SockId, Token, TokenKind};
+use crate::edge::{Close, Edge, GsoKind, SendOpts, SockError, SockId, Source, SourcePort, Token, TokenKind};
 use crate::flow::{Index, Lru, Slab};
 use crate::packet::Packet;
 use crate::rng::{Key, Rng};
@@ -175,16 +175,23 @@ impl Udp {
             return Err(DropReason::Malformed);
         }
         let remote = Endpoint::new(to, tuple.dst.port);
-        let wish = (tuple.src.port != 0).then_some(tuple.src.port);
+        let demanded = r.source_for(p);
+        let mut from = demanded;
+        if from.port == SourcePort::Any && tuple.src.port != 0 {
+            from.port = SourcePort::Wish(tuple.src.port);
+        }
         let mut token = self.make_room(r, &[GUEST, CLIENT], edge)?;
-        let mut sock = edge.udp_open(token, remote, wish);
+        let mut sock = edge.udp_open(token, remote, from);
         // The host may have fewer sockets than we have flows.
         if sock == Err(SockError::NoResources)
             && let Some(oldest) = self.unreplied[GUEST].oldest()
         {
             self.close(r, oldest, edge);
             token = self.make_room(r, &[], edge)?;
-            sock = edge.udp_open(token, remote, wish);
+            sock = edge.udp_open(token, remote, from);
+        }
+        if sock == Err(SockError::NotAvailable) && demanded != Source::ANY {
+            return Err(r.source_refused(p));
         }
         let sock = sock.map_err(|e| refuse(r, p, e, edge))?;
         self.insert(r, token, tuple, remote, sock, Via::opened_by(r, p), None)
