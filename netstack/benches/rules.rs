@@ -147,7 +147,7 @@ fn main() {
     HEADER.emit(&mut bytes);
     for v6 in [false, true] {
         for (kind, target) in KINDS.into_iter().filter(|(k, _)| k.contains(&only)) {
-            for n in [0, 100, 1_000, 10_000] {
+            for n in [0, 1, 100, 1_000, 10_000] {
                 let family = if v6 { Family::V6 } else { Family::V4 };
                 let program = Program::compile(&parse(family, &rules(kind, n, v6)).unwrap()).unwrap();
                 let mut counters = CounterSet::new(&program);

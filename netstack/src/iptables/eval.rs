@@ -4,7 +4,7 @@ use super::head::{Head, Key};
 use super::log::{LogSink, RawHeaders};
 use super::matches::{Answer, Memo};
 use super::program::{Action, Entry, Heads};
-use super::{CounterSet, Hook, Program, RejectWith, TableName};
+use super::{CounterSet, Family, Hook, Program, RejectWith, TableName};
 use crate::conntrack::{Conn, Conntrack, Track};
 use crate::nat::Addresses;
 use crate::rng::Rng;
@@ -47,19 +47,38 @@ pub enum Outcome {
     Reject(RejectWith),
 }
 
+/// What becomes of packets if the counters are of another program, too few somewhere: better no packet than a wrong one.
+const BROKEN: Outcome = Outcome::Drop(DropReason::Rule);
+
 impl Program {
     /// Asks a table's chain at a hook. A chain that is not there accepts; a packet of the other family is dropped.
     pub fn run(&self, table: TableName, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>) -> Outcome {
         let Some(entry) = self.entry(table, hook) else { return Outcome::Accept };
+        if skb.is_v6() != (self.family() == Family::V6) {
+            return Outcome::Drop(DropReason::NoRules);
+        }
+        if entry.start == entry.end {
+            return self.policy(entry, skb, env);
+        }
         match &self.heads {
             Heads::V4(heads) => self.walk(heads, entry, hook, skb, env),
             Heads::V6(heads) => self.walk(heads, entry, hook, skb, env),
         }
     }
 
+    /// A chain without rules.
+    fn policy(&self, entry: Entry, skb: &Skb<'_>, env: &mut Env<'_>) -> Outcome {
+        let end = entry.end as usize;
+        match (self.tails.get(end), env.counters.rules.get_mut(end)) {
+            (Some(tail), Some(counter)) => {
+                counter.count(skb.len);
+                if tail.action == Action::PolicyAccept { Outcome::Accept } else { Outcome::Drop(DropReason::Policy) }
+            }
+            _ => BROKEN,
+        }
+    }
+
     fn walk<const N: usize>(&self, heads: &[Head<N>], entry: Entry, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>) -> Outcome {
-        // A set of counters of another program would be too short somewhere: better no packet than a wrong one.
-        const BROKEN: Outcome = Outcome::Drop(DropReason::Rule);
         let Some(mut key) = Key::<N>::of(skb, &self.sets) else { return Outcome::Drop(DropReason::NoRules) };
         let mut memo = Memo::default();
         let mut at = entry.start as usize;

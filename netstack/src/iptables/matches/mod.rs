@@ -201,6 +201,7 @@ impl Ops {
     }
 
     /// Asks the tests of a rule in their order.
+    #[inline(always)]
     pub(super) fn ask(&self, tail: &Tail, skb: &Skb<'_>, env: &mut Env<'_>, memo: &mut Memo) -> Answer {
         let from = tail.matches as usize;
         for op in self.list.get(from..from + usize::from(tail.match_count)).unwrap_or_default() {
@@ -212,6 +213,8 @@ impl Ops {
         Answer::Yes
     }
 
+    /// Not in line: the loop around it would load whatever any test looks at, for each rule.
+    #[inline(never)]
     fn ask_one(&self, op: &Op, skb: &Skb<'_>, env: &mut Env<'_>, memo: &mut Memo) -> Answer {
         match op {
             Op::Net { dst, net } => addr::net(net, if *dst { skb.dst } else { skb.src }).into(),
