@@ -42,19 +42,21 @@ impl Stack {
         self.router.now = now;
         let family = rules.family;
         let program = self.router.compile(rules, true)?;
+        // Flows that are older than tracking have connections from here on, which can be judged.
+        if self.router.begin_tracking() {
+            self.translator.adopt(&mut self.router);
+        }
         let mut report = RulesReport::default();
         if recheck == Recheck::Cut {
+            // A family that was closed for want of rules has them now; its resets are to pass.
+            self.router.open(family);
             let forbidden = self.translator.forbidden(&mut self.router, family, &program);
             report.cut = forbidden.len();
             for token in forbidden {
                 self.translator.reset(&mut self.router, token, edge);
             }
         }
-        let tracked = self.router.is_tracking();
         report.other_family_closed = self.router.install(family, program);
-        if !tracked {
-            self.translator.adopt(&mut self.router);
-        }
         Ok(report)
     }
 

@@ -46,9 +46,13 @@ impl Router {
         rules.loaded = Some((program, counters));
     }
 
+    /// Lets packets of a family pass that was dropped for want of rules.
+    pub(crate) fn open(&mut self, family: Family) {
+        self.netfilter.families[family as usize].closed = false;
+    }
+
     /// Puts a user's rules in force. Returns whether the other family is dropped from now on.
     pub(crate) fn install(&mut self, family: Family, program: Arc<Program>) -> bool {
-        self.netfilter.tracking = true;
         self.replace(family, program);
         let [v4, v6] = &mut self.netfilter.families;
         let (this, other) = if family == Family::V4 { (v4, v6) } else { (v6, v4) };
@@ -72,9 +76,9 @@ impl Router {
         &self.netfilter.conntrack
     }
 
-    /// Whether packets are tracked.
-    pub(crate) fn is_tracking(&self) -> bool {
-        self.netfilter.tracking
+    /// Has packets tracked from now on. Whether they were not before.
+    pub(crate) fn begin_tracking(&mut self) -> bool {
+        !core::mem::replace(&mut self.netfilter.tracking, true)
     }
 
     /// Flows whose connection is gone. The memory is to be [given back](Router::give_back).
