@@ -311,26 +311,3 @@ fn the_stacks_own_services_answer_under_input_and_output_rules() {
     assert_eq!(w.take_icmp(), None);
     assert_eq!(w.dropped(DropReason::Policy), 2);
 }
-
-#[test]
-fn a_syn_that_is_late_does_not_end_a_connection_that_closes() {
-    let mut w = world(Config::default());
-    v4(
-        &mut w,
-        "*nat\n-A POSTROUTING -o host0 -j MASQUERADE --random\nCOMMIT\n*filter\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n",
-    );
-    let mut g = TcpGuest::connect(&mut w, 5000, at("198.51.100.1", 80));
-    let sock = w.edge.host.last();
-    w.edge.host.peer(sock).send(b"all there is").fin();
-    w.settle();
-    let late = g.syn_segment();
-    g.send(&mut w, b"bye");
-    g.fin(&mut w);
-    w.settle();
-    // Both have closed; the guest has acknowledged neither the data nor our FIN.
-    g.inject(&mut w, &late);
-    assert_eq!(w.edge.host.open_sockets(), 1, "the late SYN opened another connection");
-    assert_eq!(connections(&w).len(), 1);
-    assert_eq!(w.edge.host.peer(sock).take_received(), b"bye");
-    assert_eq!(w.stack.flow_counts().0, 1);
-}

@@ -101,7 +101,8 @@ pub(super) fn conntrack(args: ConntrackArgs) -> Result<u8, Failure> {
     }
     let done = if command.delete || command.flush { "deleted" } else { "shown" };
     complain(format_args!("{n} flow entries have been {done}."));
-    Ok(0)
+    // As conntrack(8): nothing that fits is a failure to delete.
+    Ok(u8::from(command.delete && n == 0))
 }
 
 /// Counters as a line of `conntrack -S`.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// Slots of the table of connections that a page looks at: what one request can take of the worker's time.
-const SLOTS_PER_PAGE: u32 = 1024;
+const SLOTS_PER_PAGE: u32 = 256;
 
 /// An answer as it is sent.
 pub(super) fn encode<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {

@@ -51,6 +51,14 @@ fn an_ordinary_user_has_a_registry_of_its_own() {
     assert!(code == 0 && out.contains("10.0.2.15"), "{err}");
     let (code, _, err) = finish(&mut user.hibernet(&["stats", &name]));
     assert_eq!(code, 0, "{err}");
+    if is_root() {
+        // The file's mode does not keep root out; the worker does, to which every other user is nobody in particular.
+        let socket = user.runtime_dir().join("hibernet").join(format!("{name}.sock"));
+        let mut asking = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut asking, &mut answer).unwrap();
+        assert!(answer.contains(r#""kind":"denied""#) && answer.contains("sudo -u"), "{answer}");
+    }
     assert!(std::process::Command::new("kill").arg(pid.to_string()).status().unwrap().success());
     wait_until("it has ended", || !lives(pid));
     assert_eq!(std::fs::read_dir(user.runtime_dir().join("hibernet")).unwrap().count(), 0);
