@@ -216,14 +216,16 @@ fn errors_about_ipv6_packets_with_extension_headers() {
     let udp = [0x07, 0xd0, 0, 53, 0, 9, 0, 0, 1];
     let sent = Bytes::of_ip(&ip6(CLIENT6, SERVER6, 17, &[], &udp));
     let options: &[u8] = &[0, 1, 4, 0, 0, 0, 0];
+    let long: &[u8] = &[1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let routing: &[u8] = &[0, 0, 3, 0, 0, 0, 0];
     let first_fragment: &[u8] = &[0, 0, 1, 0, 0, 0, 9];
     let second_fragment: &[u8] = &[0, 0, 8, 0, 0, 0, 9];
     let auth: &[u8] = &[1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1];
     type Chain<'a> = &'a [(u8, &'a [u8])];
-    let chains: [(Chain<'_>, State); 7] = [
+    let chains: [(Chain<'_>, State); 8] = [
         (&[], State::Related(Dir::Reply)),
         (&[(0, options), (60, options)], State::Related(Dir::Reply)),
+        (&[(60, long)], State::Related(Dir::Reply)),
         (&[(43, routing)], State::Related(Dir::Reply)),
         (&[(44, first_fragment)], State::Related(Dir::Reply)),
         (&[(44, second_fragment)], NO_QUOTE),

@@ -118,6 +118,16 @@ fn an_answer_to_another_syn_changes_nothing() {
 }
 
 #[test]
+fn the_answer_to_an_ignored_syn_leaves_its_sender_liberal() {
+    let mut t = Tracker::default();
+    t.tcp(c("A", 1001, 5001));
+    assert_eq!(t.tcp(c("S", 800_000, 0)), New);
+    assert_eq!(t.tcp(s("SA", 900_000, 800_001)), KNOWN);
+    assert_eq!(t.state(), Some(SynRecv));
+    assert_eq!(t.track().unwrap().sides.map(|s| s.flags & side::BE_LIBERAL), [0, side::BE_LIBERAL]);
+}
+
+#[test]
 fn a_challenge_ack_does_not_acknowledge_the_last_fin() {
     let last_ack = || {
         let mut t = Tracker::established();
@@ -191,6 +201,27 @@ fn resets_too_low_can_be_let_through() {
     t.handshake();
     assert_eq!(t.tcp(s("R", 5000, 0)), KNOWN);
     assert_eq!((t.state(), t.left()), (Some(Established), 10));
+}
+
+#[test]
+fn a_connection_found_in_its_middle_is_reset_more_easily() {
+    let mut t = Tracker::default();
+    t.tcp(c("A", 1001, 5001));
+    t.tcp(s("A", 5001, 1001));
+    assert_eq!((t.state(), t.assured()), (Some(Established), false));
+    assert_eq!(t.tcp(c("R", 1500, 0)), KNOWN);
+    assert_eq!(t.state(), Some(Close), "it is not assured yet");
+}
+
+#[test]
+fn a_reset_of_a_connection_not_assured_may_answer_an_ack_wherever_it_is() {
+    let mut t = Tracker::default();
+    t.tcp(c("S", 1000, 0));
+    t.tcp(s("SA", 5000, 1001));
+    t.tcp(s("A", 5001, 1001));
+    assert_eq!(t.tcp(s("R", 900_000, 5002)), BEYOND);
+    assert_eq!(t.tcp(s("R", 900_000, 5001)), KNOWN);
+    assert_eq!(t.state(), Some(Close));
 }
 
 #[test]
@@ -284,7 +315,9 @@ fn a_later_syn_may_differ() {
     assert_eq!(t.tcp(c("S", 61_000, 0).scale(9)), New);
     let client = t.track().unwrap().sides[0];
     assert_eq!((client.end, client.scale, client.flags & side::SACK_PERM), (61_001, 9, 0));
-    assert_eq!(t.tcp(s("SA", 5000, 61_001)), KNOWN);
+    assert_eq!(t.tcp(c("S", 71_000, 0)), New);
+    assert_eq!(t.track().unwrap().sides[0].scale, 9, "one without options leaves them");
+    assert_eq!(t.tcp(s("SA", 5000, 71_001)), KNOWN);
 }
 
 // Case 9.
@@ -322,6 +355,26 @@ fn a_connection_that_ends_soon_need_not_end_sooner() {
     t.wait(432_000 - 119);
     t.tcp(s("FA", 900_000, 1001));
     assert_eq!(t.left(), 119);
+
+    for (left, then) in [(119, 119), (120, 50)] {
+        let mut t = Tracker::with("tcp_timeout_unacknowledged", 50);
+        t.handshake();
+        t.tcp(c("FA", 800_000, 5001));
+        t.wait(432_000 - left);
+        t.tcp(s("FA", 900_000, 1001));
+        assert_eq!(t.left(), then);
+    }
+}
+
+#[test]
+fn a_connection_that_is_not_assured_is_left_alone() {
+    let mut t = Tracker::with("tcp_timeout_syn_recv", 250);
+    t.cfg.set("tcp_timeout_unacknowledged", 50).unwrap();
+    t.tcp(c("S", 1000, 0));
+    t.tcp(s("SA", 5000, 1001));
+    assert_eq!(t.tcp(c("FA", 800_000, 5001)), BEYOND);
+    assert_eq!(t.tcp(s("FA", 900_000, 1001)), BEYOND);
+    assert_eq!(t.left(), 250);
 }
 
 // Time-outs.

@@ -85,6 +85,18 @@ fn selective_acknowledgements_count() {
 }
 
 #[test]
+fn what_is_held_selectively_adds_to_the_window() {
+    let mut t = Tracker::default();
+    t.tcp(c("S", 1000, 0).sack_permitted());
+    t.tcp(s("SA", 5000, 1001).sack_permitted());
+    t.tcp(c("PA", 1001, 5001).len(1000));
+    assert_eq!(t.tcp(s("A", 5001, 1001).sack(&[(1501, 2001)])), KNOWN);
+    let [client, server] = t.track().unwrap().sides;
+    assert_eq!((server.max_win, client.max_end), (2000, 3001));
+    assert_eq!(t.tcp(s("A", 5001, 1001).sack(&[(1501, 2002)])), NOT_SENT);
+}
+
+#[test]
 fn the_first_of_several_sack_options_counts() {
     let mut t = Tracker::default();
     t.tcp(c("S", 1000, 0).sack_permitted());
@@ -94,6 +106,7 @@ fn the_first_of_several_sack_options_counts() {
     assert_eq!(t.tcp(c("A", 1001, 5001).options(&good).options(&bad)), KNOWN);
     assert_eq!(t.tcp(c("A", 1001, 5001).options(&bad).options(&good)), NOT_SENT);
     assert_eq!(t.tcp(c("A", 1001, 5001).options(&[5, 9, 0, 0, 0, 0, 0xff, 0, 0])), KNOWN, "a malformed one does not");
+    assert_eq!(t.tcp(c("A", 1001, 5001).options(&[5, 2]).options(&bad)), NOT_SENT, "nor an empty one");
     assert_eq!(t.tcp(c("A", 1001, 5001).options(&[5, 40, 0xff, 0xff])), KNOWN, "nor one that is cut off");
 }
 
@@ -171,6 +184,14 @@ fn segments_without_an_acknowledgement_have_the_right_one() {
     let mut t = Tracker::established();
     assert_eq!(t.tcp(c("RA", 1001, 5002)), NOT_SENT);
     assert_eq!(t.tcp(c("PA", 1001, 0)), KNOWN, "an old acknowledgement is only that");
+
+    // Also where zero would lag too far.
+    let mut t = Tracker::default();
+    t.tcp(c("S", 1000, 0));
+    t.tcp(s("SA", 900_000, 1001));
+    t.tcp(c("A", 1001, 900_001));
+    assert_eq!(t.tcp(c("RA", 1001, 0)), KNOWN);
+    assert_eq!(t.state(), Some(Close));
 }
 
 #[test]
@@ -180,6 +201,13 @@ fn a_reset_that_answers_a_syn_has_no_sequence_number() {
     t.tcp(s("A", 700_000, 600_000));
     assert_eq!(t.tcp(s("RA", 0, 0x8000_0001)), KNOWN);
     assert_eq!(t.state(), Some(Close));
+
+    // Whatever the server was seen to say before.
+    let mut t = Tracker::default();
+    t.tcp(c("S", 1000, 0));
+    assert_eq!(t.tcp(s("RA", 700_000, 77_000)), NOT_SENT);
+    assert_eq!(t.tcp(s("RA", 0, 1001)), KNOWN);
+    assert_eq!(t.conn, None);
 }
 
 // Zero windows and keep-alive.
