@@ -481,8 +481,9 @@ pub trait HostSockets: PayloadStore {
     /// for one destination yields only datagrams from there.
     fn udp_recv(&mut self, sock: SockId, out: &mut [Option<Datagram>]) -> Result<usize, SockError>;
 
-    /// Opens a socket for echo requests of the family of `to`. `ident` is the guest's identifier, a wish.
-    fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16) -> Result<SockId, SockError>;
+    /// Opens a socket for echo requests of the family of `to`. `ident` is the guest's identifier, a wish. `from` is an address of the host's that
+    /// they must have; one that cannot be had is [`SockError::NotAvailable`], now or when something is sent.
+    fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16, from: Option<IpAddr>) -> Result<SockId, SockError>;
 
     /// Sends an echo request to the address given at opening. `data` is what follows identifier and sequence number.
     fn ping_send(&mut self, sock: SockId, seq: u16, data: Payload, opts: &SendOpts) -> Result<(), SockError>;

@@ -44,7 +44,7 @@ fn open(host: &mut Host, raw: bool, n: u32, to: IpAddr, ident: u16) -> Result<So
     if !raw {
         sysctl("ipv4/ping_group_range", "0 0");
     }
-    host.edge.ping_open(token(n), to, ident)
+    host.edge.ping_open(token(n), to, ident, None)
 }
 
 fn send(host: &mut Host, sock: SockId, seq: u16, data: &[u8], hop_limit: u8) {
@@ -91,6 +91,30 @@ in_namespace! {
                 assert!(host.edge.sockets.is_empty());
                 host.assert_no_slots();
             }
+        }
+    }
+
+    fn requests_leave_from_the_address_that_is_demanded() {
+        let to = loopbacks()[0];
+        let from = Some("192.0.2.77".parse().unwrap());
+        for (mut host, raw) in kinds() {
+            if !raw {
+                sysctl("ipv4/ping_group_range", "0 0");
+            }
+            let opened = host.edge.ping_open(token(1), to, 1, from);
+            // A raw socket is shared; there the kernel says it when something is sent.
+            if raw {
+                let p = host.stash(b"x");
+                host.edge.ping_send(opened.unwrap(), 1, p, &opts(64)).unwrap_err();
+                host.edge.slots.give(p.slot);
+            } else {
+                assert_eq!(opened, Err(SockError::NotAvailable));
+            }
+            ip("addr add 192.0.2.77/32 dev lo");
+            let sock = host.edge.ping_open(token(2), to, 1, from).unwrap();
+            send(&mut host, sock, 1, b"x", 64);
+            assert_eq!(receive(&mut host, sock).1.from.addr, to);
+            ip("addr del 192.0.2.77/32 dev lo");
         }
     }
 

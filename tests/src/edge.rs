@@ -148,8 +148,8 @@ impl HostSockets for FakeEdge {
         Ok(n)
     }
 
-    fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16) -> Result<SockId, SockError> {
-        self.host.ping_open(token, to, ident)
+    fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16, from: Option<IpAddr>) -> Result<SockId, SockError> {
+        self.host.ping_open(token, to, ident, from)
     }
 
     fn ping_send(&mut self, sock: SockId, seq: u16, data: Payload, opts: &SendOpts) -> Result<(), SockError> {

@@ -43,6 +43,13 @@ fn datagram(w: &mut World, port: u16, to: Endpoint) {
     w.inject_ip(&header, UDP, &datagram);
 }
 
+/// An echo request of the guest's, over IPv4.
+fn echo(w: &mut World, to: IpAddr) {
+    let header = Ip::new(w.guest_addr(to), to);
+    let message = wire::echo(header.src, header.dst, 7, 1, b"data");
+    w.inject_ip(&header, 1, &message);
+}
+
 fn tcp_source(w: &mut World) -> Source {
     let sock: SockId = w.edge.host.last();
     w.edge.host.tcp(sock).source
@@ -136,6 +143,9 @@ fn addresses_of_a_rule_are_addresses_of_the_host() {
         datagram(&mut w, 5353, to);
         assert_eq!(udp_source(&mut w), Source { addr: Some(ip(addr)), port: SourcePort::Wish(5353) });
     }
+    echo(&mut w, ip(SERVERS[0]));
+    let sock = w.edge.host.last();
+    assert_eq!(w.edge.host.ping(sock).from, Some(ip(HOST[1])));
     assert_eq!(w.dropped_total(), 0);
 
     // The address goes away: nothing is sent from another one.
@@ -149,7 +159,8 @@ fn addresses_of_a_rule_are_addresses_of_the_host() {
         guest.expect_nothing(&mut w);
         datagram(&mut w, 5354, to);
     }
-    assert_eq!((w.dropped(DropReason::NatAddress), w.dropped_total()), (4, 4));
+    echo(&mut w, ip("198.51.100.8"));
+    assert_eq!((w.dropped(DropReason::NatAddress), w.dropped_total()), (5, 5));
     assert_eq!((w.edge.host.open_sockets(), w.stack.conntrack().len()), (sockets, tracked));
 }
 

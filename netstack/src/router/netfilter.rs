@@ -212,7 +212,7 @@ impl Router {
         let mut env = Env {
             now: *now,
             rng,
-            ct: &*netfilter.conntrack,
+            ct: &netfilter.conntrack,
             addrs: &addrs,
             counters,
             log: &mut netfilter.log,

@@ -171,7 +171,7 @@ impl Router {
         let mut env = Env {
             now: *now,
             rng,
-            ct: &*netfilter.conntrack,
+            ct: &netfilter.conntrack,
             addrs: &addrs,
             counters: &mut counters,
             log: &mut Unheard,

@@ -35,6 +35,8 @@ pub(super) struct Ping {
 #[derive(Debug)]
 pub(super) struct RawPing {
     to: IpAddr,
+    /// The source that requests must have.
+    from: Option<IpAddr>,
     /// Identifier on the host's side.
     ident: u16,
     replies: VecDeque<(u16, Datagram)>,
@@ -104,15 +106,15 @@ impl RawPings {
 
 impl Sockets {
     /// See [`HostSockets::ping_open`](hibernet_netstack::edge::HostSockets::ping_open).
-    pub fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16) -> Result<SockId, SockError> {
-        let opened = match self.open_ping(token, to) {
-            Err(SockError::Prohibited) => self.open_raw_ping(token, to, ident),
+    pub fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16, from: Option<IpAddr>) -> Result<SockId, SockError> {
+        let opened = match self.open_ping(token, to, from) {
+            Err(SockError::Prohibited) => self.open_raw_ping(token, to, ident, from),
             r => r,
         };
         opened.map_err(|e| self.failed(e))
     }
 
-    fn open_ping(&mut self, token: Token, to: IpAddr) -> Result<SockId, SockError> {
+    fn open_ping(&mut self, token: Token, to: IpAddr, from: Option<IpAddr>) -> Result<SockId, SockError> {
         let protocol = if to.is_ipv4() { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
         let error = |e: io::Error| sock_error(&e);
         let fd = socket::socket(socket::family(to), libc::SOCK_DGRAM, protocol).map_err(error)?;
@@ -124,18 +126,21 @@ impl Sockets {
         };
         set_option(s, level, recverr, 1).map_err(error)?;
         set_option(s, level, hop_limit, 1).map_err(error)?;
+        if let Some(from) = from {
+            socket::bind(s, SocketAddr::new(from, 0)).map_err(|_| SockError::NotAvailable)?;
+        }
         // The identifier is the kernel's choice. It would let a wish be bound twice, and then only one of the sockets hears replies.
         socket::connect(s, SocketAddr::new(to, 0)).map_err(error)?;
         let ident = socket::local_addr(s).map_err(error)?.port();
         self.register(token, Sock::Ping(Ping { fd, to, ident, options: HeaderOptions::new() }))
     }
 
-    fn open_raw_ping(&mut self, token: Token, to: IpAddr, wish: u16) -> Result<SockId, SockError> {
+    fn open_raw_ping(&mut self, token: Token, to: IpAddr, wish: u16, from: Option<IpAddr>) -> Result<SockId, SockError> {
         let family = usize::from(to.is_ipv6());
         let Some(raw) = &self.raw.families[family] else { return Err(SockError::Prohibited) };
         let ident = (0..=u16::MAX).map(|i| wish.wrapping_add(i)).find(|i| !raw.flows.contains_key(i));
         let ident = ident.ok_or(SockError::NoResources)?;
-        let flow = RawPing { to, ident, replies: VecDeque::new(), reports: VecDeque::new() };
+        let flow = RawPing { to, from, ident, replies: VecDeque::new(), reports: VecDeque::new() };
         let id = self.insert(Some(token), Sock::RawPing(flow))?;
         if let Some(raw) = &mut self.raw.families[family] {
             raw.flows.insert(ident, id);
@@ -156,7 +161,7 @@ impl Sockets {
                 send(s.fd.as_fd(), &head, bytes, None, &Control::default())
             }
             Some(Sock::RawPing(s)) => {
-                let (to, ident) = (s.to, s.ident);
+                let (to, from, ident) = (s.to, s.from, s.ident);
                 let fd = self.raw.fd(to.is_ipv6()).ok_or(super::STALE)?;
                 let mut head = request(to.is_ipv6(), ident, seq, 0);
                 if to.is_ipv4() {
@@ -166,6 +171,9 @@ impl Sockets {
                 }
                 let mut control = Control::default();
                 control.push_header(to.is_ipv6(), opts.hop_limit.max(1), opts.tos);
+                if let Some(from) = from {
+                    control.push_source(from);
+                }
                 send(fd, &head, bytes, Some(&SockAddr::from(SocketAddr::new(to, 0))), &control)
             }
             _ => Err(super::STALE),

@@ -84,6 +84,8 @@ pub struct PingSocket {
     pub to: IpAddr,
     /// The identifier that the stack asked for.
     pub ident: u16,
+    /// The source that the stack demanded.
+    pub from: Option<IpAddr>,
     /// What was sent, oldest first.
     pub sent: Vec<SentPing>,
     /// Errors for the next sends.
@@ -237,11 +239,15 @@ impl FakeHost {
         }
     }
 
-    pub(crate) fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16) -> Result<SockId, SockError> {
+    pub(crate) fn ping_open(&mut self, token: Token, to: IpAddr, ident: u16, from: Option<IpAddr>) -> Result<SockId, SockError> {
         self.admit()?;
+        if !self.can_have(Source { addr: from, port: SourcePort::Any }) {
+            return Err(SockError::NotAvailable);
+        }
         let ping = PingSocket {
             to,
             ident,
+            from,
             sent: Vec::new(),
             fail_send: VecDeque::new(),
             fail_recv: VecDeque::new(),

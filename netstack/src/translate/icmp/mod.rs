@@ -127,7 +127,11 @@ impl Icmp {
         let tuple = p.tuple();
         let (index, generation) = self.flows.next().ok_or(DropReason::FlowLimit)?;
         let token = Token::new(TokenKind::Icmp, index, generation);
-        let sock = edge.ping_open(token, to, tuple.src.port).map_err(|e| refuse(r, p, e, edge))?;
+        let from = r.source_for(p).addr;
+        let sock = match edge.ping_open(token, to, tuple.src.port, from) {
+            Err(SockError::NotAvailable) if from.is_some() => return Err(r.source_refused(p)),
+            opened => opened.map_err(|e| refuse(r, p, e, edge))?,
+        };
         let make = |_, _| Flow {
             token,
             tuple,
