@@ -4,7 +4,8 @@ use core::net::IpAddr;
 use core::time::Duration;
 use hibernet_netstack::admin::{Recheck, RulesReport};
 use hibernet_netstack::config::Publish;
-use hibernet_netstack::conntrack::ConnId;
+use hibernet_netstack::conntrack::tcp::TcpState;
+use hibernet_netstack::conntrack::{ConnId, Proto};
 use hibernet_netstack::iptables::{Family, TableName, Target, text};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::{Config, DropReason};
@@ -310,4 +311,29 @@ fn the_stacks_own_services_answer_under_input_and_output_rules() {
     w.inject_ip(&Ip::new(guest, gateway), 1, &wire::icmp(guest, gateway, 8, 0, 8 << 16 | 1, b"ping"));
     assert_eq!(w.take_icmp(), None);
     assert_eq!(w.dropped(DropReason::Policy), 2);
+}
+
+#[test]
+fn a_syn_that_is_late_does_not_end_a_connection_that_closes() {
+    let mut w = world(Config::default());
+    v4(
+        &mut w,
+        "*nat\n-A POSTROUTING -o host0 -j MASQUERADE --random\nCOMMIT\n*filter\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n",
+    );
+    let mut g = TcpGuest::connect(&mut w, 5000, at("198.51.100.1", 80));
+    let sock = w.edge.host.last();
+    w.edge.host.peer(sock).send(b"all there is").fin();
+    w.settle();
+    let late = g.syn_segment();
+    g.send(&mut w, b"bye");
+    g.fin(&mut w);
+    w.run(Duration::from_millis(50));
+    // Both have closed; the guest has acknowledged neither the data nor our FIN.
+    let conn = w.stack.conntrack().get(connections(&w)[0]).unwrap();
+    assert!(matches!(conn.proto, Proto::Tcp(t) if t.state == TcpState::TimeWait), "{conn:?}");
+    g.inject(&mut w, &late);
+    assert!(w.edge.host.is_open(sock), "the late SYN ended the connection");
+    assert_eq!(w.edge.host.open_sockets(), 1, "the late SYN opened another connection");
+    assert_eq!(w.edge.host.peer(sock).take_received(), b"bye");
+    assert_eq!(w.stack.flow_counts().0, 1);
 }
