@@ -25,6 +25,14 @@ fn sequence_numbers_up_to_the_receivers_room() {
 }
 
 #[test]
+fn a_segment_that_ends_beyond_the_room_shows_a_larger_window() {
+    let mut t = Tracker::established();
+    assert_eq!(t.tcp(c("PA", 1500, 5001).len(1000)), KNOWN);
+    let [client, server] = t.track().unwrap().sides;
+    assert_eq!((client.end, server.max_win), (2500, 1499));
+}
+
+#[test]
 fn a_little_beyond_passes_and_is_remembered() {
     // Numbers up to 2001 have room, one window of 1000 further is a little.
     let mut t = Tracker::established();

@@ -232,7 +232,7 @@ impl TcpTrack {
         }
     }
 
-    /// Counts how often the same acknowledgement came in a row.
+    /// Counts how often the same acknowledgement came in a row. (Linux's counter starts again from 0 after 255.)
     pub(super) fn count_retransmission(&mut self, dir: Dir, seq: Seq, ack: Seq, end: Seq, window: u16) {
         let same =
             self.last_dir == dir && (self.last_seq, self.last_ack, self.last_end, self.last_win) == (seq.0, ack.0, end.0, window);
