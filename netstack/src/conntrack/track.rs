@@ -4,7 +4,7 @@ use super::conn::{Conn, ConnId, CtInfo, Dir, Proto, Status, Track};
 use super::proto::{self, Kind, Step};
 use super::slot::Held;
 use super::stats::bump;
-use super::table::{Conntrack, Tables, is_live};
+use super::table::{Conntrack, Tables, is_live, is_pinned};
 use super::tuple::CtTuple;
 use super::{icmp, tuple};
 use crate::skb::Skb;
@@ -111,6 +111,8 @@ impl Conntrack {
             conn.expires = expires;
         }
         match step {
+            // The flow lives, so this is a SYN that was late, or the flow will say what it thinks of it.
+            Step::Repeat if is_pinned(conn) => {}
             Step::Repeat => {
                 bump(&self.counters.delete);
                 self.vacate(held);

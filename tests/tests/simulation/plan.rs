@@ -85,6 +85,8 @@ pub struct Plan {
     pub config: Config,
     pub link: LinkInfo,
     pub faults: Faults,
+    /// Rules are in force that drop INVALID packets and translate the sources of what leaves.
+    pub rules: bool,
     /// The link's queue is full now and then.
     pub full: bool,
     /// Our process stands still: when, and for how long. The guest's clock goes on, its programs stand still too; so it is
@@ -144,7 +146,7 @@ impl Plan {
         let udp = (0..rng.below(3)).map(|n| UdpPlan::new(&mut rng, n, link.mtu)).collect();
         let freeze = (rng.chance(8) && blackout.is_none())
             .then(|| (Duration::from_millis(rng.below(1000)), Duration::from_millis(rng.below(9000))));
-        Plan { config, link, faults, full: rng.chance(20), freeze, tcp, udp }
+        Plan { config, link, faults, rules: seed.is_multiple_of(2), full: rng.chance(20), freeze, tcp, udp }
     }
 }
 
