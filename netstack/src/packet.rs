@@ -7,7 +7,7 @@ use crate::skb::Skb;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::checksum::Sum;
-use crate::wire::{Mac, icmp, ip, tcp, udp};
+use crate::wire::{Mac, WireError, icmp, ip, tcp, udp};
 use core::net::IpAddr;
 
 /// Transport header of a packet.
@@ -25,7 +25,7 @@ pub enum L4 {
     Other,
 }
 
-/// A packet from the guest whose headers were found right.
+/// A packet from the guest whose IP header was found right.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     /// The link it came from.
@@ -50,11 +50,15 @@ pub struct Packet<'a> {
     pub received: (IpAddr, IpAddr),
     /// Its tracked connection, and how it belongs to it.
     pub conn: Option<(ConnId, CtInfo)>,
+    /// What is wrong with its transport header or checksum. Such a packet is INVALID for tracking and may be forwarded, as Linux
+    /// does; whoever looks into it drops it for this reason.
+    pub fault: Option<DropReason>,
 }
 
 impl<'a> Packet<'a> {
     /// Parses the transport header of an IP packet that is no fragment. `head` starts with the IP header, `datagram`
-    /// is what follows it. Verifies the transport checksum unless the link vouches for it.
+    /// is what follows it. Verifies the transport checksum unless the link vouches for it. What is wrong is said in
+    /// [`Packet::fault`]; the header is there if its fixed part is.
     #[allow(clippy::too_many_arguments)]
     pub fn parse(
         link: LinkId,
@@ -65,39 +69,70 @@ impl<'a> Packet<'a> {
         trust: RxChecksum,
         gso: Option<Gso>,
         store: &impl PayloadStore,
-    ) -> Result<Packet<'a>, DropReason> {
+    ) -> Packet<'a> {
         let l4_head = head.get(usize::from(ip.header_len)..).unwrap_or_default();
         let l4_head = &l4_head[..l4_head.len().min(datagram.len())];
+        let mut fault = None;
+        let mut wrong = |why: WireError| fault = Some(why.into());
+        // Header, its length, the packet's length behind IP, whether there is a checksum.
+        let all = datagram.len();
         let (l4, l4_len, len, checked) = match (ip.protocol, ip.src.is_ipv4()) {
-            (proto::TCP, _) => {
-                let h = tcp::Header::parse(l4_head, datagram.len())?;
-                let options = tcp::Options::parse(&l4_head[tcp::HEADER_LEN..usize::from(h.header_len)]);
-                (L4::Tcp(h, options), usize::from(h.header_len), datagram.len(), true)
-            }
-            (proto::UDP, v4) => {
-                let h = udp::Header::parse(l4_head, datagram.len())?;
-                // RFC 8200 section 8.1: over IPv6 the checksum is not optional.
-                if h.checksum == 0 && !v4 {
-                    return Err(DropReason::BadL4Checksum);
+            (proto::TCP, _) => match tcp::Header::parse(l4_head, all) {
+                Ok(h) => {
+                    let options = tcp::Options::parse(&l4_head[tcp::HEADER_LEN..usize::from(h.header_len)]);
+                    (L4::Tcp(h, options), usize::from(h.header_len), all, true)
                 }
-                (L4::Udp(h), udp::HEADER_LEN, usize::from(h.len), h.checksum != 0)
-            }
-            (proto::ICMP, true) => (L4::Icmp(icmp::Header::parse(l4_head)?), icmp::HEADER_LEN, datagram.len(), true),
-            (proto::ICMPV6, false) => (L4::Icmpv6(icmp::Header::parse(l4_head)?), icmp::HEADER_LEN, datagram.len(), true),
-            _ => (L4::Other, 0, datagram.len(), false),
+                Err(why) => {
+                    wrong(why);
+                    let l4 = tcp::Header::read(l4_head).map_or(L4::Other, |h| L4::Tcp(h, tcp::Options::default()));
+                    (l4, 0, all, false)
+                }
+            },
+            (proto::UDP, v4) => match udp::Header::parse(l4_head, all) {
+                Ok(h) => {
+                    // RFC 8200 section 8.1: over IPv6 the checksum is not optional.
+                    (L4::Udp(h), udp::HEADER_LEN, usize::from(h.len), h.checksum != 0 || !v4)
+                }
+                Err(why) => {
+                    wrong(why);
+                    (udp::Header::read(l4_head).map_or(L4::Other, L4::Udp), 0, all, false)
+                }
+            },
+            (proto::ICMP, true) | (proto::ICMPV6, false) => match icmp::Header::parse(l4_head) {
+                Ok(h) if ip.src.is_ipv4() => (L4::Icmp(h), icmp::HEADER_LEN, all, true),
+                Ok(h) => (L4::Icmpv6(h), icmp::HEADER_LEN, all, true),
+                Err(why) => {
+                    wrong(why);
+                    (L4::Other, 0, all, false)
+                }
+            },
+            _ => (L4::Other, 0, all, false),
         };
         if checked && trust == RxChecksum::Unverified {
+            let unsummed = matches!(l4, L4::Udp(udp::Header { checksum: 0, .. }));
             let sum = match l4 {
                 L4::Icmp(_) => Sum::default(),
                 _ => Sum::default().pseudo(ip.src, ip.dst, ip.protocol, len as u32),
             };
-            if sum.word(store.checksum(datagram.slice(0, len))).finish() != 0 {
-                return Err(DropReason::BadL4Checksum);
+            if unsummed || sum.word(store.checksum(datagram.slice(0, len))).finish() != 0 {
+                fault = Some(DropReason::BadL4Checksum);
             }
         }
         let payload = datagram.slice(l4_len, len - l4_len);
         let received = (ip.src, ip.dst);
-        Ok(Packet { link, src_mac, ip, l4, head, datagram, payload, gso, checksum: trust, received, conn: None })
+        Packet { link, src_mac, ip, l4, head, datagram, payload, gso, checksum: trust, received, conn: None, fault }
+    }
+
+    /// Whether so little of the transport header is there that no rule could test it. (Linux drops such a packet at the first rule that
+    /// asks for ports, flags or types.)
+    pub fn is_untestable(&self) -> bool {
+        self.fault.is_some() && matches!(self.l4, L4::Other)
+    }
+
+    /// Whether tracking finds it INVALID without a look at connections. A UDP packet without a checksum is not, even over IPv6.
+    pub fn is_invalid(&self) -> bool {
+        self.fault
+            .is_some_and(|why| !(why == DropReason::BadL4Checksum && matches!(self.l4, L4::Udp(udp::Header { checksum: 0, .. }))))
     }
 
     /// Who talks to whom. The ports of an echo are its identifier (on the requester's side) and 0; those of an unknown protocol 0.

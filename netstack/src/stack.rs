@@ -172,13 +172,13 @@ impl Stack {
                     None,
                     edge,
                 );
-                let done = packet.and_then(|p| self.ip(&p, edge));
+                let done = self.ip(&packet, edge);
                 edge.release(whole.datagram);
                 return done;
             }
             return Ok(());
         }
-        let packet = Packet::parse(frame.link, eth.src, ip, head, datagram, frame.checksum, frame.gso, edge)?;
+        let packet = Packet::parse(frame.link, eth.src, ip, head, datagram, frame.checksum, frame.gso, edge);
         self.ip(&packet, edge)
     }
 
@@ -189,12 +189,16 @@ impl Stack {
             Err(DropReason::SpoofedSource) if crate::gateway::is_dhcp_broadcast(p) => {}
             Err(why) => return Err(why),
         }
+        if let Some(why) = p.fault.filter(|_| p.is_untestable()) {
+            return Err(why);
+        }
         if !self.router.netfilter.is_active() {
             return self.route(p, None, edge);
         }
         self.router.netfilter.hear(p, self.router.cfg.gateway_mac);
         let mut skb = p.skb();
-        self.router.pre_routing(&mut skb, &Attach::LookUp).map_err(|stop| self.router.stopped(edge, p, &skb, stop))?;
+        let attach = if p.is_invalid() { Attach::Invalid } else { Attach::LookUp };
+        self.router.pre_routing(&mut skb, &attach).map_err(|stop| self.router.stopped(edge, p, &skb, stop))?;
         self.route(p, Some(skb), edge)
     }
 
@@ -204,7 +208,9 @@ impl Stack {
         let r = &mut self.router;
         let dst = skb.as_ref().map_or(p.ip.dst, |s| s.dst);
         // Answers to clients on the host itself, which have our address to the guest.
-        let to_client = skb.as_ref().is_some_and(|s| s.track.is_reply_to_translated()) && r.hides(dst);
+        let to_client = skb.as_ref().is_some_and(|s| s.track.is_reply_to_translated())
+            && r.hides(dst)
+            && (r.route(dst).is_none() || r.is_hairpin(p.link, dst));
         if r.is_local(dst) || to_client {
             let p = match &mut skb {
                 Some(skb) => {
@@ -213,7 +219,10 @@ impl Stack {
                 }
                 None => p,
             };
-            return self.local(p, edge);
+            return match p.fault {
+                Some(why) => Err(why),
+                None => self.local(p, edge),
+            };
         }
         if p.ip.hop_limit <= 1 {
             r.icmp_error_about(edge, p, IcmpError::TimeExceeded, skb.as_ref());
@@ -228,6 +237,9 @@ impl Stack {
         }
         if let Some(link) = link {
             return r.forward_to_link(edge, p, skb, link);
+        }
+        if let Some(why) = p.fault {
+            return Err(why);
         }
         let translated = skb.as_ref().map(|s| p.translated(s));
         let to = match r.host_destination(dst, translated.as_ref().unwrap_or(p).tuple().dst.port) {

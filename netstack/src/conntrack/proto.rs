@@ -118,7 +118,13 @@ pub fn packet(cfg: &CtConfig, now: Time, conn: &mut Conn, dir: Dir, skb: &Skb<'_
                     return Step::Invalid(why);
                 }
                 tcp::Outcome::Repeat => return Step::Repeat,
-                tcp::Outcome::DeleteAccept => return Step::DeleteAccept,
+                tcp::Outcome::DeleteAccept => {
+                    // As Linux: rules see that it is a reply.
+                    if dir == Dir::Reply {
+                        conn.status.set(Status::SEEN_REPLY);
+                    }
+                    return Step::DeleteAccept;
+                }
             }
         }
         Proto::Udp { stream_after } => Some(udp::datagram(cfg, now, &mut conn.status, *stream_after)),

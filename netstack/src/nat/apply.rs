@@ -32,7 +32,8 @@ pub fn apply(table: &dyn Table, skb: &mut Skb<'_>, hook: Hook) -> Result<(), Dro
         }
         Track::None | Track::Untracked => return Ok(()),
     };
-    if info.is_related() {
+    // A reset that we send in place of a segment is related, too, and quotes nothing.
+    if info.is_related() && matches!(skb.l4, L4::Icmp(_) | L4::Icmpv6(_)) {
         redirect_refused(skb, Status::SRC_NAT, true)?;
         if !inner::is_translatable(skb) {
             return Err(DropReason::Truncated);

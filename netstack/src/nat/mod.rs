@@ -26,11 +26,13 @@ pub use bind::{bind, bind_null};
 pub use masquerade::masquerade;
 pub use netmap::netmap;
 pub use redirect::redirect;
+pub(crate) use rewrite::rewrite_ip;
 pub use rewrite::{L4Checksum, rewrite, rewrite_built};
 pub use table::Table;
 
 use crate::conntrack::{Conn, CtInfo, CtTuple, Status, Track};
 use crate::iptables::{Hook, Iface};
+use crate::packet::L4;
 use crate::rng::Rng;
 use crate::skb::Skb;
 use crate::time::Time;
@@ -54,6 +56,8 @@ pub const fn asks(skb: &Skb<'_>, hook: Hook) -> bool {
     let Some(manip) = Manip::at(hook) else { return false };
     match &skb.track {
         Track::Fresh { conn, related: false } => !conn.status.has(manip.done()),
+        // A reset in place of a first segment: Linux asks the rules, though they decide about nothing any more.
+        Track::Fresh { conn, related: true } if matches!(skb.l4, L4::Tcp(..)) => !conn.status.has(manip.done()),
         Track::Known { info: CtInfo::New, status, .. } => !status.has(manip.done()),
         _ => false,
     }

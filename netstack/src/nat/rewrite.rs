@@ -27,12 +27,18 @@ pub enum L4Checksum {
 /// # Errors
 /// [`DropReason::Truncated`] if the headers are not all there.
 pub fn rewrite(skb: &Skb<'_>, packet: &mut [u8], header_len: usize, checksum: L4Checksum) -> Result<(), DropReason> {
+    let addresses = rewrite_ip(skb, packet, header_len)?;
+    rewrite_l4(skb, &mut packet[header_len..], addresses, checksum)
+}
+
+/// As [`rewrite`], for the IP header only. Returns what became of the addresses.
+pub(crate) fn rewrite_ip(skb: &Skb<'_>, packet: &mut [u8], header_len: usize) -> Result<Delta, DropReason> {
     let v6 = skb.is_v6();
     let least = if v6 { ipv6::HEADER_LEN } else { ipv4::HEADER_LEN };
     if header_len < least || packet.len() < header_len {
         return Err(DropReason::Truncated);
     }
-    let (ip, l4) = packet.split_at_mut(header_len);
+    let ip = &mut packet[..header_len];
     let mut addresses = Delta::default();
     match (skb.src, skb.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -52,7 +58,7 @@ pub fn rewrite(skb: &Skb<'_>, packet: &mut [u8], header_len: usize, checksum: L4
         }
         _ => return Err(DropReason::Malformed),
     }
-    rewrite_l4(skb, l4, addresses, checksum)
+    Ok(addresses)
 }
 
 /// As [`rewrite`] for a packet that we build: `l4` is its transport header, and what an ICMP error quotes. Its own checksum is

@@ -45,7 +45,7 @@ impl Router {
         }
         skb.output = Some(Iface::Link(link));
         if self.netfilter.is_active() {
-            self.post_routing(&mut skb, &Attach::LookUp).map_err(|stop| self.stopped(edge, p, &skb, stop))?;
+            self.post_routing(&mut skb).map_err(|stop| self.stopped(edge, p, &skb, stop))?;
         }
         let Some(mac) = self.links[usize::from(link.0)].mac_of(skb.dst) else {
             self.ask_neighbour(edge, link, skb.dst);
@@ -77,10 +77,16 @@ impl Router {
         ip.copy_from_slice(&p.head[..own]);
         // A checksum that nobody has verified may be one that was never completed: it is made anew.
         let fresh = p.checksum == RxChecksum::Trusted;
-        nat::rewrite(skb, ip, ip_len, if fresh { L4Checksum::Later } else { L4Checksum::Complete })?;
+        if p.is_invalid() {
+            // INVALID packets are not translated: nothing behind the IP header changes.
+            nat::rewrite_ip(skb, ip, ip_len)?;
+        } else {
+            nat::rewrite(skb, ip, ip_len, if fresh { L4Checksum::Later } else { L4Checksum::Complete })?;
+        }
         let body = p.datagram.slice(own - ip_len, p.datagram.len());
         let mut checksum = None;
         let at = match p.l4 {
+            _ if p.is_invalid() => None,
             L4::Tcp(..) => Some(16),
             L4::Udp(h) if h.checksum != 0 => Some(6),
             _ => None,

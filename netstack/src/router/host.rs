@@ -1,7 +1,7 @@
 //! Sources that rules demand of the host's sockets.
 
 use super::netfilter::Stop;
-use super::{Addrs, Attach, Router};
+use super::{Addrs, Router};
 use crate::conntrack::{Conn, CtTuple, Dir, Status, Track};
 use crate::edge::{Edge, Source, SourcePort};
 use crate::iptables::{Hook, Iface, TableName};
@@ -56,7 +56,7 @@ impl Router {
             let from = Source { addr, port: SourcePort::Demand(reply.dport) };
             edge.reserve(reply.proto, Endpoint::new(to, reply.sport), from)
         };
-        self.translate_on(Hook::PostRouting, skb, &Attach::LookUp, &mut grants)?;
+        self.translate_on(Hook::PostRouting, skb, &mut grants)?;
         if let Track::Fresh { conn, .. } = &skb.track
             && conn.status.has(Status::SRC_ADDR_GIVEN)
             && !self.addrs().is_host(skb.src)

@@ -1,9 +1,10 @@
 //! ICMP errors to the guest: RFC 792, RFC 1812 section 4.3.2, RFC 4443 section 2.4.
 
 use super::{Attach, Outgoing, Router};
-use crate::conntrack::{Status, Track};
+use crate::conntrack::Track;
 use crate::edge::{Edge, Payload, PayloadStore};
 use crate::iptables::Iface;
+use crate::nat::{self, L4Checksum};
 use crate::packet::{L4, Packet};
 use crate::skb::Skb;
 use crate::tuple::{Endpoint, Tuple, proto};
@@ -16,20 +17,23 @@ use core::net::IpAddr;
 const QUOTE_V4: usize = 576 - 20 - 8;
 const QUOTE_V6: usize = 1280 - 40 - 8;
 
+/// RFC 1812 section 4.3.2.5: errors have the precedence of internetwork control, and the type of service of what they are about.
+const INTERNETWORK_CONTROL: u8 = 0xc0;
+const TOS_MASK: u8 = 0x1e;
+
 impl Router {
-    /// Tells the sender of `cause` why it went no further, unless the rules for ICMP errors forbid it.
+    /// Tells the sender of `cause`, which was for us, that nobody takes it.
     pub(crate) fn icmp_error<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, error: IcmpError) {
-        let quote = error.quote(cause.ip.src.is_ipv6());
-        match cause.conn {
-            Some((id, info)) => {
-                let track = Track::Known { id, info, status: Status::default() };
-                self.icmp_quote_about(edge, cause, quote, Attach::About(&track));
-            }
-            None => self.icmp_quote_about(edge, cause, quote, Attach::LookUp),
-        }
+        let track = cause.conn.and_then(|(id, info)| {
+            let status = self.netfilter.conntrack.get(id)?.status;
+            Some(Track::Known { id, info, status })
+        });
+        let skb = track.map(|track| Skb { track, ..cause.skb() });
+        self.icmp_error_about(edge, cause, error, skb.as_ref());
     }
 
-    /// As [`Router::icmp_error`], about a packet on its way through the hooks.
+    /// Tells the sender of `cause` why it went no further, unless the rules for ICMP errors forbid it. `skb` is what the hooks
+    /// made of the packet so far.
     pub(crate) fn icmp_error_about<E: Edge>(
         &mut self,
         edge: &mut E,
@@ -37,22 +41,30 @@ impl Router {
         error: IcmpError,
         skb: Option<&Skb<'_>>,
     ) {
-        let attach = skb.map_or(Attach::LookUp, |s| Attach::About(&s.track));
-        self.icmp_quote_about(edge, cause, error.quote(cause.ip.src.is_ipv6()), attach);
+        self.icmp_quote_about(edge, cause, error.quote(cause.ip.src.is_ipv6()), skb);
     }
 
-    /// As [`Router::icmp_error`], with a message of the caller's choice.
-    pub(super) fn icmp_quote_about<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, what: IcmpQuote, attach: Attach<'_>) {
+    /// As [`Router::icmp_error_about`], with a message of the caller's choice.
+    pub(super) fn icmp_quote_about<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, what: IcmpQuote, skb: Option<&Skb<'_>>) {
         if !may_answer(cause) {
             return;
         }
-        let (sender, target) = cause.received;
+        let (sender, target) = skb.map_or(cause.received, |s| (s.src, s.dst));
         // Where the packet was for one of our own addresses, that one answers (a closed port).
         let from = if self.is_ours(target) { Some(target) } else { self.addrs().gateway_on(cause.link, sender.is_ipv6()) };
         let Some(from) = from else { return };
         let mut quoted = [0; QUOTE_V6];
         let n = quote(cause, edge, &mut quoted);
-        self.send_error(edge, None, from, sender, what, &quoted[..n], attach);
+        let mut attach = Attach::LookUp;
+        if let Some(skb) = skb {
+            // The packet as it is by now; the hooks translate the quote back with the error.
+            if nat::rewrite(skb, &mut quoted[..n], usize::from(cause.ip.header_len), L4Checksum::Complete).is_err() {
+                return;
+            }
+            attach = Attach::About(&skb.track);
+        }
+        let tos = if sender.is_ipv4() { cause.ip.tos & TOS_MASK | INTERNETWORK_CONTROL } else { 0 };
+        self.send_error(edge, None, from, sender, what, &quoted[..n], attach, tos);
     }
 
     /// Sends an error of `from` to the guest about a packet that starts with `quoted`, IP header first.
@@ -65,7 +77,7 @@ impl Router {
         what: IcmpQuote,
         quoted: &[u8],
     ) {
-        self.send_error(edge, input, from, to, what, quoted, Attach::LookUp);
+        self.send_error(edge, input, from, to, what, quoted, Attach::LookUp, 0);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -78,6 +90,7 @@ impl Router {
         what: IcmpQuote,
         quoted: &[u8],
         attach: Attach<'_>,
+        tos: u8,
     ) {
         if !self.icmp_limit.take(self.now) {
             self.drop(DropReason::IcmpRateLimited);
@@ -92,7 +105,7 @@ impl Router {
             input,
             tuple: Tuple { src: Endpoint::new(from, 0), dst: Endpoint::new(to, 0), proto: protocol },
             hop_limit: 64,
-            tos: 0,
+            tos,
             dont_fragment: false,
             l4: &message[..icmp::HEADER_LEN + n],
             body: Payload::EMPTY,

@@ -3,7 +3,8 @@
 use super::host::{Asked, Grants};
 use super::{Attach, Router};
 use crate::config::Config;
-use crate::conntrack::{ConnId, Conntrack, CtInfo, Dir, Status, Track};
+use crate::conntrack::tcp::TcpState;
+use crate::conntrack::{ConnId, Conntrack, CtInfo, Dir, Proto, Status, Track};
 use crate::edge::Token;
 use crate::iptables::{CounterSet, Env, Hook, Iface, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, TableName};
 use crate::nat::{self, Nat};
@@ -142,6 +143,19 @@ impl Netfilter {
         self.conntrack.unpin(now, id);
     }
 
+    /// A reset is sent in place of a segment of this connection.
+    pub(super) fn close(&self, now: Time, id: ConnId) {
+        let life = self.conntrack.config().timeouts.tcp.close;
+        self.conntrack.modify(id, |conn| {
+            if let Proto::Tcp(t) = &mut conn.proto
+                && t.state != TcpState::Close
+            {
+                t.state = TcpState::Close;
+                conn.expires = now + life;
+            }
+        });
+    }
+
     /// When a connection expires, unless a packet renews it.
     pub(crate) fn expires(&self, id: ConnId) -> Option<Time> {
         self.conntrack.get(id).map(|c| c.expires)
@@ -157,7 +171,7 @@ impl Router {
         self.ask(TableName::Raw, Hook::PreRouting, skb)?;
         self.track(skb, attach)?;
         self.ask(TableName::Mangle, Hook::PreRouting, skb)?;
-        self.translate(Hook::PreRouting, skb, attach)
+        self.translate(Hook::PreRouting, skb)
     }
 
     /// INPUT: mangle, filter, security, nat (source); then the connection is confirmed.
@@ -165,7 +179,7 @@ impl Router {
         self.ask(TableName::Mangle, Hook::Input, skb)?;
         self.ask(TableName::Filter, Hook::Input, skb)?;
         self.ask(TableName::Security, Hook::Input, skb)?;
-        self.translate(Hook::Input, skb, &Attach::LookUp)?;
+        self.translate(Hook::Input, skb)?;
         self.confirm(skb)
     }
 
@@ -183,19 +197,22 @@ impl Router {
             return Err(Stop::Drop(DropReason::NoRules));
         }
         skb.output = skb.output.or_else(|| self.route(skb.dst).map(Iface::Link));
+        if let (Attach::About(track), true) = (attach, self.netfilter.tracking) {
+            skb.track = track.answer();
+        }
         self.ask(TableName::Raw, Hook::Output, skb)?;
         self.track(skb, attach)?;
         self.ask(TableName::Mangle, Hook::Output, skb)?;
-        self.translate(Hook::Output, skb, attach)?;
+        self.translate(Hook::Output, skb)?;
         skb.output = self.route(skb.dst).map(Iface::Link).or(skb.output);
         self.ask(TableName::Filter, Hook::Output, skb)?;
         self.ask(TableName::Security, Hook::Output, skb)
     }
 
     /// POSTROUTING: mangle, nat (source); then the connection is confirmed.
-    pub(crate) fn post_routing(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
+    pub(crate) fn post_routing(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
         self.ask(TableName::Mangle, Hook::PostRouting, skb)?;
-        self.translate(Hook::PostRouting, skb, attach)?;
+        self.translate(Hook::PostRouting, skb)?;
         self.confirm(skb)
     }
 
@@ -231,10 +248,7 @@ impl Router {
             return Ok(());
         }
         match attach {
-            Attach::About(track) => {
-                skb.track = track.answer();
-                return Ok(());
-            }
+            Attach::Invalid => return Ok(()),
             Attach::Flow(id, dir) if self.netfilter.conntrack.track_known(self.now, *id, *dir, skb) => return Ok(()),
             _ => {}
         }
@@ -242,19 +256,12 @@ impl Router {
     }
 
     /// Decides how the first packet of a connection is translated, and translates packets of all connections that are.
-    fn translate(&mut self, hook: Hook, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
-        self.translate_on(hook, skb, attach, &mut |_, _| true)
+    fn translate(&mut self, hook: Hook, skb: &mut Skb<'_>) -> Result<(), Stop> {
+        self.translate_on(hook, skb, &mut |_, _| true)
     }
 
-    pub(super) fn translate_on(
-        &mut self,
-        hook: Hook,
-        skb: &mut Skb<'_>,
-        attach: &Attach<'_>,
-        grants: Grants<'_>,
-    ) -> Result<(), Stop> {
-        // What is sent in place of a packet says what that one said when it was received.
-        if !self.netfilter.tracking || matches!(attach, Attach::About(_)) {
+    pub(super) fn translate_on(&mut self, hook: Hook, skb: &mut Skb<'_>, grants: Grants<'_>) -> Result<(), Stop> {
+        if !self.netfilter.tracking {
             return Ok(());
         }
         if nat::asks(skb, hook) {
@@ -276,7 +283,8 @@ impl Router {
 }
 
 impl Track {
-    /// What an answer to a packet has that is sent in its place: an ICMP error, or a reset.
+    /// What an answer to a packet has that is sent in its place: an ICMP error, or a reset. That to a packet without a connection
+    /// is tracked as any other.
     fn answer(&self) -> Track {
         match *self {
             Track::Fresh { conn, .. } => Track::Fresh { conn, related: true },
@@ -287,7 +295,7 @@ impl Track {
                 };
                 Track::Known { id, info, status }
             }
-            other => other,
+            Track::None | Track::Untracked => Track::None,
         }
     }
 

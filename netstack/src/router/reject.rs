@@ -2,11 +2,11 @@
 
 use super::netfilter::Stop;
 use super::{Attach, Outgoing, Router};
+use crate::conntrack::Track;
 use crate::edge::{Edge, Payload};
 use crate::iptables::{Iface, RejectWith};
 use crate::packet::{L4, Packet};
 use crate::skb::Skb;
-use crate::tuple::{Endpoint, Tuple};
 use crate::verdict::DropReason;
 use crate::wire::IcmpQuote;
 use crate::wire::icmp::{v4, v6};
@@ -16,6 +16,10 @@ impl Router {
     /// A packet of a guest's was stopped by the rules: tells its sender, if that is what they say. Returns the reason to count.
     pub(crate) fn stopped<E: Edge>(&mut self, edge: &mut E, p: &Packet<'_>, skb: &Skb<'_>, stop: Stop) -> DropReason {
         let Stop::Reject(with) = stop else { return stop.into() };
+        // As Linux: nobody is told about what may not be his.
+        if let Some(why) = p.fault {
+            return why;
+        }
         match with {
             RejectWith::TcpReset => self.reset(edge, p, skb),
             RejectWith::Icmp(code) => self.send_unreachable(edge, p, skb, v4::UNREACHABLE, code),
@@ -29,12 +33,11 @@ impl Router {
     }
 
     fn send_unreachable<E: Edge>(&mut self, edge: &mut E, p: &Packet<'_>, skb: &Skb<'_>, ty: u8, code: u8) {
-        self.icmp_quote_about(edge, p, IcmpQuote { ty, code, rest: 0 }, Attach::About(&skb.track));
+        self.icmp_quote_about(edge, p, IcmpQuote { ty, code, rest: 0 }, Some(skb));
     }
 
-    /// RST in place of a segment (RFC 9293 section 3.10.7.1), from its destination.
+    /// RST in place of a segment (RFC 9293 section 3.10.7.1), from its destination. The connection is closed by it.
     fn reset<E: Edge>(&mut self, edge: &mut E, p: &Packet<'_>, skb: &Skb<'_>) {
-        // The segment as it was sent: `p` may have been translated, `skb.l4` was not.
         let L4::Tcp(h, _) = skb.l4 else { return };
         if h.flags.has(Flags::RST) {
             return;
@@ -45,13 +48,14 @@ impl Router {
             let len = p.payload.len + u32::from(h.flags.has(Flags::SYN)) + u32::from(h.flags.has(Flags::FIN));
             (Seq(0), h.seq + len, Flags::RST | Flags::ACK)
         };
-        let (sender, target) = p.received;
-        let tuple =
-            Tuple { src: Endpoint::new(target, h.dst_port), dst: Endpoint::new(sender, h.src_port), proto: p.ip.protocol };
+        let tuple = skb.tuple().reversed();
+        if let Track::Known { id, .. } = skb.track {
+            self.netfilter.close(self.now, id);
+        }
         let mut l4 = [0; tcp::HEADER_LEN];
         tcp::Header {
-            src_port: h.dst_port,
-            dst_port: h.src_port,
+            src_port: skb.dport,
+            dst_port: skb.sport,
             seq,
             ack,
             header_len: tcp::HEADER_LEN as u8,

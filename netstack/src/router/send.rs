@@ -174,7 +174,7 @@ impl Router {
         if out.input.is_some() {
             self.forward(&mut skb)?;
         }
-        self.post_routing(&mut skb, &out.attach)?;
+        self.post_routing(&mut skb)?;
         let translated = skb.tuple() != before || skb.quoted.is_some();
         Ok(Passed { skb, link, translated })
     }

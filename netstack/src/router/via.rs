@@ -13,9 +13,11 @@ pub(crate) enum Attach<'a> {
     LookUp,
     /// The sender knows it.
     Flow(ConnId, Dir),
-    /// An answer in place of a packet that went no further: RELATED to that one's connection. Its addresses, and those
-    /// that it quotes, are those that the packet was received with.
+    /// An answer in place of a packet that went no further: RELATED to that one's connection, or looked up if that had none. Its
+    /// addresses, and those that it quotes, are the packet's as translated so far; the hooks translate them back.
     About(&'a Track),
+    /// It has none: what tracking would look at is wrong.
+    Invalid,
 }
 
 /// How a flow's packets reach the guest.

@@ -123,12 +123,17 @@ impl Header {
         if header_len > len || header_len > b.len() {
             return Err(WireError::Truncated);
         }
-        Ok(Header {
+        Header::read(b).ok_or(WireError::Truncated)
+    }
+
+    /// The fields of a header whatever its length field says; `None` if not even the fixed part is there.
+    pub fn read(b: &[u8]) -> Option<Header> {
+        (b.len() >= HEADER_LEN).then(|| Header {
             src_port: be16(b, 0),
             dst_port: be16(b, 2),
             seq: Seq(be32(b, 4)),
             ack: Seq(be32(b, 8)),
-            header_len: header_len as u8,
+            header_len: (b[12] >> 4) * 4,
             flags: Flags(b[13] & 0x3f),
             window: be16(b, 14),
             checksum: be16(b, 16),

@@ -21,15 +21,22 @@ pub struct Header {
 impl Header {
     /// Reads a header. `len` is the length of the datagram according to IP.
     pub fn parse(b: &[u8], len: usize) -> Result<Header, WireError> {
-        if b.len() < HEADER_LEN {
-            return Err(WireError::Truncated);
-        }
-        let h = Header { src_port: be16(b, 0), dst_port: be16(b, 2), len: be16(b, 4), checksum: be16(b, 6) };
+        let h = Header::read(b).ok_or(WireError::Truncated)?;
         match usize::from(h.len) {
             n if n < HEADER_LEN => Err(WireError::Malformed),
             n if n > len => Err(WireError::Truncated),
             _ => Ok(h),
         }
+    }
+
+    /// The fields of a header whatever its length field says; `None` if it is not all there.
+    pub fn read(b: &[u8]) -> Option<Header> {
+        (b.len() >= HEADER_LEN).then(|| Header {
+            src_port: be16(b, 0),
+            dst_port: be16(b, 2),
+            len: be16(b, 4),
+            checksum: be16(b, 6),
+        })
     }
 
     /// Writes the header to the first [`HEADER_LEN`] bytes.

@@ -19,8 +19,9 @@ const SECONDS: u64 = 2;
 /// Ports chosen by chance: which of ours stands for which of the kernel's.
 #[derive(Clone, Debug, Default)]
 pub struct Renames {
-    ours: BTreeMap<(u8, u16), u16>,
-    kernels: BTreeMap<(u8, u16), u16>,
+    /// By protocol, our port, and the kernel's port of the other end; and the reverse.
+    ours: BTreeMap<(u8, u16, u16), u16>,
+    kernels: BTreeMap<(u8, u16, u16), u16>,
     ranges: Vec<(u16, u16)>,
 }
 
@@ -42,10 +43,10 @@ impl Renames {
     }
 
     /// Whether `ours` stands for `kernels`; noted if it is new and may be.
-    fn same(&mut self, protocol: u8, kernels: u16, ours: u16, sent: &[u16]) -> bool {
+    fn same(&mut self, protocol: u8, kernels: u16, ours: u16, other: u16, sent: &[u16]) -> bool {
         // Of ICMP and ICMPv6 the identifier, which has one class.
         let echo = matches!(protocol, 1 | 58);
-        match (self.ours.get(&(protocol, ours)), self.kernels.get(&(protocol, kernels))) {
+        match (self.ours.get(&(protocol, ours, other)), self.kernels.get(&(protocol, kernels, other))) {
             (Some(k), Some(o)) => return *k == kernels && *o == ours,
             (None, None) if kernels == ours => return true,
             (None, None) => {}
@@ -56,22 +57,26 @@ impl Renames {
         let may = (echo || class(kernels) == class(ours) || self.ranges.iter().any(within))
             && !(sent.contains(&kernels) ^ sent.contains(&ours));
         if may {
-            self.ours.insert((protocol, ours), kernels);
-            self.kernels.insert((protocol, kernels), ours);
+            self.ours.insert((protocol, ours, other), kernels);
+            self.kernels.insert((protocol, kernels, other), ours);
         }
         may
     }
 
-    /// Our word of a listing as the kernel would have it.
-    fn word(&self, protocol: u8, word: &str) -> String {
-        for key in ["sport=", "dport=", "id="] {
-            if let Some(port) = word.strip_prefix(key).and_then(|p| p.parse().ok())
-                && let Some(k) = self.ours.get(&(protocol, port))
-            {
-                return format!("{key}{k}");
-            }
-        }
-        word.to_owned()
+    /// Our words of a listing as the kernel would have them.
+    fn words(&self, protocol: u8, words: &[String]) -> Vec<String> {
+        let port = |w: &str| ["sport=", "dport=", "id="].iter().find_map(|key| w.strip_prefix(key)?.parse::<u16>().ok());
+        let rename = |i: usize, word: &String| -> Option<String> {
+            let (key, own) = (word.split_once('=')?.0, port(word)?);
+            // The other end of the same direction stands beside it.
+            let other = match key {
+                "sport" => port(words.get(i + 1)?)?,
+                "dport" => port(words.get(i.checked_sub(1)?)?)?,
+                _ => 0,
+            };
+            self.ours.get(&(protocol, own, other)).map(|k| format!("{key}={k}"))
+        };
+        words.iter().enumerate().map(|(i, w)| rename(i, w).unwrap_or_else(|| w.clone())).collect()
     }
 }
 
@@ -89,9 +94,16 @@ pub fn frames(kernel: &[Seen], ours: &[Seen], sent: &[u8], renames: &mut Renames
         if places == ports(&op) {
             let number = |p: &[u8], at: usize| u16::from_be_bytes([p[at], p[at + 1]]);
             let asked: Vec<u16> = ports(sent).iter().map(|(_, at, _)| number(sent, *at)).collect();
-            for (protocol, at, sum) in places {
+            for &(protocol, at, sum) in &places {
                 let (a, b) = (number(&kp, at), number(&op, at));
-                if a != b && renames.same(protocol, a, b, &asked) {
+                // Ports come in pairs, identifiers alone.
+                let beside = |n: usize| places.iter().any(|(p, place, _)| *p == protocol && *place == n);
+                let other = match protocol {
+                    6 | 17 if beside(at + 2) => number(&kp, at + 2),
+                    6 | 17 => number(&kp, at - 2),
+                    _ => 0,
+                };
+                if a != b && renames.same(protocol, a, b, other, &asked) {
                     op[at..at + 2].copy_from_slice(&a.to_be_bytes());
                     if let Some(sum) = sum {
                         kp[sum..sum + 2].fill(0);
@@ -125,7 +137,7 @@ pub fn connections(kernel: &[Entry], ours: &[Entry], renames: &Renames) -> Resul
         .iter()
         .map(|e| {
             let protocol = e.words.get(3).and_then(|w| w.parse().ok()).unwrap_or(0);
-            Entry { words: e.words.iter().map(|w| renames.word(protocol, w)).collect(), timeout: e.timeout }
+            Entry { words: renames.words(protocol, &e.words), timeout: e.timeout }
         })
         .collect();
     ours.sort();

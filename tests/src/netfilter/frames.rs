@@ -144,7 +144,10 @@ impl Packet {
             }
             Ends::From(a, n) => {
                 let (side, p) = came(*n)?;
-                (*side, (*a, 0), ends(p)?.0)
+                // Nobody else is behind that side.
+                let here = [super::node(*side, a.is_ipv6()), super::beyond(*side, a.is_ipv6())].contains(a);
+                let target = ends(p).filter(|_| here)?.0;
+                (*side, (*a, 0), target)
             }
         };
         let (protocol, bytes) = self.body.bytes((src, sport), (dst, dport), past)?;

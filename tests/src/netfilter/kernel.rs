@@ -1,16 +1,16 @@
 //! The router as Linux has it.
 
 use super::sockets::Sockets;
-use super::{ROUTER_MAC, Router, Side, node, router, rules, second};
-use crate::lab::{Lab, Place};
+use super::{ROUTER_MAC, Router, Side, beyond, node, router, rules, second};
+use crate::lab::{Lab, Place, wait_until};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 /// What is to be installed.
-const PROGRAMS: [&str; 7] =
-    ["iptables-legacy", "iptables-legacy-restore", "ip6tables-legacy-restore", "conntrack", "ethtool", "python3", "ip"];
+const PROGRAMS: [&str; 8] =
+    ["iptables-legacy", "iptables-legacy-restore", "ip6tables-legacy-restore", "conntrack", "ethtool", "nft", "python3", "ip"];
 
 /// Settings of connection tracking as a fresh network namespace has them; some machines change them for new ones.
 pub(super) const SYSCTLS: [(&str, u32); 22] = [
@@ -62,7 +62,22 @@ impl Kernel {
         for (name, value) in SYSCTLS {
             kernel.sysctl(name, value);
         }
+        kernel.quiet();
         Some(kernel)
+    }
+
+    /// Waits until the router has reported its IPv6 groups on both sides, which it does a while after a link is up: rules
+    /// count those packets too.
+    fn quiet(&mut self) {
+        let count = "awk '/OutMLDv2Reports/ { print $2 }' /proc/net/dev_snmp6/tap0 /proc/net/dev_snmp6/tap1";
+        let mut last = (String::new(), Instant::now());
+        wait_until("both links are up and quiet", Duration::from_secs(20), || {
+            let now = self.shell.ok(count);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            last.0.split_whitespace().all(|n| n != "0") && last.1.elapsed() > Duration::from_millis(150)
+        });
     }
 
     fn sysctl(&mut self, name: &str, value: u32) {
@@ -166,6 +181,10 @@ put 0 ipv6/auto_flowlabels
 ip link set lo up
 ",
     );
+    // Connections are tracked whether or not a rule asks for it, as we do once there are rules.
+    s += "nft add table inet hold\n";
+    s += "nft add chain inet hold tracked '{ type filter hook forward priority 10000; }'\n";
+    s += "nft add rule inet hold tracked ct state invalid counter\n";
     for (side, ns) in Side::BOTH.into_iter().zip(["c", "s"]) {
         let tap = format!("tap{}", side.index());
         let (ours, theirs) = (mac(ROUTER_MAC), mac(side.mac()));
@@ -177,7 +196,10 @@ ip link set lo up
         for v6 in [false, true] {
             let len = if v6 { "64 nodad" } else { "24" };
             // The kernel prefers the IPv4 address that it got first, and the IPv6 one that it got last.
-            let mut own = [router(side, v6), second(side, v6)];
+            let mut own = vec![router(side, v6)];
+            if side == Side::Client {
+                own.push(second(v6));
+            }
             if v6 {
                 own.reverse();
             }
@@ -186,8 +208,8 @@ ip link set lo up
             }
         }
         writeln!(s, "ip link set {tap} up").ok();
-        for v6 in [false, true] {
-            writeln!(s, "ip neigh replace {} lladdr {theirs} dev {tap} nud permanent", node(side, v6)).ok();
+        for a in [false, true].into_iter().flat_map(|v6| [node(side, v6), beyond(side, v6)]) {
+            writeln!(s, "ip neigh replace {a} lladdr {theirs} dev {tap} nud permanent").ok();
         }
     }
     s

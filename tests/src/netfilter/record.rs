@@ -218,7 +218,7 @@ pub(super) fn entries(listing: &str) -> Vec<Entry> {
 }
 
 /// The lines of a saved ruleset by table, without comments.
-pub(super) fn tables(text: &str) -> BTreeMap<String, Vec<String>> {
+pub fn tables(text: &str) -> BTreeMap<String, Vec<String>> {
     let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut table = String::new();
     for line in text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {

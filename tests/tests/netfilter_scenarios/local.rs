@@ -11,7 +11,7 @@ pub fn all() -> Vec<Scenario> {
     let mut all = Vec::new();
     for v6 in [false, true] {
         let mut s = Scenario::new("local", v6, STATES);
-        for (i, dst) in [router(Client, v6), router(Server, v6), second(Client, v6)].into_iter().enumerate() {
+        for (i, dst) in [router(Client, v6), router(Server, v6), second(v6)].into_iter().enumerate() {
             let i = i as u16;
             s.to(Client, 10 + i, dst, 0, s.ping(1));
             s.to(Client, 10 + i, dst, 0, s.ping(2));

@@ -1,7 +1,7 @@
 //! Address translation.
 
 use hibernet_tests::netfilter::Side::{Client, Server};
-use hibernet_tests::netfilter::{Body, Quote, Scenario, Side, Talk, elsewhere, node, router, second};
+use hibernet_tests::netfilter::{Body, Quote, Scenario, Side, Talk, beyond, elsewhere, node, router};
 use hibernet_tests::wire::flags::{ACK, RST};
 
 use crate::{STATES, with_states};
@@ -17,9 +17,9 @@ fn nat(name: &str, v6: bool, rules: &str) -> Scenario {
         .replace("{vip}", &vip.to_string())
         .replace("{c}", &node(Client, v6).to_string())
         .replace("{s}", &node(Server, v6).to_string())
+        .replace("{bc}", &beyond(Client, v6).to_string())
         .replace("{rc}", &router(Client, v6).to_string())
-        .replace("{rs}", &router(Server, v6).to_string())
-        .replace("{rs2}", &second(Server, v6).to_string());
+        .replace("{rs}", &router(Server, v6).to_string());
     Scenario::new(name, v6, &with_states(&format!("*nat\n{text}\nCOMMIT\n")))
 }
 
@@ -31,7 +31,7 @@ fn exercise(s: &mut Scenario, from: Side, dst: core::net::IpAddr, dport: u16) {
     let reply = t.data(s, 1, 50);
     t.ack(s, 0);
     s.error(node(from.other(), s.v6), first, s.time_exceeded(), Some(8));
-    s.error(elsewhere(9, s.v6), first, s.port_unreachable(), None);
+    s.error(beyond(from.other(), s.v6), first, s.port_unreachable(), None);
     s.error(node(from, s.v6), reply, s.too_big(), Some(20));
     s.error(node(from, s.v6), reply, s.too_big(), None);
     t.close(s, 1);
@@ -74,7 +74,7 @@ fn kinds(v6: bool) -> Vec<Scenario> {
     let mut all = Vec::new();
     for (name, text) in texts {
         let mut s = nat(&format!("nat-{name}"), v6, &text);
-        let dst = if text.contains("{vip} -j DNAT") || name == "dnat-port" { elsewhere(1, v6) } else { node(Server, v6) };
+        let dst = if name != "dnat-port-only" && text.contains("-A PREROUTING") { elsewhere(1, v6) } else { node(Server, v6) };
         exercise(&mut s, Client, dst, 80);
         all.push(s);
     }
@@ -115,6 +115,10 @@ fn kinds(v6: bool) -> Vec<Scenario> {
     }
     all.push(s);
 
+    // Over IPv6 the kernel sends a redirect as well, and cannot be told not to.
+    if v6 {
+        return all;
+    }
     let mut s = nat(
         "nat-redirect",
         v6,
@@ -221,7 +225,7 @@ fn special(v6: bool) -> Vec<Scenario> {
     let mut s = nat(
         "nat-input-output",
         v6,
-        "-A INPUT -p udp -j SNAT --to-source {vip}\n-A OUTPUT -p udp -j DNAT --to-destination {s}\n-A OUTPUT -p icmp -j ACCEPT\n-A POSTROUTING -o tap0 -j SNAT --to-source {rs}",
+        "-A INPUT -p udp -j SNAT --to-source {bc}\n-A OUTPUT -p udp -j DNAT --to-destination {s}\n-A OUTPUT -p icmp -j ACCEPT\n-A POSTROUTING -o tap0 -j SNAT --to-source {rs}",
     );
     s.to(Client, 4000, router(Client, v6), 9, Body::Udp(20));
     s.to(Client, 4000, router(Client, v6), 9, Body::Udp(20));
@@ -265,16 +269,6 @@ fn special(v6: bool) -> Vec<Scenario> {
     s.ip(|ip| ip.pieces = Some(400));
     s.answer(u, Body::Udp(1000));
     s.ip(|ip| ip.pieces = Some(400));
-    all.push(s);
-
-    let mut s = nat("nat-wrong-checksums", v6, "-A PREROUTING -d {vip} -j DNAT --to-destination {s}");
-    s.settings.push(("checksum", 0));
-    let wrong = |b: Body| Body::Broken(Box::new(b), 0x1111);
-    let u = s.to(Client, 4000, elsewhere(1, v6), 53, wrong(Body::Udp(20)));
-    s.answer(u, wrong(Body::Udp(30)));
-    s.to(Client, 40_000, elsewhere(1, v6), 80, wrong(s.syn(1)));
-    let p = s.to(Client, 4, elsewhere(1, v6), 80, wrong(s.ping(1)));
-    s.answer(p, wrong(s.pong(1)));
     all.push(s);
 
     let text = format!(

@@ -18,9 +18,10 @@ pub(in crate::iptables) struct Nth {
 }
 
 impl Nth {
-    /// Fits every `every`th packet, first after `every - packet` of them.
+    /// Fits every `every`th packet, first number `packet`, counted from 0.
     pub(super) fn new(every: u32, packet: u32, not: bool) -> Self {
-        Nth { last: every.saturating_sub(1), not, count: AtomicU32::new(packet) }
+        let last = every.saturating_sub(1);
+        Nth { last, not, count: AtomicU32::new(last.saturating_sub(packet)) }
     }
 
     pub(super) fn take(&self) -> bool {

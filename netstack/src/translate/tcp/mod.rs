@@ -149,7 +149,8 @@ impl Tcp {
             let len = p.payload.len + u32::from(h.flags.has(Flags::SYN)) + u32::from(h.flags.has(Flags::FIN));
             (Seq(0), h.seq + len, Flags::RST | Flags::ACK)
         };
-        send_bare(r, edge, &Via::opened_by(r, p), p.tuple().reversed(), seq, ack, flags);
+        let bare = Bare { tuple: p.tuple().reversed(), seq, ack, flags, tos: p.ip.tos & !ECN };
+        bare.send(r, edge, &Via::opened_by(r, p));
     }
 
     /// The guest opens a connection.
@@ -363,35 +364,54 @@ impl<E> Cx<'_, E> {
     }
 }
 
+/// Bits of the type of service that are not to be reflected: RFC 3168.
+const ECN: u8 = 3;
+
+/// A segment without data or options.
+struct Bare {
+    tuple: Tuple,
+    seq: Seq,
+    ack: Seq,
+    flags: Flags,
+    tos: u8,
+}
+
+impl Bare {
+    fn send<E: Edge>(self, r: &mut Router, edge: &mut E, via: &Via) {
+        let Bare { tuple, seq, ack, flags, tos } = self;
+        let mut l4 = [0; tcp::HEADER_LEN];
+        tcp::Header {
+            src_port: tuple.src.port,
+            dst_port: tuple.dst.port,
+            seq,
+            ack,
+            header_len: tcp::HEADER_LEN as u8,
+            flags,
+            window: 0,
+            checksum: 0,
+            urgent: 0,
+        }
+        .emit(&mut l4);
+        let out = Outgoing {
+            input: via.input,
+            tuple,
+            hop_limit: 64,
+            tos,
+            dont_fragment: true,
+            l4: &l4,
+            body: Payload::EMPTY,
+            keep_body: false,
+            gso: None,
+            attach: via.attach(),
+        };
+        // Nothing more can be done for a reset that the link does not take; the drop is counted.
+        let _ = r.send(edge, &out);
+    }
+}
+
 /// Sends a segment without data or options.
 fn send_bare<E: Edge>(r: &mut Router, edge: &mut E, via: &Via, tuple: Tuple, seq: Seq, ack: Seq, flags: Flags) {
-    let mut l4 = [0; tcp::HEADER_LEN];
-    tcp::Header {
-        src_port: tuple.src.port,
-        dst_port: tuple.dst.port,
-        seq,
-        ack,
-        header_len: tcp::HEADER_LEN as u8,
-        flags,
-        window: 0,
-        checksum: 0,
-        urgent: 0,
-    }
-    .emit(&mut l4);
-    let out = Outgoing {
-        input: via.input,
-        tuple,
-        hop_limit: 64,
-        tos: 0,
-        dont_fragment: true,
-        l4: &l4,
-        body: Payload::EMPTY,
-        keep_body: false,
-        gso: None,
-        attach: via.attach(),
-    };
-    // Nothing more can be done for a reset that the link does not take; the drop is counted.
-    let _ = r.send(edge, &out);
+    Bare { tuple, seq, ack, flags, tos: 0 }.send(r, edge, via);
 }
 
 /// Tells the guest why its connect failed: RST where the peer refused, else the ICMP error that fits.

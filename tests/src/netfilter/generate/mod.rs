@@ -14,6 +14,20 @@ const SPORTS: [u16; 6] = [40_000, 40_001, 40_002, 2000, 700, 300];
 /// Destination ports.
 const DPORTS: [u16; 6] = [80, 443, 53, 22, 8080, 1000];
 
+/// Family (is it IPv6?) and rules of a seed.
+pub fn ruleset(seed: u64) -> (bool, String) {
+    start(seed).1
+}
+
+/// Randomness that goes on behind the rules, and those.
+fn start(seed: u64) -> (SplitMix, (bool, String)) {
+    // Neighbouring seeds give streams that have nothing in common.
+    let mut r = SplitMix::new(seed).fork();
+    let v6 = r.chance(35);
+    let text = rules::rules(&mut r, v6);
+    (r, (v6, text))
+}
+
 /// Plays the case of a seed on both routers.
 pub fn case<K: Router, O: Router>(
     seed: u64,
@@ -21,11 +35,7 @@ pub fn case<K: Router, O: Router>(
     kernel: &mut K,
     ours: Option<&mut O>,
 ) -> Result<Summary, Box<Difference>> {
-    let mut r = SplitMix::new(seed);
-    // Neighbouring seeds give streams that have nothing in common.
-    let mut r = r.fork();
-    let v6 = r.chance(35);
-    let text = rules::rules(&mut r, v6);
+    let (mut r, (v6, text)) = start(seed);
     let scenario = Scenario::new(&format!("seed {seed}"), v6, &text);
     let mut play = Play::new(kernel, ours, &scenario);
     let mut guests = packets::Guests::new(r.fork(), v6);

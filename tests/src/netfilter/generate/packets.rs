@@ -3,7 +3,7 @@
 use super::{DPORTS, SPORTS};
 use crate::SplitMix;
 use crate::netfilter::frames::Exchange;
-use crate::netfilter::{Body, Ends, IpFields, Packet, Quote, Side, Talk, Tcp, node, router, second};
+use crate::netfilter::{Body, Ends, IpFields, Packet, Quote, Side, Talk, Tcp, beyond, node, router};
 use crate::wire::flags::{ACK, FIN, PSH, RST, SYN, URG};
 use core::net::IpAddr;
 
@@ -89,7 +89,6 @@ impl Guests {
             0..=6 => node(from.other(), v6),
             7 | 8 => router(from, v6),
             9 => router(from.other(), v6),
-            10 => second(from, v6),
             _ => node(from.other(), v6),
         };
         let (sport, dport) = (self.pick(&SPORTS), self.pick(&DPORTS));
@@ -97,7 +96,7 @@ impl Guests {
             0..=9 => Kind::Tcp,
             10..=15 => Kind::Udp,
             16..=18 => Kind::Echo,
-            _ => Kind::Other(47),
+            _ => Kind::Other(50),
         };
         let mut talk = Talk::between(from, (node(from, v6), sport), (dst, dport));
         talk.next = [self.r.u64() as u32, self.r.u64() as u32];
@@ -227,7 +226,7 @@ impl Guests {
         let len = self.pick(&[None, None, Some(8), Some(20), Some(28), Some(4)]);
         let quote = if self.r.chance(8) { Quote::Sent(about) } else { Quote::Seen(about) };
         let body = Body::Error { ty, code, rest: if self.r.chance(30) { 1280 } else { 0 }, quote, len };
-        let me = node(side, self.v6);
+        let me = if self.r.chance(25) { beyond(side, self.v6) } else { node(side, self.v6) };
         let ends = if self.r.chance(90) { Ends::From(me, about) } else { Ends::Said((me, 0), (node(side.other(), self.v6), 0)) };
         Some(Packet { from: side, ends, ip: IpFields::default(), body })
     }
@@ -243,9 +242,11 @@ impl Guests {
         let body = match self.r.below(8) {
             0..=3 => tcp,
             4 => Body::Icmp { ty: if v6 { 129 } else { 0 }, code: 0, seq: 1, data: 8 },
-            5 if !v6 => Body::Icmp { ty: self.pick(&[13, 14, 15, 17, 9, 30]), code: 0, seq: 1, data: 12 },
-            6 => Body::Cut(Box::new(tcp), 15),
-            7 => Body::Cut(Box::new(Body::Udp(20)), 22),
+            5 if !v6 => Body::Icmp { ty: self.pick(&[14, 15, 17, 9, 30]), code: 0, seq: 1, data: 12 },
+            6 => {
+                Body::Raw(6, [&sport.to_be_bytes()[..], &dport.to_be_bytes(), &[0; 8], &[0x40, flags, 0, 9, 0, 0, 0, 0]].concat())
+            }
+            7 => Body::Cut(Box::new(Body::Udp(20)), 10),
             _ => Body::Udp(3),
         };
         let ports = matches!(body, Body::Tcp(_) | Body::Udp(_) | Body::Cut(..));

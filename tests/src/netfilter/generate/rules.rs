@@ -2,7 +2,7 @@
 
 use super::{DPORTS, SPORTS};
 use crate::SplitMix;
-use crate::netfilter::{Side, elsewhere, node, router, second};
+use crate::netfilter::{Side, beyond, elsewhere, node, router, second};
 use core::fmt::Write;
 use core::net::IpAddr;
 
@@ -120,7 +120,7 @@ impl Writer<'_> {
         }
         let proto = if self.r.chance(50) {
             let not = self.not(10);
-            let p = self.pick(&["tcp", "tcp", "udp", "udp", "icmp", "47"]);
+            let p = self.pick(&["tcp", "tcp", "udp", "udp", "icmp", "50"]);
             let text = if p == "icmp" && self.v6 { "ipv6-icmp" } else { p };
             write!(line, " {not}-p {text}").ok();
             tests += 1;
@@ -135,8 +135,15 @@ impl Writer<'_> {
                 tests += 1;
             }
         }
-        let target = self.target(table, place, nat, proto, from, users, tests);
-        line += &target;
+        let target = self.target(table, chain, place, nat, proto, from, users, tests);
+        // Over IPv6 the kernel tells a node to redirect what goes back where it came from, and that cannot be switched off.
+        let node = |side| node(side, true).to_string();
+        match (self.v6 && place != Place::Output && target.contains("DNAT"), line.contains(" -i ")) {
+            (true, true) => line += " -j ACCEPT",
+            (true, false) if target.contains(&node(Side::Server)) => line += &format!(" -i tap0{target}"),
+            (true, false) if target.contains(&node(Side::Client)) => line += &format!(" -i tap1{target}"),
+            _ => line += &target,
+        }
         self.out += &line;
         self.out.push('\n');
     }
@@ -148,7 +155,7 @@ impl Writer<'_> {
             2 | 3 => node(Side::Server, v6),
             4 => router(Side::Client, v6),
             5 => router(Side::Server, v6),
-            6 => second(Side::Client, v6),
+            6 => second(v6),
             _ => elsewhere(1, v6),
         };
         match self.r.below(8) {
@@ -188,7 +195,8 @@ impl Writer<'_> {
                 1 => format!(" -m tcp {not}--tcp-option 3"),
                 _ => {
                     let flags = ["SYN", "ACK", "FIN", "RST", "PSH", "SYN,ACK", "FIN,ACK", "ALL", "NONE"];
-                    let (mask, set) = (self.pick(&flags), self.pick(&flags));
+                    // iptables-save prints no mask of none, though it means that nothing matches.
+                    let (mask, set) = (self.pick(&flags[..8]), self.pick(&flags));
                     format!(" -m tcp {not}--tcp-flags {mask} {set}")
                 }
             },
@@ -232,7 +240,7 @@ impl Writer<'_> {
                         " {not}--ctexpire {}",
                         self.pick(&["0:20", "20:45", "45:90", "90:200", "200:1000", "20:500000"])
                     ),
-                    _ => write!(m, " {not}--ctproto {}", self.pick(&["6", "17", "47"])),
+                    _ => write!(m, " {not}--ctproto {}", self.pick(&["6", "17", "50"])),
                 }
                 .ok();
                 m
@@ -264,10 +272,7 @@ impl Writer<'_> {
                 let mac = self.pick(&["52:54:00:12:34:56", "52:54:00:12:34:57"]);
                 format!(" -m mac {not}--mac-source {mac}")
             }
-            12 if late => format!(
-                " -m owner {not}{}",
-                self.pick(&["--uid-owner 0", "--gid-owner 0", "--socket-exists", "--uid-owner 5-10"])
-            ),
+            12 if late => format!(" -m owner {not}{}", self.pick(&["--uid-owner 0", "--gid-owner 0", "--uid-owner 5-10"])),
             13 => {
                 let which = self.pick(&["src", "dst"]);
                 let range = if self.v6 {
@@ -285,10 +290,26 @@ impl Writer<'_> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn target(&mut self, table: &str, place: Place, nat: Place, proto: &str, from: usize, users: usize, tests: u32) -> String {
+    fn target(
+        &mut self,
+        table: &str,
+        chain: &str,
+        place: Place,
+        nat: Place,
+        proto: &str,
+        from: usize,
+        users: usize,
+        tests: u32,
+    ) -> String {
         // A jump; in the nat table to a chain of the same hook only.
         if self.r.chance(22) {
-            let fits = |i: &usize| table != "nat" || i.is_multiple_of(2) == (nat == Place::PreRouting);
+            // REJECT in OUTPUT is between the router and itself: OUTPUT leads to chains without it only.
+            let own = place == Place::Output || chain.ends_with(['1', '3']);
+            let fits = |i: &usize| match table {
+                "nat" => i.is_multiple_of(2) == (nat == Place::PreRouting),
+                "filter" => !own || !i.is_multiple_of(2),
+                _ => true,
+            };
             let may: Vec<usize> = (from..users).filter(fits).collect();
             let jump = table != "nat" || matches!(nat, Place::PreRouting | Place::PostRouting);
             if !may.is_empty() && jump {
@@ -323,7 +344,9 @@ impl Writer<'_> {
             "nat" => self.translation(nat, proto),
             _ => match self.r.below(10) {
                 0 | 1 if tests > 1 => " -j DROP".into(),
-                2 | 3 if tests > 1 && table == "filter" => self.reject(proto),
+                2 | 3 if tests > 1 && table == "filter" && place != Place::Output && !chain.ends_with(['1', '3']) => {
+                    self.reject(proto)
+                }
                 4 if self.r.chance(30) => " -j LOG --log-prefix \"some: \"".into(),
                 5 => " -m comment --comment \"a comment\" -j ACCEPT".into(),
                 _ => " -j ACCEPT".into(),
@@ -374,7 +397,7 @@ impl Writer<'_> {
                 0 => format!(" -j MASQUERADE{}", if extra == " --persistent" { "" } else { extra }),
                 1 if ported => format!(" -j MASQUERADE --to-ports {}", self.pick(&["2000-2100", "1500", "300-350"])),
                 2 => {
-                    let to = self.pick(&[router(Side::Server, v6), router(Side::Client, v6), elsewhere(7, v6)]);
+                    let to = self.pick(&[router(Side::Server, v6), router(Side::Client, v6), beyond(Side::Client, v6)]);
                     format!(" -j SNAT --to-source {to}{extra}")
                 }
                 3 if ported => {

@@ -1,0 +1,165 @@
+//! The router as we have it.
+
+use super::{ROUTER_MAC, Router, Side, node, router, rules, second};
+use crate::wire;
+use crate::{FakeEdge, SlotKind};
+use core::net::IpAddr;
+use hibernet_netstack::admin::Recheck;
+use hibernet_netstack::config::{LinkNet, V4Config, V6Config};
+use hibernet_netstack::conntrack::list::Line;
+use hibernet_netstack::edge::{HEAD_MAX, LinkId, LinkInfo, RxChecksum, RxFrame};
+use hibernet_netstack::iptables::text::{PrintOptions, RestoreOptions, print, restore};
+use hibernet_netstack::iptables::{Family, Ruleset};
+use hibernet_netstack::wire::Mac;
+use hibernet_netstack::{Config, Stack, Time};
+use std::time::Duration;
+
+/// Stack time at which a case begins.
+const BEGIN: Time = Time::from_millis(1000);
+/// Our own chains, which the kernel has not.
+const OWN: &str = "HIBERNET-";
+
+/// A stack with two links, in virtual time.
+#[derive(Debug)]
+pub struct Ours {
+    stack: Stack,
+    edge: FakeEdge,
+    now: Time,
+    family: Family,
+}
+
+impl Default for Ours {
+    fn default() -> Self {
+        Ours { stack: Stack::new(config(), [7; 16]), edge: FakeEdge::default(), now: BEGIN, family: Family::V4 }
+    }
+}
+
+fn v4(a: IpAddr) -> core::net::Ipv4Addr {
+    match a {
+        IpAddr::V4(a) => a,
+        IpAddr::V6(_) => panic!("{a} is no IPv4 address"),
+    }
+}
+
+fn v6(a: IpAddr) -> core::net::Ipv6Addr {
+    match a {
+        IpAddr::V6(a) => a,
+        IpAddr::V4(_) => panic!("{a} is no IPv6 address"),
+    }
+}
+
+fn config() -> Config {
+    let client = Side::Client;
+    Config {
+        v4: Some(V4Config {
+            guest: v4(node(client, false)),
+            prefix: 24,
+            gateway: v4(router(client, false)),
+            dns: v4(second(false)),
+        }),
+        v6: Some(V6Config {
+            guest: v6(node(client, true)),
+            prefix: 64,
+            gateway: v6(router(client, true)),
+            dns: v6(second(true)),
+        }),
+        gateway_mac: Mac(ROUTER_MAC),
+        ..Config::default()
+    }
+}
+
+impl Ours {
+    fn settle(&mut self) {
+        while self.stack.next_deadline().is_some_and(|d| d <= self.now) {
+            self.stack.tick(self.now, &mut self.edge);
+        }
+        self.stack.flush(self.now, &mut self.edge);
+        self.edge.pool.assert_balanced();
+    }
+
+    fn take(&mut self) -> Vec<(Side, Vec<u8>)> {
+        let mut all = Vec::new();
+        for side in Side::BOTH {
+            while let Some(c) = self.edge.links[side.index()].sent.pop_front() {
+                all.extend(wire::complete(&c).into_iter().map(|f| (side, f)));
+            }
+        }
+        all
+    }
+}
+
+impl Router for Ours {
+    fn load(&mut self, is_v6: bool, rules: &str, settings: &[(&'static str, u32)]) {
+        let mut cfg = config();
+        // There is no switch for what checksums are: see the scenarios' list of what differs.
+        for &(name, value) in settings.iter().filter(|(name, _)| *name != "checksum") {
+            cfg.conntrack.set(name, value.into()).unwrap_or_else(|e| panic!("{e}"));
+        }
+        *self = Ours { stack: Stack::new(cfg, [7; 16]), ..Ours::default() };
+        self.family = if is_v6 { Family::V6 } else { Family::V4 };
+        for side in Side::BOTH {
+            let info = LinkInfo {
+                mtu: 1500,
+                checksum: false,
+                tso: false,
+                uso: false,
+                guest_mac: Some(Mac(side.mac())),
+                in_flight: u32::MAX,
+            };
+            let net = LinkNet { v4: Some((v4(router(side, false)), 24)), v6: Some((v6(router(side, true)), 64)) };
+            self.stack.add_link_with(info, net);
+            self.edge.add_link(info);
+        }
+        let text = rules::whole(rules);
+        let options = RestoreOptions { counters: true, noflush: false };
+        let rules =
+            restore(&Ruleset::new(self.family), &text, options).unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
+        let done = self.stack.set_rules(self.now, rules, Recheck::Keep, &mut self.edge);
+        done.unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
+    }
+
+    fn now(&self) -> Duration {
+        self.now.since(BEGIN)
+    }
+
+    fn pass(&mut self, until: Duration) {
+        let end = BEGIN + until;
+        while let Some(next) = self.stack.next_deadline().filter(|d| *d <= end) {
+            self.now = next.max(self.now);
+            self.edge.host.advance(self.now);
+            self.settle();
+        }
+        self.now = end.max(self.now);
+        self.edge.host.advance(self.now);
+    }
+
+    fn exchange(&mut self, side: Side, frame: &[u8]) -> Vec<(Side, Vec<u8>)> {
+        let payload = self.edge.pool.put(SlotKind::Frame, frame.to_vec());
+        let head = &frame[..frame.len().min(HEAD_MAX)];
+        let link = LinkId(side.index() as u8);
+        let rx = RxFrame { link, head, frame: payload, checksum: RxChecksum::Unverified, gso: None };
+        self.stack.receive(self.now, &rx, &mut self.edge);
+        self.edge.pool.end_frame(payload);
+        self.settle();
+        self.take()
+    }
+
+    fn rules(&mut self) -> String {
+        let text = print(&self.stack.rules(self.family), PrintOptions { counters: true, date: None });
+        text.lines().filter(|l| !l.contains(OWN)).map(|l| format!("{l}\n")).collect()
+    }
+
+    fn connections(&mut self) -> String {
+        let v6 = self.family == Family::V6;
+        let mut out = String::new();
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.stack.conntrack().dump(self.now, from, u32::MAX, |_, conn| {
+                if conn.tuples[0].v6 == v6 {
+                    out += &format!("{}\n", Line::new(conn, self.now).extended());
+                }
+            });
+        }
+        out
+    }
+}
