@@ -121,7 +121,6 @@ impl Conntrack {
             // Translation still needs it, until the packet is through.
             Step::DeleteAccept => {
                 conn.status.set(Status::DYING);
-                conn.expires = now;
             }
             Step::Accept | Step::Invalid(_) => {}
         }

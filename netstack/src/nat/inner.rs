@@ -37,7 +37,9 @@ pub(super) const fn has_ident(skb: &Skb<'_>) -> bool {
 pub(super) fn is_translatable(skb: &Skb<'_>) -> bool {
     let quote = skb.l4_bytes.get(icmp::HEADER_LEN..).unwrap_or_default();
     match locate(quote, skb.is_v6()) {
-        Some(Place { l4: Some((at, _)), .. }) => quote.len() >= at + L4_LEAST,
+        Some(Place { l4: Some((at, proto::TCP | proto::UDP | proto::ICMP | proto::ICMPV6 | UDP_LITE)), .. }) => {
+            quote.len() >= at + L4_LEAST
+        }
         Some(_) => true,
         None => false,
     }

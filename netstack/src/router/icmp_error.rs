@@ -10,7 +10,7 @@ use crate::skb::Skb;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::icmp::{self, IcmpError};
-use crate::wire::{IcmpQuote, icmp::v4, icmp::v6};
+use crate::wire::{IcmpQuote, icmp::v6};
 use core::net::IpAddr;
 
 /// Longest quote: RFC 1812 wants IPv4 errors within 576 bytes, RFC 4443 IPv6 ones within 1280.
@@ -29,7 +29,12 @@ impl Router {
             Some(Track::Known { id, info, status })
         });
         let skb = track.map(|track| Skb { track, ..cause.skb() });
-        self.icmp_error_about(edge, cause, error, skb.as_ref());
+        // As Linux: a packet that a protocol took has left its connection, and the error is tracked as any other packet.
+        let attach = match (&skb, error) {
+            (Some(skb), IcmpError::ProtocolUnreachable) => Attach::About(&skb.track),
+            _ => Attach::LookUp,
+        };
+        self.icmp_quote(edge, cause, error.quote(cause.ip.src.is_ipv6()), skb.as_ref(), attach);
     }
 
     /// Tells the sender of `cause` why it went no further, unless the rules for ICMP errors forbid it. `skb` is what the hooks
@@ -46,6 +51,18 @@ impl Router {
 
     /// As [`Router::icmp_error_about`], with a message of the caller's choice.
     pub(super) fn icmp_quote_about<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, what: IcmpQuote, skb: Option<&Skb<'_>>) {
+        let attach = skb.map_or(Attach::LookUp, |s| Attach::About(&s.track));
+        self.icmp_quote(edge, cause, what, skb, attach);
+    }
+
+    fn icmp_quote<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        cause: &Packet<'_>,
+        what: IcmpQuote,
+        skb: Option<&Skb<'_>>,
+        attach: Attach<'_>,
+    ) {
         if !may_answer(cause) {
             return;
         }
@@ -55,13 +72,11 @@ impl Router {
         let Some(from) = from else { return };
         let mut quoted = [0; QUOTE_V6];
         let n = quote(cause, edge, &mut quoted);
-        let mut attach = Attach::LookUp;
         if let Some(skb) = skb {
             // The packet as it is by now; the hooks translate the quote back with the error.
             if nat::rewrite(skb, &mut quoted[..n], usize::from(cause.ip.header_len), L4Checksum::Complete).is_err() {
                 return;
             }
-            attach = Attach::About(&skb.track);
         }
         let tos = if sender.is_ipv4() { cause.ip.tos & TOS_MASK | INTERNETWORK_CONTROL } else { 0 };
         self.send_error(edge, None, from, sender, what, &quoted[..n], attach, tos);
@@ -130,7 +145,8 @@ fn quote(p: &Packet<'_>, store: &impl PayloadStore, out: &mut [u8]) -> usize {
 /// RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e): no error about an error, nor about what was sent to many or by nobody.
 fn may_answer(p: &Packet<'_>) -> bool {
     let about_error = match p.l4 {
-        L4::Icmp(h) => !matches!(h.ty, v4::ECHO_REQUEST | v4::ECHO_REPLY),
+        // Queries and their replies are none; what is unknown may be one.
+        L4::Icmp(h) => !h.is_query(false),
         L4::Icmpv6(h) => h.ty < v6::ECHO_REQUEST,
         _ => false,
     };

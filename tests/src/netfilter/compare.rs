@@ -43,7 +43,7 @@ impl Renames {
     }
 
     /// Whether `ours` stands for `kernels`; noted if it is new and may be.
-    fn same(&mut self, protocol: u8, kernels: u16, ours: u16, other: u16, sent: &[u16]) -> bool {
+    fn same(&mut self, protocol: u8, kernels: u16, ours: u16, other: u16, sent: Option<u16>) -> bool {
         // Of ICMP and ICMPv6 the identifier, which has one class.
         let echo = matches!(protocol, 1 | 58);
         match (self.ours.get(&(protocol, ours, other)), self.kernels.get(&(protocol, kernels, other))) {
@@ -55,12 +55,19 @@ impl Renames {
         let class = |p: u16| if p < 512 { 0 } else { 1 + u8::from(p >= 1024) };
         let within = |(a, b): &(u16, u16)| (*a..=*b).contains(&kernels) && (*a..=*b).contains(&ours);
         let may = (echo || class(kernels) == class(ours) || self.ranges.iter().any(within))
-            && !(sent.contains(&kernels) ^ sent.contains(&ours));
+            && sent.is_none_or(|s| s != kernels && s != ours);
         if may {
             self.ours.insert((protocol, ours, other), kernels);
             self.kernels.insert((protocol, kernels, other), ours);
         }
         may
+    }
+
+    /// Whether our words of a listing mean those of the kernel. (Each word may be one that stands for another, or itself: a port
+    /// chosen by chance can be equal to one that was not.)
+    fn mean(&self, protocol: u8, ours: &[String], kernel: &[String]) -> bool {
+        let other = self.words(protocol, ours);
+        ours.len() == kernel.len() && kernel.iter().zip(ours.iter().zip(&other)).all(|(k, (a, b))| k == a || k == b)
     }
 
     /// Our words of a listing as the kernel would have them.
@@ -74,7 +81,9 @@ impl Renames {
                 "dport" => port(words.get(i.checked_sub(1)?)?)?,
                 _ => 0,
             };
-            self.ours.get(&(protocol, own, other)).map(|k| format!("{key}={k}"))
+            // The kernel's port of the other end may be one chosen by chance, too.
+            let others = self.ours.iter().filter(|((p, o, _), _)| *p == protocol && *o == other).map(|(_, k)| *k).chain([other]);
+            others.into_iter().find_map(|o| self.ours.get(&(protocol, own, o))).map(|k| format!("{key}={k}"))
         };
         words.iter().enumerate().map(|(i, w)| rename(i, w).unwrap_or_else(|| w.clone())).collect()
     }
@@ -94,7 +103,8 @@ pub fn frames(kernel: &[Seen], ours: &[Seen], sent: &[u8], renames: &mut Renames
         if places == ports(&op) {
             let number = |p: &[u8], at: usize| u16::from_be_bytes([p[at], p[at + 1]]);
             let asked: Vec<u16> = ports(sent).iter().map(|(_, at, _)| number(sent, *at)).collect();
-            for &(protocol, at, sum) in &places {
+            let forwarded = asked.len() == places.len();
+            for (i, &(protocol, at, sum)) in places.iter().enumerate() {
                 let (a, b) = (number(&kp, at), number(&op, at));
                 // Ports come in pairs, identifiers alone.
                 let beside = |n: usize| places.iter().any(|(p, place, _)| *p == protocol && *place == n);
@@ -103,7 +113,7 @@ pub fn frames(kernel: &[Seen], ours: &[Seen], sent: &[u8], renames: &mut Renames
                     6 | 17 => number(&kp, at - 2),
                     _ => 0,
                 };
-                if a != b && renames.same(protocol, a, b, other, &asked) {
+                if a != b && renames.same(protocol, a, b, other, asked.get(i).copied().filter(|_| forwarded)) {
                     op[at..at + 2].copy_from_slice(&a.to_be_bytes());
                     if let Some(sum) = sum {
                         kp[sum..sum + 2].fill(0);
@@ -133,18 +143,11 @@ fn describe(k: &[u8], o: &[u8]) -> String {
 
 /// Compares connections.
 pub fn connections(kernel: &[Entry], ours: &[Entry], renames: &Renames) -> Result<(), String> {
-    let mut ours: Vec<Entry> = ours
-        .iter()
-        .map(|e| {
-            let protocol = e.words.get(3).and_then(|w| w.parse().ok()).unwrap_or(0);
-            Entry { words: renames.words(protocol, &e.words), timeout: e.timeout }
-        })
-        .collect();
-    ours.sort();
     let mut wrong = Vec::new();
-    let mut left = ours;
+    let mut left = ours.to_vec();
     for k in kernel {
-        match left.iter().position(|o| o.words == k.words) {
+        let protocol = k.words.get(3).and_then(|w| w.parse().ok()).unwrap_or(0);
+        match left.iter().position(|o| renames.mean(protocol, &o.words, &k.words)) {
             Some(i) => {
                 let o = left.remove(i);
                 let near = match (k.timeout, o.timeout) {

@@ -13,7 +13,7 @@ const PROGRAMS: [&str; 8] =
     ["iptables-legacy", "iptables-legacy-restore", "ip6tables-legacy-restore", "conntrack", "ethtool", "nft", "python3", "ip"];
 
 /// Settings of connection tracking as a fresh network namespace has them; some machines change them for new ones.
-pub(super) const SYSCTLS: [(&str, u32); 22] = [
+pub(super) const SYSCTLS: [(&str, u32); 23] = [
     ("checksum", 1),
     ("tcp_loose", 1),
     ("tcp_be_liberal", 0),
@@ -36,6 +36,7 @@ pub(super) const SYSCTLS: [(&str, u32); 22] = [
     ("tcp_timeout_time_wait", 120),
     ("tcp_timeout_close", 10),
     ("tcp_timeout_unacknowledged", 300),
+    ("tcp_timeout_max_retrans", 300),
 ];
 
 /// Three namespaces and the sockets in them. Stays on the thread that made it, which stays on one CPU.

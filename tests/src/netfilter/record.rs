@@ -125,7 +125,12 @@ pub(super) fn seen(side: Side, packet: &[u8], sent: &[u8]) -> Seen {
     if let Some(inner) = quoted(&p) {
         // The checksum covers an identifier that was cut off, and may have been chosen by chance.
         let (at, protocol) = header(&p[inner..]);
-        if matches!(protocol, 1 | 58) && (4..6).contains(&(p.len() - inner - at)) {
+        let error =
+            if protocol == 1 { matches!(p.get(inner + at), Some(3 | 4 | 5 | 11 | 12)) } else { p.get(inner + at) < Some(&128) };
+        if matches!(protocol, 1 | 58) && error && p.len() > inner + at + 2 {
+            // An error about an error: what that one quoted was not changed any more, and is as it was chosen.
+            p[inner + at + 2..].fill(0);
+        } else if matches!(protocol, 1 | 58) && (4..6).contains(&(p.len() - inner - at)) {
             p[inner + at + 2..inner + at + 4].fill(0);
         }
     }
