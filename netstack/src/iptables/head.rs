@@ -176,8 +176,8 @@ impl<const N: usize> Head<N> {
         for i in 0..N {
             differ[i % SETS] |= key.words[i] & self.mask[i] ^ self.value[i];
         }
-        for i in 0..SETS {
-            differ[i] |= key.sets[i] & self.without[i];
+        for (d, (set, without)) in differ.iter_mut().zip(key.sets.iter().zip(&self.without)) {
+            *d |= set & without;
         }
         let same = differ.iter().fold(0, |all, d| all | d) == 0;
         same & self.ports[0].has(key.ports[0]) & self.ports[1].has(key.ports[1])
