@@ -86,6 +86,23 @@ const GUEST: usize = 0;
 const CLIENT: usize = 1;
 
 impl Flow {
+    fn new(token: Token, tuple: Tuple, remote: Endpoint, sock: SockId, via: Via, client: Option<Client>) -> Self {
+        Flow {
+            token,
+            tuple,
+            via,
+            remote,
+            sock,
+            client,
+            from_guest: 0,
+            from_host: 0,
+            hop_limit: 64,
+            tos: 0,
+            deadline: Deadline::default(),
+            waits: false,
+        }
+    }
+
     fn kind(&self) -> usize {
         if self.client.is_some() { CLIENT } else { GUEST }
     }
@@ -194,7 +211,7 @@ impl Udp {
             return Err(r.source_refused(p));
         }
         let sock = sock.map_err(|e| refuse(r, p, e, edge))?;
-        self.insert(r, token, tuple, remote, sock, Via::opened_by(r, p), None)
+        self.insert(r, Flow::new(token, tuple, remote, sock, Via::opened_by(r, p), None))
     }
 
     /// Makes sure that a flow fits, at the cost of unreplied ones of these kinds, and returns the token that it will have.
@@ -208,34 +225,12 @@ impl Udp {
     }
 
     /// Adds the flow whose token [`Udp::make_room`] returned.
-    fn insert(
-        &mut self,
-        r: &mut Router,
-        token: Token,
-        tuple: Tuple,
-        remote: Endpoint,
-        sock: SockId,
-        via: Via,
-        client: Option<Client>,
-    ) -> Result<u32, DropReason> {
-        let make = |_, _| Flow {
-            token,
-            tuple,
-            via,
-            remote,
-            sock,
-            client,
-            from_guest: 0,
-            from_host: 0,
-            hop_limit: 64,
-            tos: 0,
-            deadline: Deadline::default(),
-            waits: false,
-        };
-        let slot = self.flows.insert(make).ok_or(DropReason::FlowLimit)?;
+    fn insert(&mut self, r: &mut Router, flow: Flow) -> Result<u32, DropReason> {
+        let (tuple, key) = (flow.tuple, flow.client.map(|c| (flow.remote, c)));
+        let slot = self.flows.insert(|_, _| flow).ok_or(DropReason::FlowLimit)?;
         self.index.insert(tuple, slot);
-        if let Some(c) = client {
-            self.clients.insert((remote, c), slot);
+        if let Some(key) = key {
+            self.clients.insert(key, slot);
         }
         r.stats.udp_flows += 1;
         Ok(slot)

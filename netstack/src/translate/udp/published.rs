@@ -1,6 +1,6 @@
 //! Published UDP ports: flows that clients open.
 
-use super::{CLIENT, Client, Udp};
+use super::{CLIENT, Client, Flow, Udp};
 use crate::edge::{Datagram, Edge, SockId, Token, TokenKind};
 use crate::router::{Router, Via};
 use crate::tuple::{Endpoint, Tuple, proto};
@@ -64,7 +64,7 @@ impl Udp {
         }
         let token = self.make_room(r, &[CLIENT], edge)?;
         let via = Via::from_outside(r.hides(d.from.addr));
-        self.insert(r, token, tuple, d.from, sock, via, Some(Client { listener, local }))
+        self.insert(r, Flow::new(token, tuple, d.from, sock, via, Some(Client { listener, local })))
     }
 
     /// The flows of a listener with a client, one for each address of ours that it uses.
