@@ -24,8 +24,11 @@ fn table(v6: bool, name: &str, lines: &[&str]) -> Bench {
     Bench::new(&text(v6, &all).unwrap_or_else(|e| panic!("{e} in\n{all}")))
 }
 
-/// Packets and what becomes of each at a hook of filter: in, or not.
-fn filter(hook: Hook, lines: &[&str], packets: &[(fn(bool) -> Skb<'static>, bool)]) {
+/// Makes a packet, of IPv6 or not.
+type Make = fn(bool) -> Skb<'static>;
+
+/// Packets and whether each passes a hook of filter.
+fn filter(hook: Hook, lines: &[&str], packets: &[(Make, bool)]) {
     for v6 in [false, true] {
         let mut b = table(v6, "filter", lines);
         for (i, (make, passes)) in packets.iter().enumerate() {
