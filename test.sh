@@ -3,7 +3,7 @@
 set -u
 cd "$(dirname "$0")" || exit 1
 
-STAGES="tools format lint purity licences unit docs host fuzz"
+STAGES="tools format lint purity licences unit model docs host fuzz"
 if [ "${1:-}" = --help ]; then
   cat <<U
 usage: ./test.sh [STAGE...]
@@ -15,6 +15,7 @@ Stages, in this order; all of them if none is named:
   purity    netstack and snapshot can reach no clock, descriptor, thread or entropy, and the lints that say so fire
   licences  licences and sources of all dependencies (cargo-deny if installed), and known vulnerabilities
   unit      unit, integration and simulation tests
+  model     the locks of connection tracking in every interleaving of two threads (loom); LOOM_MAX_PREEMPTIONS=3 for more of them
   docs      documentation builds without warnings, its examples run
   host      real programs in network namespaces, through the release build of hibernet; the kernel's netfilter beside ours
   fuzz      the fuzz targets build, and run over their seeds and for a few seconds on
@@ -97,6 +98,12 @@ stage_unit() {
     cargo test --locked --workspace --exclude hibernet-tests --lib --bins --tests &&
       cargo test --locked -p hibernet-tests --lib $others
   fi
+}
+
+# A build of its own: what threads share is loom's there. Tests run one after the other, as each wants a processor.
+stage_model() {
+  RUSTFLAGS="--cfg loom" CARGO_PROFILE_TEST_OPT_LEVEL=2 \
+    cargo test --locked -p netstack --test conntrack_model --target-dir target/loom -- --test-threads=1
 }
 
 stage_docs() {

@@ -1,6 +1,6 @@
 //! Long arrays whose memory is allocated piece by piece when it is first needed.
 
-use super::sync::OnceLock;
+use super::sync::{MODEL, OnceLock};
 
 /// A directory is at most so long; longer arrays have longer chunks.
 const DIRECTORY: u32 = 2048;
@@ -16,9 +16,16 @@ pub(super) struct Chunks<T> {
 impl<T: Default> Chunks<T> {
     /// An array for at least `len` elements in chunks of at least `1 << shift`; nothing but its directory is allocated.
     pub(super) fn new(len: u32, shift: u32) -> Self {
+        let shift = if MODEL { 0 } else { shift };
         let shift = shift.max(len.div_ceil(DIRECTORY).next_power_of_two().trailing_zeros());
         let chunks = u64::from(len).div_ceil(1 << shift);
-        Chunks { directory: (0..chunks).map(|_| OnceLock::new()).collect(), shift }
+        let array = Chunks { directory: (0..chunks).map(|_| OnceLock::new()).collect(), shift };
+        if MODEL {
+            for i in 0..len {
+                array.touch(i);
+            }
+        }
+        array
     }
 
     /// An element; `None` if its chunk was never touched, or it is beyond the end.

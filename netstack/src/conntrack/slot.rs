@@ -3,7 +3,7 @@
 use super::bucket::{NONE, entry};
 use super::chunks::Chunks;
 use super::conn::{Conn, ConnId, Proto, Status};
-use super::sync::{AtomicU32, AtomicU64, BATCH, Mutex, MutexGuard, Ordering, SHARDS, lock};
+use super::sync::{AtomicU32, AtomicU64, BATCH, IN_FLIGHT, Mutex, MutexGuard, Ordering, SHARDS, lock};
 use super::tuple::CtTuple;
 use crate::edge::Token;
 use crate::time::Time;
@@ -327,11 +327,8 @@ pub(super) struct Vacated {
 #[derive(Debug)]
 pub(super) struct Condemned {
     next: AtomicU32,
-    ids: [AtomicU64; CONDEMNED],
+    ids: [AtomicU64; IN_FLIGHT],
 }
-
-/// Packets that can be on their way at a time: no more than there are workers.
-const CONDEMNED: usize = 64;
 
 impl Condemned {
     pub(super) fn new() -> Self {
@@ -340,7 +337,7 @@ impl Condemned {
 
     /// Adds one; returns the one that has to go.
     pub(super) fn push(&self, id: ConnId) -> Option<ConnId> {
-        let at = self.next.fetch_add(1, Relaxed) as usize % CONDEMNED;
+        let at = self.next.fetch_add(1, Relaxed) as usize % IN_FLIGHT;
         let old = self.ids[at].swap(u64::from(id.generation) << 32 | u64::from(id.index), Relaxed);
         // Generations of occupied slots are odd, so no handle is 0.
         (old != 0).then_some(ConnId { index: old as u32, generation: (old >> 32) as u32 })

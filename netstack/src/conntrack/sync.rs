@@ -9,6 +9,12 @@ mod plain {
 
     /// How often a look-up that was disturbed tries again before it takes the lock.
     pub(in crate::conntrack) const TRIES: u32 = 4;
+    /// By how many powers of two there are fewer buckets than connections.
+    pub(in crate::conntrack) const CROWDING: u32 = 0;
+    /// Chunks of arrays are as small as they may be, and allocated at once.
+    pub(in crate::conntrack) const MODEL: bool = false;
+    /// Packets that can be on their way at a time: no more than there are workers.
+    pub(in crate::conntrack) const IN_FLIGHT: usize = 64;
     /// Lists of free slots.
     pub(in crate::conntrack) const SHARDS: u32 = 16;
     /// Slots that a list takes at a time from those that were never used.
@@ -21,28 +27,15 @@ pub(super) use model::*;
 mod model {
     pub(in crate::conntrack) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
     pub(in crate::conntrack) use loom::sync::{Mutex, MutexGuard};
+    // What it guards is there before there are threads: that it does what it says need not be checked here.
+    pub(in crate::conntrack) use std::sync::OnceLock;
 
     pub(in crate::conntrack) const TRIES: u32 = 1;
+    pub(in crate::conntrack) const CROWDING: u32 = 2;
+    pub(in crate::conntrack) const MODEL: bool = true;
+    pub(in crate::conntrack) const IN_FLIGHT: usize = 1;
     pub(in crate::conntrack) const SHARDS: u32 = 1;
     pub(in crate::conntrack) const BATCH: u32 = 1;
-
-    /// Made at once: that `OnceLock` does what it says need not be checked here.
-    #[derive(Debug)]
-    pub(in crate::conntrack) struct OnceLock<T>(std::sync::OnceLock<T>);
-
-    impl<T> OnceLock<T> {
-        pub(in crate::conntrack) const fn new() -> Self {
-            OnceLock(std::sync::OnceLock::new())
-        }
-
-        pub(in crate::conntrack) fn get(&self) -> Option<&T> {
-            self.0.get()
-        }
-
-        pub(in crate::conntrack) fn get_or_init(&self, f: impl FnOnce() -> T) -> &T {
-            self.0.get_or_init(f)
-        }
-    }
 }
 
 /// Locks; a thread that panicked while it held the lock left a whole value behind, as nothing that is done under these locks

@@ -9,7 +9,7 @@ use super::reap::Reaper;
 use super::slot::{Arena, Condemned, Held, MAX_SLOTS, Vacated};
 use super::source::Sources;
 use super::stats::{Counters, CtCounters, bump};
-use super::sync::{AtomicU32, Mutex, OnceLock, Ordering, lock};
+use super::sync::{AtomicU32, CROWDING, MODEL, Mutex, OnceLock, Ordering, lock};
 use super::tuple::CtTuple;
 use crate::edge::{Token, TokenKind};
 use crate::rng::Key;
@@ -81,18 +81,22 @@ impl Conntrack {
     /// An empty table. `key` must be secret, and never used twice.
     pub fn new(cfg: CtConfig, key: Key) -> Self {
         let max = cfg.max.clamp(1, MAX_SLOTS / 2);
-        Conntrack {
+        let table = Conntrack {
             cfg,
             key,
             max,
-            bits: max.next_power_of_two().trailing_zeros(),
+            bits: max.next_power_of_two().trailing_zeros().saturating_sub(CROWDING),
             count: AtomicU32::new(0),
             tables: OnceLock::new(),
             reaper: Reaper::new(),
             counters: Counters::default(),
             condemned: Condemned::new(),
             closed: Mutex::new(Vec::new()),
+        };
+        if MODEL {
+            table.allocate();
         }
+        table
     }
 
     /// The configuration in force.
