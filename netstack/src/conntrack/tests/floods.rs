@@ -167,3 +167,21 @@ fn flows_hear_when_their_connection_goes() {
     assert_eq!(closed(), [token(2), token(3)]);
     assert!(!ct.pin(ids[3], token(3)));
 }
+
+/// Someone who knew the key would get no further than 80 connections in a bucket; those that timed out do not count.
+#[test]
+fn chains_are_limited() {
+    let ct = table(256);
+    let bucket_of = |skb: &Skb<'_>| ct.bucket_of(ct.hash(&crate::conntrack::tuple::of(skb).unwrap()) as u32);
+    let mut same = (0..).map(|n| datagram(client(n), server())).filter(|skb| bucket_of(skb) == 0);
+    let mut entered = 0;
+    while let Ok(track) = pass(&ct, secs(0), same.next().unwrap()) {
+        assert!(matches!(track, Track::Known { .. }));
+        entered += 1;
+        assert!(entered < 100);
+    }
+    assert!(entered >= 45, "{entered}, besides the replies that happen to be there");
+    assert_eq!((ct.counters().chaintoolong, ct.len()), (1, entered));
+    known(&ct, secs(31), same.next().unwrap());
+    assert_eq!(ct.counters().chaintoolong, 1);
+}
