@@ -5,6 +5,7 @@
 //! - [`FakeHost`]: host sockets with the semantics of Linux (peek offsets, short writes, edge-triggered
 //!   events, resets that cut into queued data), whose peers are puppets of the test.
 //! - [`wire`]: frames built and taken apart by code that shares nothing with the stack's own, so that a mistake in either shows.
+//! - [`Pair`]: a client and a server with a stack between them that routes and filters.
 //! - [`TcpGuest`]: a guest's TCP, segment by segment, for packet-trace tests.
 //! - [`lab`]: network namespaces for suites with real programs and the kernel, through the `hibernet` command.
 //! - [`netfilter`]: the kernel's netfilter beside ours, the same frames through both.
@@ -18,6 +19,7 @@ pub mod host;
 pub mod lab;
 mod link;
 pub mod netfilter;
+mod pair;
 mod payload;
 mod rand;
 pub mod stream;
@@ -28,6 +30,7 @@ mod world;
 pub use edge::FakeEdge;
 pub use host::{ConnectPlan, Drain, Ended, FakeHost};
 pub use link::{Captured, FakeLink};
+pub use pair::{Out, Pair, Probe};
 pub use payload::{PayloadPool, SlotKind};
 pub use rand::SplitMix;
 pub use tcp_guest::TcpGuest;

@@ -6,6 +6,7 @@ use crate::wire::{self, Frame, GUEST_MAC, Net, TcpSegment};
 use crate::{FakeEdge, wire::L4};
 use core::net::IpAddr;
 use core::time::Duration;
+use hibernet_netstack::config::LinkNet;
 use hibernet_netstack::edge::{Gso, HEAD_MAX, LinkId, LinkInfo, RxChecksum, RxFrame, SockId};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::Mac;
@@ -27,6 +28,8 @@ pub struct World {
     pub edge: FakeEdge,
     /// Frames for the guest, finished (checksums, segmentation), not looked at yet.
     pub inbox: VecDeque<(Time, Vec<u8>)>,
+    /// The same for what is behind the second link, if there is one.
+    pub far: VecDeque<(Time, Vec<u8>)>,
     /// Calls into the stack so far.
     pub steps: u64,
     now: Time,
@@ -55,15 +58,30 @@ impl World {
 
     /// With a link and the stack's randomness of the test's choice.
     pub fn seeded(cfg: Config, info: LinkInfo, seed: u64) -> Self {
+        let mut w = World::bare(cfg, seed);
+        w.stack.add_link(info);
+        w.edge.add_link(info);
+        w
+    }
+
+    /// Two links, each with a network of its own, that route among each other.
+    pub fn routed(cfg: Config, links: [(LinkInfo, LinkNet); 2]) -> Self {
+        let mut w = World::bare(cfg, 0);
+        for (info, net) in links {
+            w.stack.add_link_with(info, net);
+            w.edge.add_link(info);
+        }
+        w
+    }
+
+    fn bare(cfg: Config, seed: u64) -> Self {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&seed.to_le_bytes());
-        let mut stack = Stack::new(cfg, key);
+        let stack = Stack::new(cfg, key);
         let mut edge = FakeEdge::default();
-        stack.add_link(info);
-        edge.add_link(info);
         let now = Time::from_millis(1000);
         edge.host.advance(now);
-        World { stack, edge, inbox: VecDeque::new(), steps: 0, now }
+        World { stack, edge, inbox: VecDeque::new(), far: VecDeque::new(), steps: 0, now }
     }
 
     /// Virtual time.
@@ -102,9 +120,14 @@ impl World {
 
     /// As [`World::receive`], with what a link with offloads says about the frame.
     pub fn receive_as(&mut self, frame: &[u8], checksum: RxChecksum, gso: Option<Gso>) {
+        self.receive_on(LinkId(0), frame, checksum, gso);
+    }
+
+    /// As [`World::receive_as`], over a link of the test's choice.
+    pub fn receive_on(&mut self, link: LinkId, frame: &[u8], checksum: RxChecksum, gso: Option<Gso>) {
         let payload = self.edge.pool.put(SlotKind::Frame, frame.to_vec());
         let head = &frame[..frame.len().min(HEAD_MAX)];
-        let rx = RxFrame { link: LinkId(0), head, frame: payload, checksum, gso };
+        let rx = RxFrame { link, head, frame: payload, checksum, gso };
         self.stack.receive(self.now, &rx, &mut self.edge);
         self.edge.pool.end_frame(payload);
         self.after_call();
@@ -229,12 +252,12 @@ impl World {
         self.edge.pool.assert_balanced();
     }
 
-    /// Moves captured frames to the inbox, finished.
+    /// Moves captured frames to the inboxes, finished.
     pub fn collect(&mut self) {
-        for link in &mut self.edge.links {
+        for (link, inbox) in self.edge.links.iter_mut().zip([&mut self.inbox, &mut self.far]) {
             while let Some(c) = link.sent.pop_front() {
                 let Captured { at, .. } = c;
-                self.inbox.extend(wire::complete(&c).into_iter().map(|f| (at, f)));
+                inbox.extend(wire::complete(&c).into_iter().map(|f| (at, f)));
             }
         }
     }
