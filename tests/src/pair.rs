@@ -40,7 +40,8 @@ impl Probe {
         match self {
             Probe::Udp(a, b) => (17, wire::udp(src, dst, a, b, b"probe")),
             Probe::Tcp(a, b) => {
-                let syn = TcpSegment { src_port: a, dst_port: b, seq: 1000, flags: flags::SYN, window: 4096, ..TcpSegment::default() };
+                let syn =
+                    TcpSegment { src_port: a, dst_port: b, seq: 1000, flags: flags::SYN, window: 4096, ..TcpSegment::default() };
                 (6, syn.bytes(src, dst))
             }
             Probe::Ping(id) => (if src.is_ipv4() { 1 } else { 58 }, wire::echo(src, dst, id, 1, b"probe")),
@@ -54,7 +55,15 @@ impl Probe {
             L4::Tcp(t) => {
                 let ack = t.seq.wrapping_add(1);
                 let (flags, window) = (flags::SYN | flags::ACK, 4096);
-                let s = TcpSegment { src_port: t.dst_port, dst_port: t.src_port, seq: 7000, ack, flags, window, ..TcpSegment::default() };
+                let s = TcpSegment {
+                    src_port: t.dst_port,
+                    dst_port: t.src_port,
+                    seq: 7000,
+                    ack,
+                    flags,
+                    window,
+                    ..TcpSegment::default()
+                };
                 (6, s.bytes(src, dst))
             }
             L4::Icmp { rest, data, .. } if src.is_ipv4() => (1, wire::icmp(src, dst, 0, 0, *rest, data)),
@@ -232,7 +241,9 @@ impl Pair {
     /// If there is none.
     #[track_caller]
     pub fn expect(&mut self, at: Side) -> Out {
-        self.next(at).unwrap_or_else(|| panic!("nothing came out at the {at:?}; drops: {:?}, connections: {:?}", self.drops(), self.connections()))
+        self.next(at).unwrap_or_else(|| {
+            panic!("nothing came out at the {at:?}; drops: {:?}, connections: {:?}", self.drops(), self.connections())
+        })
     }
 
     /// Nothing waits on either side.

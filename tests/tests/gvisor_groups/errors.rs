@@ -37,7 +37,8 @@ fn at_server(p: &mut Pair) -> Vec<u8> {
     let frame = p.next_bytes(Server).expect("nothing came out at the server");
     wire::parse(&frame).unwrap_or_else(|e| panic!("{}", e.0));
     let ip = &frame[14..];
-    let len = if p.v6 { 40 + usize::from(u16::from_be_bytes([ip[4], ip[5]])) } else { usize::from(u16::from_be_bytes([ip[2], ip[3]])) };
+    let len =
+        if p.v6 { 40 + usize::from(u16::from_be_bytes([ip[4], ip[5]])) } else { usize::from(u16::from_be_bytes([ip[2], ip[3]])) };
     ip[..len].to_vec()
 }
 

@@ -83,7 +83,15 @@ fn user_chains() {
                 &[(Client, Udp(1, 80), false), (Client, Tcp(1, 80), true)],
             ),
             (
-                &[":A - [0:0]", ":B - [0:0]", "-A INPUT -j A", "-A INPUT -j DROP", "-A A -j B", "-A A -p udp -j ACCEPT", "-A B -p tcp -j ACCEPT"],
+                &[
+                    ":A - [0:0]",
+                    ":B - [0:0]",
+                    "-A INPUT -j A",
+                    "-A INPUT -j DROP",
+                    "-A A -j B",
+                    "-A A -p udp -j ACCEPT",
+                    "-A B -p tcp -j ACCEPT",
+                ],
                 &[(Client, Tcp(1, 80), true), (Client, Udp(1, 80), true), (Client, Ping(1), false)],
             ),
             // What goes to B does not come back to A, but to INPUT.
@@ -105,7 +113,10 @@ fn output() {
             (&["-A OUTPUT -p tcp --dport 80 -j DROP"], &[(Client, Tcp(80, 1), false), (Client, Tcp(81, 1), true)]),
             (&["-A OUTPUT -p tcp --sport 80 -j DROP"], &[(Client, Tcp(1, 80), false), (Client, Tcp(1, 81), true)]),
             (&["-A OUTPUT -p tcp ! --sport 80 -j DROP"], &[(Client, Tcp(1, 80), true), (Client, Tcp(1, 81), false)]),
-            (&["-A OUTPUT -p {icmp} -j DROP"], &[(Client, Ping(1), false), (Client, Udp(1, 80), false), (Client, Tcp(1, 80), true)]),
+            (
+                &["-A OUTPUT -p {icmp} -j DROP"],
+                &[(Client, Ping(1), false), (Client, Udp(1, 80), false), (Client, Tcp(1, 80), true)],
+            ),
             (&["-A OUTPUT -d {c} -j DROP"], &[(Client, Ping(1), false), (Server, Ping(1), true)]),
             (&["-A OUTPUT ! -d {c} -j DROP"], &[(Client, Ping(1), true), (Server, Ping(1), false)]),
             (&["-A OUTPUT -o tap0 -j DROP"], &[(Client, Ping(1), false), (Server, Ping(1), true)]),
@@ -147,14 +158,22 @@ fn forward() {
             (&["-A FORWARD -i tap0 -o tap1 -j DROP"], &[(Client, Ping(1), false), (Server, Ping(2), true)]),
             (&["-A FORWARD -i tap1 -o tap1 -j DROP"], &[(Client, Ping(1), true), (Server, Ping(2), true)]),
             (&["-A FORWARD -i tap+ -o tap+ -j DROP"], &[(Client, Ping(1), false), (Server, Ping(2), false)]),
-            (&["-A FORWARD -i host0 -j DROP", "-A FORWARD -o host0 -j DROP"], &[(Client, Ping(1), true), (Server, Ping(2), true)]),
+            (
+                &["-A FORWARD -i host0 -j DROP", "-A FORWARD -o host0 -j DROP"],
+                &[(Client, Ping(1), true), (Server, Ping(2), true)],
+            ),
             (&["-A FORWARD -s {c} -d {s} -p udp --dport 80 -j DROP"], &[(Client, Udp(1, 80), false), (Server, Udp(1, 80), true)]),
             (&["-A FORWARD ! -s {c} -j DROP"], &[(Client, Udp(1, 80), true), (Server, Udp(1, 81), false)]),
             // A packet has one hop less when FORWARD sees it.
             (&["-A FORWARD -p tcp --syn -j DROP"], &[(Client, Tcp(1, 80), false), (Client, Udp(1, 80), true)]),
             (
                 &["-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", "-A FORWARD -i tap1 -j DROP"],
-                &[(Server, Udp(80, 1), false), (Client, Udp(1, 80), true), (Server, Udp(80, 1), true), (Server, Udp(81, 1), false)],
+                &[
+                    (Server, Udp(80, 1), false),
+                    (Client, Udp(1, 80), true),
+                    (Server, Udp(80, 1), true),
+                    (Server, Udp(81, 1), false),
+                ],
             ),
         ],
         Pair::forwards,

@@ -1,4 +1,4 @@
-//! TestInvalidTransportHeader: headers that cannot be. Nothing panics, passes or is tracked.
+//! TestInvalidTransportHeader: headers that cannot be. Nothing panics or is tracked; rules can tell.
 
 use super::table;
 use hibernet_tests::netfilter::Side::{Client, Server};
@@ -10,7 +10,15 @@ fn rules() -> String {
     table("raw", &["-A PREROUTING -p tcp --dport 1 -j CT --notrack"])
         + &table("mangle", &["-A PREROUTING -p udp -m multiport --ports 80 -j MARK --set-mark 1"])
         + &table("nat", &["-A PREROUTING -d {e} -j DNAT --to-destination {s}", "-A POSTROUTING -j MASQUERADE"])
-        + &table("filter", &["-A FORWARD -p tcp --tcp-option 3 -j LOG", "-A FORWARD -p {icmp} -j LOG", "-A INPUT -j LOG"])
+        + &table(
+            "filter",
+            &[
+                "-A FORWARD -p tcp --tcp-option 3 -j LOG",
+                "-A FORWARD -p {icmp} -j LOG",
+                "-A FORWARD -m conntrack --ctstate INVALID -j DROP",
+                "-A INPUT -j LOG",
+            ],
+        )
 }
 
 fn fix(src: core::net::IpAddr, dst: core::net::IpAddr, protocol: u8, at: usize, b: &mut [u8]) {

@@ -11,6 +11,7 @@ mod invalid;
 mod nat;
 mod ports;
 mod reject;
+mod tables;
 
 /// Lines of one table.
 fn table(name: &str, lines: &[&str]) -> String {

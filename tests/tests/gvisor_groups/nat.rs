@@ -67,10 +67,9 @@ fn both_ways_by_every_target() {
 
 #[test]
 fn ports_and_ranges_of_the_target() {
-    for (to, from, dport, sports) in [
-        ("{S}:8080", "{R}:7000", 8080, 7000..=7000),
-        ("{S}:8080-8081", "{R}:7000-7009", 8080, 7000..=7009),
-    ] {
+    for (to, from, dport, sports) in
+        [("{S}:8080", "{R}:7000", 8080, 7000..=7000), ("{S}:8080-8081", "{R}:7000-7009", 8080, 7000..=7009)]
+    {
         for v6 in [false, true] {
             let p = Pair::bare(Config::default(), v6);
             let name = |side| if v6 { format!("[{side}]") } else { format!("{side}") };
@@ -186,7 +185,9 @@ fn original_destinations() {
         assert_eq!(ct.original_dst(now, &Default::default()), Err(OriginalDstError::NotConnected));
         p.load(&table("nat", &["-A PREROUTING -d {e} -j DNAT --to-destination {s}"]));
         let (to, server) = (p.elsewhere(), p.node(Server));
-        for (n, (to, probe)) in [(to, Probe::Tcp(5000, 80)), (to, Probe::Udp(5001, 53)), (server, Probe::Tcp(5002, 81))].into_iter().enumerate() {
+        for (n, (to, probe)) in
+            [(to, Probe::Tcp(5000, 80)), (to, Probe::Udp(5001, 53)), (server, Probe::Tcp(5002, 81))].into_iter().enumerate()
+        {
             p.probe(Client, to, probe);
             let got = p.expect(Server);
             p.answer(Server, &got);

@@ -25,7 +25,14 @@ fn probe(p: &mut Pair, src: IpAddr, probe: Probe) -> Option<Out> {
 fn clients_with_one_port_get_ports_of_its_class() {
     for target in ["MASQUERADE", "SNAT --to-source {rs}"] {
         let line = format!("-A POSTROUTING -o tap1 -j {target}");
-        for (port, class) in [(79_u16, 1..=511_u16), (511, 1..=511), (512, 600..=1023), (1023, 600..=1023), (1024, 1024..=65535), (65535, 1024..=65535)] {
+        for (port, class) in [
+            (79_u16, 1..=511_u16),
+            (511, 1..=511),
+            (512, 600..=1023),
+            (1023, 600..=1023),
+            (1024, 1024..=65535),
+            (65535, 1024..=65535),
+        ] {
             for make in [(|p| Probe::Udp(p, 80)) as fn(u16) -> Probe, |p| Probe::Tcp(p, 80), Probe::Ping] {
                 Pair::each(&table("nat", &[&line]), |mut p| {
                     let ping = matches!(make(port), Probe::Ping(_));
@@ -78,10 +85,7 @@ fn who_finds_no_port_is_dropped() {
 fn an_untranslated_connection_in_the_way() {
     Pair::each(&table("nat", &["-A POSTROUTING -p udp -s {c} -j SNAT --to-source {e}"]), |mut p| {
         // Two destinations that are one by DNAT: both ends of the pair ask for the same reply tuple.
-        p.load(&table(
-            "nat",
-            &["-A PREROUTING -p udp -d {e} -j DNAT --to-destination {s}", "-A POSTROUTING -p tcp -j ACCEPT"],
-        ));
+        p.load(&table("nat", &["-A PREROUTING -p udp -d {e} -j DNAT --to-destination {s}", "-A POSTROUTING -p tcp -j ACCEPT"]));
         let (c, to) = (p.node(Client), p.elsewhere());
         let direct = probe(&mut p, c, Probe::Udp(5000, 80)).unwrap();
         assert_eq!(direct.ports(), (5000, 80));

@@ -177,7 +177,15 @@ fn a_reset_comes_from_where_the_sender_had_called() {
         assert_eq!(p.expect(Client).src, to);
         p.load(&(dnat.clone() + &table("filter", &["-A FORWARD -p tcp --dport 80 -j REJECT --reject-with tcp-reset"])));
         let src = p.node(Client);
-        let ack = TcpSegment { src_port: 5000, dst_port: 80, seq: 1001, ack: 7001, flags: flags::ACK, window: 9, ..TcpSegment::default() };
+        let ack = TcpSegment {
+            src_port: 5000,
+            dst_port: 80,
+            seq: 1001,
+            ack: 7001,
+            flags: flags::ACK,
+            window: 9,
+            ..TcpSegment::default()
+        };
         p.send(Client, &Ip::new(src, to), 6, &ack.bytes(src, to));
         let out = p.expect(Client);
         assert_eq!((out.src, out.dst, out.ports()), (to, src, (80, 5000)));
