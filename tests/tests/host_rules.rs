@@ -250,6 +250,13 @@ fn a_bad_file_starts_nothing() {
     assert!(check.code == 2 && check.stdout.is_empty() && check.stderr.contains("a.rules:3:13"), "{check}");
     let done = run("c.rules", "*filter\nCOMMIT\n", &["--no-ipv4"]);
     assert!(done.code == 2 && done.stderr.contains("--rules"), "{done}");
+    let bin = lab.binary();
+    let piped = [bin.as_str(), "run", "--no-ipv6", "--rules", "-", "--", "true"];
+    lab.run_with(Place::Host, 20, &piped, b"*filter\nCOMMIT\n").ok();
+    let done = lab.run_with(Place::Host, 20, &piped, b"*filter\nCOMIT\n");
+    assert!(done.code == 78 && done.stderr.contains("standard input:2:1: "), "{done}");
+    let done = lab.hibernet(20, &["run", "--rules", "-", "--rules6", "-", "--", "true"]);
+    assert!(done.code == 2 && done.stderr.contains("both"), "{done}");
     let missing = lab.hibernet(20, &["run", "--rules", "/nonexistent", "--", "true"]);
     assert!(missing.code == 77 && missing.stderr.contains("/nonexistent"), "{missing}");
 }
