@@ -9,11 +9,11 @@
 //! | 4 | `netstack/src/conntrack/tests/gvisor_rows.rs`: `row_04_one_turn_reaps_everything_that_timed_out` |
 //! | 5 | `tests/tests/gvisor_rows/tracking.rs`: `row_05_a_tuple_that_timed_out_begins_anew_and_is_translated`; `netstack/src/conntrack/tests/gvisor_rows.rs`: `row_05_an_expired_connection_never_blocks_a_new_one` |
 //! | 6 | `netstack/src/conntrack/tests/gvisor_rows.rs`: `row_06_a_translated_connection_leaves_the_right_buckets` |
-//! | 7 | `tests/tests/gvisor_rows/threads.rs`: `row_07_look_ups_reaping_and_quiescing_beside_each_other_come_to_an_end` |
+//! | 7 | `tests/tests/gvisor_rows/threads.rs`: `row_07_look_ups_reaping_and_quiescing_beside_each_other_come_to_an_end`; `netstack/tests/conntrack_model.rs`: `nothing_is_reaped_while_quiesced`, `reaping_beside_look_ups` |
 //! | 8, 9, 10 | `tests/tests/gvisor_rows/life.rs`: `row_08_09_10_quiesce_and_restart_while_the_stack_runs`; `netstack/src/conntrack/tests/gvisor_rows.rs`: `rows_08_09_10_quiescing_is_repeatable_and_loses_nothing` |
 //! | 11 | `tests/tests/gvisor_rows/life.rs`: `row_11_states_come_back_and_go_on` |
 //! | 12 | `tests/tests/gvisor_rows/life.rs`: `row_12_a_stack_that_never_tracked_has_no_reaper_after_a_restart`; `netstack/src/conntrack/tests/gvisor_rows.rs`: `row_12_restarting_does_not_start_a_reaper_that_was_never_needed` |
-//! | 13 | `netstack/src/conntrack/tests/gvisor_rows.rs`: `row_13_the_second_of_two_first_packets_joins_the_first`; `tests/tests/gvisor_rows/threads.rs`: `row_13_threads_that_race_for_a_connection_share_it` |
+//! | 13 | `netstack/src/conntrack/tests/gvisor_rows.rs`: `row_13_the_second_of_two_first_packets_joins_the_first`; `tests/tests/gvisor_rows/threads.rs`: `row_13_threads_that_race_for_a_connection_share_it`; `netstack/tests/conntrack_model.rs`: `first_packets_of_one_connection_share_it` |
 //! | 14 | `tests/tests/gvisor_rows/nat.rs`: `row_14_two_clients_behind_one_address_get_their_own_answers`; `netstack/src/conntrack/tests/gvisor_rows.rs`: `rows_14_30_both_tuples_are_unique`; `tests/tests/gvisor_groups/ports.rs`: `clients_with_one_port_get_ports_of_its_class` |
 //! | 15 | `tests/tests/gvisor_rows/nat.rs`: `row_15_source_and_destination_of_one_packet`; `netstack/src/nat/tests/targets.rs`: `each_end_once` |
 //! | 16 | `tests/tests/gvisor_rows/tracking.rs`: `row_16_a_forwarded_connection_idles_and_is_still_translated`; `netstack/tests/protocols/tcp_handshakes.rs`: `row_16_a_forwarded_connection_lives_on_when_idle` |

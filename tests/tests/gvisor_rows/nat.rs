@@ -5,7 +5,7 @@ use hibernet_netstack::edge::{LinkId, RxChecksum};
 use hibernet_netstack::iptables::{Family, text};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_tests::netfilter::ROUTER_MAC;
-use hibernet_tests::netfilter::Side::{self, Client, Server};
+use hibernet_tests::netfilter::Side::{Client, Server};
 use hibernet_tests::wire::{self, Ip};
 use hibernet_tests::{Pair, Probe, TcpGuest, World};
 
@@ -74,7 +74,7 @@ fn row_17_checksums_of_what_the_link_vouched_for() {
                 };
                 l4[at..at + 2].copy_from_slice(&[0x12, 0x34]);
                 let ip = Ip::new(src, to);
-                let frame = wire::ethernet(ROUTER_MAC, Side::Client.mac(), ip.ethertype(), &ip.packet(protocol, &l4));
+                let frame = wire::ethernet(ROUTER_MAC, Client.mac(), ip.ethertype(), &ip.packet(protocol, &l4));
                 p.w.receive_on(LinkId(0), &frame, RxChecksum::Trusted, None);
                 p.w.settle();
                 assert_eq!(p.expect(Server).dst, p.node(Server));
