@@ -52,6 +52,7 @@ fn row_05_a_tuple_that_timed_out_begins_anew_and_is_translated() {
             assert_eq!(p.connections().len(), 200);
             p.w.freeze(Duration::from_secs(31));
         }
+        assert_eq!(p.w.stack.conntrack().counters().insert, 400, "a connection that timed out went on");
         assert_eq!(p.drops(), []);
     });
 }
