@@ -219,6 +219,8 @@ fn clients_of_published_ports_flood() {
                 s.client_udp(from, b"query");
             }
             s.check();
+            let half_open = s.w.stack.flow_counts().0 - s.tcp.len();
+            assert!(half_open <= s.w.stack.config().limits.tcp_half_open as usize, "{half_open} half-open connections");
             if n % 100 == 0 {
                 s.serve();
                 s.w.run(Duration::from_millis(10));

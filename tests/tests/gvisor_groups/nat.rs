@@ -3,11 +3,13 @@
 use super::table;
 use core::net::IpAddr;
 use hibernet_netstack::Config;
+use hibernet_netstack::config::Publish;
 use hibernet_netstack::conntrack::OriginalDstError;
+use hibernet_netstack::iptables::{Family, text};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_tests::netfilter::Side::{Client, Server};
 use hibernet_tests::wire::{self, Ip, L4};
-use hibernet_tests::{Out, Pair, Probe};
+use hibernet_tests::{Out, Pair, Probe, TcpGuest, World};
 
 const PROBES: [Probe; 3] = [Probe::Udp(5000, 80), Probe::Tcp(5000, 80), Probe::Ping(5000)];
 
@@ -173,6 +175,36 @@ fn answers_of_ours_are_not_asked_again() {
             assert!(p.answers(Client, probe));
         }
     });
+}
+
+/// NATOut*, NATLoopbackSkipsPrerouting: clients on the host itself are led on by OUTPUT, those outside by PREROUTING; neither by the
+/// other's rules.
+#[test]
+fn clients_on_the_host_pass_output_and_those_outside_prerouting() {
+    let publish = vec![Publish { proto: 6, addr: None, host_ports: (8080, 8080), guest_port: 80 }];
+    let host: IpAddr = "203.0.113.9".parse().unwrap();
+    let rules = "*nat\n:HIBERNET-PUBLISH - [0:0]\n\
+        -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 10.0.2.15:81\n\
+        -A OUTPUT -p tcp --dport 8080 -j DNAT --to-destination 10.0.2.15:82\n\
+        -A PREROUTING -j HIBERNET-PUBLISH\n-A OUTPUT -j HIBERNET-PUBLISH\nCOMMIT\n";
+    for (client, port) in [("127.0.0.1", 82), ("203.0.113.9", 82), ("198.51.100.7", 81)] {
+        let mut w = World::new(Config { publish: publish.clone(), ..Config::default() });
+        w.stack.set_host_addresses(vec![host]);
+        let now = w.now();
+        let rules = text::parse(Family::V4, rules).unwrap_or_else(|e| panic!("{e}"));
+        w.stack.set_rules(now, rules, Default::default(), &mut w.edge).unwrap_or_else(|e| panic!("{e}"));
+        let client = Endpoint::new(client.parse().unwrap(), 4000);
+        let sock = w.accept(client, Endpoint::new(host, 8080));
+        // Who is on the host appears as the gateway.
+        let seen = if port == 82 { Endpoint::new("10.0.2.2".parse().unwrap(), 4000) } else { client };
+        let mut g = TcpGuest::expect_syn(&mut w, port, seen);
+        g.complete(&mut w);
+        w.edge.host.peer(sock).send(b"hello");
+        w.settle();
+        g.expect_data(&mut w, b"hello");
+        g.send(&mut w, b"welcome");
+        assert_eq!(w.edge.host.peer(sock).take_received(), b"welcome");
+    }
 }
 
 /// The two errors, and what a proxy asks for.
