@@ -1,6 +1,7 @@
 //! Random rules and packets, through the kernel's netfilter and through ours.
 //!
-//! `HIBERNET_NETFILTER_PACKETS` says how many packets (20,000), `HIBERNET_NETFILTER_SEED` plays one case only.
+//! `HIBERNET_NETFILTER_PACKETS` says how many packets (20,000), `HIBERNET_NETFILTER_FIRST` from which seed on (0),
+//! `HIBERNET_NETFILTER_SEED` plays one case only.
 
 use hibernet_tests::netfilter::{Kernel, Ours, Summary, generate};
 
@@ -36,7 +37,10 @@ fn generated() {
     let packets = number("HIBERNET_NETFILTER_PACKETS").unwrap_or(20_000);
     let seeds = match number("HIBERNET_NETFILTER_SEED") {
         Some(one) => one..one + 1,
-        None => 0..packets.div_ceil(CASE),
+        None => {
+            let first = number("HIBERNET_NETFILTER_FIRST").unwrap_or(0);
+            first..first + packets.div_ceil(CASE)
+        }
     };
     let mut ours = Ours::default();
     let mut total = Summary::default();

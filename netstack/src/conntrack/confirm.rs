@@ -122,7 +122,8 @@ impl Conntrack {
     /// Puts a connection into its slot and its buckets, which are locked.
     fn enter(&self, t: &Tables, buckets: &mut Pair<'_>, index: u32, conn: &Conn, hash: [u64; 2]) -> Track {
         let id = t.arena.occupy(index, conn, hash.map(|h| h as u32));
-        for &dir in directions(conn) {
+        // As Linux: of a connection with itself the reply is found.
+        for &dir in directions(conn).iter().rev() {
             buckets.of(dir).insert(&t.arena, entry(index, dir as u32), hash[dir as usize] as u32);
         }
         if conn.status.has(Status::SRC_NAT) {

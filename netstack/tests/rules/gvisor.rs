@@ -448,7 +448,7 @@ fn workers_share_limits_and_counters_of_nth() {
     });
     let rules = program.ruleset(&counters);
     let counted: Vec<_> = rules.tables[0].chains[0].rules.iter().map(|r| r.counters.packets).collect();
-    assert_eq!(counted, [30, (30_000 - 30) / 4]);
+    assert_eq!(counted, [30, (30_000_u64 - 30).div_ceil(4)]);
 }
 
 /// The recipe for an agent: nothing but DNS and one host.

@@ -133,7 +133,7 @@ impl Interpreter {
                 skb.owner.map_or(u.not, |o| (u.value.0..=u.value.1).contains(&o.uid) != u.not)
             }
             Match::Statistic(Statistic::Nth { every, packet, not }) => {
-                let n = self.asked.entry(at).or_insert(*packet);
+                let n = self.asked.entry(at).or_insert(every - 1 - packet);
                 *n = (*n + 1) % every;
                 (*n == 0) != *not
             }

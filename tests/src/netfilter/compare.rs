@@ -23,6 +23,8 @@ pub struct Renames {
     ours: BTreeMap<(u8, u16, u16), u16>,
     kernels: BTreeMap<(u8, u16, u16), u16>,
     ranges: Vec<(u16, u16)>,
+    /// A rule chooses by chance even where it need not, and may by chance choose what there was.
+    random: bool,
 }
 
 impl Renames {
@@ -39,7 +41,7 @@ impl Renames {
                 }
             }
         }
-        Renames { ranges, ..Renames::default() }
+        Renames { ranges, random: rules.contains("--random"), ..Renames::default() }
     }
 
     /// Whether `ours` stands for `kernels`; noted if it is new and may be.
@@ -55,7 +57,7 @@ impl Renames {
         let class = |p: u16| if p < 512 { 0 } else { 1 + u8::from(p >= 1024) };
         let within = |(a, b): &(u16, u16)| (*a..=*b).contains(&kernels) && (*a..=*b).contains(&ours);
         let may = (echo || class(kernels) == class(ours) || self.ranges.iter().any(within))
-            && sent.is_none_or(|s| s != kernels && s != ours);
+            && sent.is_none_or(|s| self.random || s != kernels && s != ours);
         if may {
             self.ours.insert((protocol, ours, other), kernels);
             self.kernels.insert((protocol, kernels, other), ours);

@@ -222,7 +222,7 @@ impl Ops {
             Op::Proto(p) => ((p.value == skb.protocol) != p.not).into(),
             Op::Port { dst, ports } => transport::port(ports, if *dst { skb.dport } else { skb.sport }).into(),
             Op::TcpFlags(f) => transport::tcp_flags(f, skb).into(),
-            Op::TcpOption(o) => transport::tcp_option(o, skb).into(),
+            Op::TcpOption(o) => transport::tcp_option(o, skb),
             Op::Icmp(ty) => transport::icmp(ty, skb),
             Op::Multiport { which, first, len, not } => {
                 let first = *first as usize;

@@ -28,8 +28,11 @@ pub(super) fn tcp_flags(f: &Inv<(u8, u8)>, skb: &Skb<'_>) -> bool {
 }
 
 /// `--tcp-option`. As Linux walks the list: an end mark does not end it, nor does a length of 0.
-pub(super) fn tcp_option(o: &Inv<u8>, skb: &Skb<'_>) -> bool {
-    let L4::Tcp(h, _) = &skb.l4 else { return false };
+pub(super) fn tcp_option(o: &Inv<u8>, skb: &Skb<'_>) -> Answer {
+    let L4::Tcp(h, _) = &skb.l4 else { return Answer::No };
+    if usize::from(h.header_len) < tcp::HEADER_LEN {
+        return Answer::Broken;
+    }
     let options = skb.l4_bytes.get(tcp::HEADER_LEN..usize::from(h.header_len)).unwrap_or_default();
     let mut at = 0;
     let found = loop {
@@ -40,7 +43,7 @@ pub(super) fn tcp_option(o: &Inv<u8>, skb: &Skb<'_>) -> bool {
             Some(_) => at += usize::from(options.get(at + 1).copied().unwrap_or(1).max(1)),
         }
     };
-    found != o.not
+    (found != o.not).into()
 }
 
 /// `icmp`, `icmp6`.

@@ -195,11 +195,11 @@ fn what_stands_before_a_limit_is_asked_before() {
 fn statistic_nth() {
     for (every, packet, expected) in [
         (1, 0, vec![0, 1, 2, 3, 4, 5]),
-        (2, 0, vec![1, 3, 5]),
-        (2, 1, vec![0, 2, 4]),
-        (3, 0, vec![2, 5]),
+        (2, 0, vec![0, 2, 4]),
+        (2, 1, vec![1, 3, 5]),
+        (3, 0, vec![0, 3]),
         (3, 1, vec![1, 4]),
-        (3, 2, vec![0, 3]),
+        (3, 2, vec![2, 5]),
     ] {
         for not in [false, true] {
             let m = Match::Statistic(Statistic::Nth { every, packet, not });

@@ -234,7 +234,7 @@ impl Writer<'_> {
                     1 => write!(m, " {not}--ctorigsrc {c}"),
                     2 => write!(m, " {not}--ctreplsrc {s}"),
                     3 => write!(m, " {not}--ctorigdstport {}", self.port(false)),
-                    4 => write!(m, " {not}--ctreplsrcport {}:{}", 80, 8080),
+                    4 if matches!(proto, "tcp" | "udp") => write!(m, " {not}--ctreplsrcport {}:{}", 80, 8080),
                     5 => write!(m, " {not}--ctstatus {}", self.pick(&["NONE", "SEEN_REPLY", "ASSURED", "CONFIRMED"])),
                     6 => write!(m, " --ctdir {}", self.pick(&["ORIGINAL", "REPLY"])),
                     7 => write!(
@@ -399,7 +399,9 @@ impl Writer<'_> {
                 0 => format!(" -j MASQUERADE{}", if extra == " --persistent" { "" } else { extra }),
                 1 if ported => format!(" -j MASQUERADE --to-ports {}", self.pick(&["2000-2100", "1500", "300-350"])),
                 2 => {
-                    let to = self.pick(&[router(Side::Server, v6), router(Side::Client, v6), beyond(Side::Client, v6)]);
+                    // (Errors to there would be redirected, see above.)
+                    let far = if v6 { router(Side::Server, v6) } else { beyond(Side::Client, v6) };
+                    let to = self.pick(&[router(Side::Server, v6), router(Side::Client, v6), far]);
                     format!(" -j SNAT --to-source {to}{extra}")
                 }
                 3 if ported => {
