@@ -1,6 +1,7 @@
 //! What all parts of the stack share: configuration, links, neighbours, hooks, counters, and the way out.
 
 mod addrs;
+mod bare;
 mod forward;
 mod host;
 mod icmp_error;
@@ -14,6 +15,7 @@ mod send;
 mod via;
 
 pub(crate) use addrs::Addrs;
+pub(crate) use bare::Bare;
 pub(crate) use limiter::RateLimit;
 pub(crate) use netfilter::Netfilter;
 pub(crate) use send::Outgoing;

@@ -1,16 +1,15 @@
 //! What the sender of a rejected packet is told.
 
 use super::netfilter::Stop;
-use super::{Attach, Outgoing, Router};
+use super::{Attach, Bare, Router};
 use crate::conntrack::Track;
-use crate::edge::{Edge, Payload};
+use crate::edge::Edge;
 use crate::iptables::{Iface, RejectWith};
 use crate::packet::{L4, Packet};
 use crate::skb::Skb;
 use crate::verdict::DropReason;
 use crate::wire::IcmpQuote;
 use crate::wire::icmp::{v4, v6};
-use crate::wire::tcp::{self, Flags, Seq};
 
 impl Router {
     /// A packet of a guest's was stopped by the rules: tells its sender, if that is what they say. Returns the reason to count.
@@ -38,46 +37,11 @@ impl Router {
 
     /// RST in place of a segment (RFC 9293 section 3.10.7.1), from its destination. The connection is closed by it.
     fn reset<E: Edge>(&mut self, edge: &mut E, p: &Packet<'_>, skb: &Skb<'_>) {
-        let L4::Tcp(h, _) = skb.l4 else { return };
-        if h.flags.has(Flags::RST) {
-            return;
-        }
-        let (seq, ack, flags) = if h.flags.has(Flags::ACK) {
-            (h.ack, Seq(0), Flags::RST)
-        } else {
-            let len = p.payload.len + u32::from(h.flags.has(Flags::SYN)) + u32::from(h.flags.has(Flags::FIN));
-            (Seq(0), h.seq + len, Flags::RST | Flags::ACK)
-        };
-        let tuple = skb.tuple().reversed();
+        let L4::Tcp(h, _) = &skb.l4 else { return };
+        let Some(reset) = Bare::reset_for(skb.tuple(), h, p.payload.len, 0) else { return };
         if let Track::Known { id, .. } = skb.track {
             self.netfilter.close(self.now, id);
         }
-        let mut l4 = [0; tcp::HEADER_LEN];
-        tcp::Header {
-            src_port: skb.dport,
-            dst_port: skb.sport,
-            seq,
-            ack,
-            header_len: tcp::HEADER_LEN as u8,
-            flags,
-            window: 0,
-            checksum: 0,
-            urgent: 0,
-        }
-        .emit(&mut l4);
-        let out = Outgoing {
-            input: None,
-            tuple,
-            hop_limit: 64,
-            tos: 0,
-            dont_fragment: true,
-            l4: &l4,
-            body: Payload::EMPTY,
-            keep_body: false,
-            gso: None,
-            attach: Attach::About(&skb.track),
-        };
-        // A drop is counted there.
-        let _ = self.send(edge, &out);
+        reset.send(self, edge, None, Attach::About(&skb.track));
     }
 }

@@ -15,11 +15,11 @@ mod rtt;
 mod timer;
 
 use crate::config::Limits;
-use crate::edge::{Close, Edge, Payload, Ready, SockError, SockId, Source, Token, TokenKind};
+use crate::edge::{Close, Edge, Ready, SockError, SockId, Source, Token, TokenKind};
 use crate::flow::{Index, Slab};
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
-use crate::router::{Outgoing, Router, Via};
+use crate::router::{Bare, Router, Via};
 use crate::time::Time;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
@@ -140,17 +140,10 @@ impl Tcp {
     /// Answers a segment that belongs to no flow with RST, unless it is one itself (RFC 9293 section 3.10.7.1).
     pub(crate) fn refuse<E: Edge>(&mut self, r: &mut Router, p: &Packet<'_>, edge: &mut E) {
         let L4::Tcp(h, _) = &p.l4 else { return };
-        if h.flags.has(Flags::RST) {
-            return;
+        let via = Via::opened_by(r, p);
+        if let Some(reset) = Bare::reset_for(p.tuple(), h, p.payload.len, p.ip.tos) {
+            reset.send(r, edge, via.input, via.attach());
         }
-        let (seq, ack, flags) = if h.flags.has(Flags::ACK) {
-            (h.ack, Seq(0), Flags::RST)
-        } else {
-            let len = p.payload.len + u32::from(h.flags.has(Flags::SYN)) + u32::from(h.flags.has(Flags::FIN));
-            (Seq(0), h.seq + len, Flags::RST | Flags::ACK)
-        };
-        let bare = Bare { tuple: p.tuple().reversed(), seq, ack, flags, tos: p.ip.tos & !ECN };
-        bare.send(r, edge, &Via::opened_by(r, p));
     }
 
     /// The guest opens a connection.
@@ -364,54 +357,9 @@ impl<E> Cx<'_, E> {
     }
 }
 
-/// Bits of the type of service that are not to be reflected: RFC 3168.
-const ECN: u8 = 3;
-
-/// A segment without data or options.
-struct Bare {
-    tuple: Tuple,
-    seq: Seq,
-    ack: Seq,
-    flags: Flags,
-    tos: u8,
-}
-
-impl Bare {
-    fn send<E: Edge>(self, r: &mut Router, edge: &mut E, via: &Via) {
-        let Bare { tuple, seq, ack, flags, tos } = self;
-        let mut l4 = [0; tcp::HEADER_LEN];
-        tcp::Header {
-            src_port: tuple.src.port,
-            dst_port: tuple.dst.port,
-            seq,
-            ack,
-            header_len: tcp::HEADER_LEN as u8,
-            flags,
-            window: 0,
-            checksum: 0,
-            urgent: 0,
-        }
-        .emit(&mut l4);
-        let out = Outgoing {
-            input: via.input,
-            tuple,
-            hop_limit: 64,
-            tos,
-            dont_fragment: true,
-            l4: &l4,
-            body: Payload::EMPTY,
-            keep_body: false,
-            gso: None,
-            attach: via.attach(),
-        };
-        // Nothing more can be done for a reset that the link does not take; the drop is counted.
-        let _ = r.send(edge, &out);
-    }
-}
-
 /// Sends a segment without data or options.
 fn send_bare<E: Edge>(r: &mut Router, edge: &mut E, via: &Via, tuple: Tuple, seq: Seq, ack: Seq, flags: Flags) {
-    Bare { tuple, seq, ack, flags, tos: 0 }.send(r, edge, via);
+    Bare { tuple, seq, ack, flags, tos: 0 }.send(r, edge, via.input, via.attach());
 }
 
 /// Tells the guest why its connect failed: RST where the peer refused, else the ICMP error that fits.
