@@ -54,14 +54,6 @@ const fn tag(hash: u32) -> u32 {
     hash & 0x7f | 0x80
 }
 
-/// What is to be done with an entry found.
-pub(super) enum Visit<R> {
-    /// It is not the one.
-    Next,
-    /// It is.
-    Done(R),
-}
-
 impl Bucket {
     /// Gets the bucket's cache line on its way.
     #[inline]
@@ -70,12 +62,18 @@ impl Bucket {
     }
 
     /// Shows `visit` the entries that may have this hash, without the lock. Whatever is shown may be gone, or be another's,
-    /// already: `visit` must look closely. `None` is certain: what was in the bucket all the while was shown.
+    /// already: `visit` must look closely. `None` is certain: what was in the bucket all the while was shown. What `visit` returns ends the search, and is
+    /// returned with the entry; it should fit into two registers.
     #[inline(always)]
-    pub(super) fn search<R>(&self, arena: &Arena, hash: u32, mut visit: impl FnMut(u32) -> Visit<R>) -> Option<R> {
-        for _ in 0..TRIES {
+    pub(super) fn search<R>(&self, arena: &Arena, hash: u32, mut visit: impl FnMut(u32) -> Option<R>) -> Option<(u32, R)> {
+        let mut guard = None;
+        for attempt in 0..=TRIES {
+            if attempt == TRIES {
+                guard = Some(lock(&self.lock));
+            }
+            let most = if guard.is_none() { STRAY } else { u32::MAX };
             let before = self.seq.load(Acquire);
-            if let Some(found) = self.walk(arena, Some(hash), STRAY, &mut visit) {
+            if let Some(found) = self.walk(arena, Some(hash), most, &mut visit) {
                 return Some(found);
             }
             fence(Acquire);
@@ -83,18 +81,11 @@ impl Bucket {
                 return None;
             }
         }
-        self.search_locked(arena, hash, visit)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn search_locked<R>(&self, arena: &Arena, hash: u32, mut visit: impl FnMut(u32) -> Visit<R>) -> Option<R> {
-        let _guard = lock(&self.lock);
-        self.walk(arena, Some(hash), u32::MAX, &mut visit)
+        None
     }
 
     #[inline(always)]
-    fn walk<R>(&self, arena: &Arena, hash: Option<u32>, most: u32, visit: &mut impl FnMut(u32) -> Visit<R>) -> Option<R> {
+    fn walk<R>(&self, arena: &Arena, hash: Option<u32>, most: u32, visit: &mut impl FnMut(u32) -> Option<R>) -> Option<(u32, R)> {
         let wanted = hash.map(tag);
         let tags = self.tags.load(Relaxed);
         for (place, head) in self.entries.iter().enumerate() {
@@ -105,8 +96,8 @@ impl Bucket {
             let mut at = head.load(Relaxed);
             let mut left = if place == CHAIN { most } else { 1 };
             while at != NONE && left > 0 {
-                if let Visit::Done(found) = visit(at) {
-                    return Some(found);
+                if let Some(found) = visit(at) {
+                    return Some((at, found));
                 }
                 left -= 1;
                 at = if left > 0 { arena.next(at).load(Relaxed) } else { NONE };
@@ -129,8 +120,8 @@ pub(super) struct Locked<'a> {
 
 impl Locked<'_> {
     /// Shows `visit` the entries that may have this hash, or all.
-    pub(super) fn walk<R>(&self, arena: &Arena, hash: Option<u32>, mut visit: impl FnMut(u32) -> Visit<R>) -> Option<R> {
-        self.bucket.walk(arena, hash, u32::MAX, &mut visit)
+    pub(super) fn walk<R>(&self, arena: &Arena, hash: Option<u32>, mut visit: impl FnMut(u32) -> Option<R>) -> Option<R> {
+        self.bucket.walk(arena, hash, u32::MAX, &mut visit).map(|(_, found)| found)
     }
 
     /// Entries in the bucket.

@@ -1,6 +1,6 @@
 //! The second phase of an insert: a connection enters the table when its first packet has passed all hooks.
 
-use super::bucket::{Locked, Visit, entry};
+use super::bucket::{Locked, entry};
 use super::conn::{Conn, CtInfo, Dir, Status, Track};
 use super::hash::Words;
 use super::slot::Held;
@@ -199,10 +199,7 @@ impl<'a> Pair<'a> {
             let tuple = Words::of(&conn.tuples[dir as usize]);
             let wanted = hash[dir as usize] as u32;
             let bucket = self.of(dir);
-            let found = bucket.walk(&t.arena, Some(wanted), |entry| match t.has(entry, wanted, &tuple) {
-                Some((held, _)) => Visit::Done(held),
-                None => Visit::Next,
-            });
+            let found = bucket.walk(&t.arena, Some(wanted), |entry| t.has(entry, wanted, &tuple).map(|(held, _)| held));
             if let Some(held) = found {
                 let live = is_live(&held.conn, now);
                 return Some(if live { Obstacle::Taken(held, dir) } else { Obstacle::Stale(held) });

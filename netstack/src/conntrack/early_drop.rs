@@ -1,6 +1,5 @@
 //! Room in a full table.
 
-use super::bucket::Visit;
 use super::conn::{Conn, Proto, Status};
 use super::stats::bump;
 use super::sync::Ordering::Relaxed;
@@ -73,7 +72,7 @@ impl Conntrack {
         b.lock().walk(&t.arena, None, |entry| {
             entries[n] = entry;
             n += 1;
-            if n < CHAIN { Visit::Next } else { Visit::Done(()) }
+            (n == CHAIN).then_some(())
         });
         entries[..n].iter().filter(|&&e| self.sweep_one(now, t, bucket, e, &victim)).count()
     }

@@ -2,7 +2,7 @@
 
 use super::bucket::{NONE, entry};
 use super::chunks::Chunks;
-use super::conn::{Conn, ConnId, Proto, Status};
+use super::conn::{Conn, ConnId, Dir, Proto, Status};
 use super::sync::{AtomicU32, AtomicU64, BATCH, IN_FLIGHT, Mutex, MutexGuard, Ordering, SHARDS, lock};
 use super::tuple::CtTuple;
 use crate::edge::Token;
@@ -148,13 +148,23 @@ impl Arena {
 
     /// The connection that an entry stands for, locked, if it has this hash and there is one.
     #[inline(always)]
-    pub(super) fn hold_entry(&self, entry: u32, hash: u32) -> Option<Held<'_>> {
+    pub(super) fn lock_entry(&self, entry: u32, hash: u32) -> Option<MutexGuard<'_, Conn>> {
         let slot = self.slots.get(entry >> 1)?;
         slot.prefetch();
         if slot.hash[(entry & 1) as usize].load(Relaxed) != hash {
             return None;
         }
-        slot.hold(entry >> 1)
+        let conn = lock(&slot.conn);
+        (slot.generation.load(Relaxed) & 1 == 1).then_some(conn)
+    }
+
+    /// What [`Arena::lock_entry`] locked, with its handle and the direction of the entry.
+    #[inline(always)]
+    pub(super) fn held<'a>(&'a self, entry: u32, conn: MutexGuard<'a, Conn>) -> (Held<'a>, Dir) {
+        let slot = self.slots.touch(entry >> 1);
+        let id = ConnId { index: entry >> 1, generation: slot.generation.load(Relaxed) };
+        let dir = if entry & 1 == 0 { Dir::Original } else { Dir::Reply };
+        (Held { conn, id, slot }, dir)
     }
 
     /// Gets a slot's memory on its way.

@@ -1,6 +1,6 @@
 //! The table of tracked connections.
 
-use super::bucket::{Bucket, Visit, entry};
+use super::bucket::{Bucket, entry};
 use super::chunks::Chunks;
 use super::config::CtConfig;
 use super::conn::{Conn, ConnId, Dir, Status};
@@ -9,7 +9,7 @@ use super::reap::Reaper;
 use super::slot::{Arena, Condemned, Held, MAX_SLOTS, Vacated};
 use super::source::Sources;
 use super::stats::{Counters, CtCounters, bump};
-use super::sync::{AtomicU32, CROWDING, MODEL, Mutex, OnceLock, Ordering, lock};
+use super::sync::{AtomicU32, CROWDING, MODEL, Mutex, MutexGuard, OnceLock, Ordering, lock};
 use super::tuple::CtTuple;
 use crate::edge::{Token, TokenKind};
 use crate::rng::Key;
@@ -237,11 +237,9 @@ impl Conntrack {
         let hash = words.hash(self.key) as u32;
         let bucket = t.buckets.get(self.bucket_of(hash))?;
         loop {
-            let (held, dir) = bucket.search(&t.arena, hash, |entry| match t.has(entry, hash, &words) {
-                Some((held, _)) if held.conn.status.has(Status::DYING) => Visit::Next,
-                Some(found) => Visit::Done(found),
-                None => Visit::Next,
-            })?;
+            let look = |entry| t.lock(entry, hash, &words).filter(|conn| !conn.status.has(Status::DYING));
+            let (entry, conn) = bucket.search(&t.arena, hash, look)?;
+            let (held, dir) = t.arena.held(entry, conn);
             if is_live(&held.conn, now) {
                 return Some((held, dir));
             }
@@ -288,12 +286,13 @@ impl Conntrack {
 impl Tables {
     /// The connection that an entry stands for, locked, if that tuple of it is the one wanted.
     #[inline(always)]
+    fn lock(&self, entry: u32, hash: u32, wanted: &Words) -> Option<MutexGuard<'_, Conn>> {
+        let conn = self.arena.lock_entry(entry, hash)?;
+        (Words::of(&conn.tuples[(entry & 1) as usize]) == *wanted).then_some(conn)
+    }
+
+    /// The same, with its handle and the direction.
     pub(super) fn has(&self, entry: u32, hash: u32, wanted: &Words) -> Option<(Held<'_>, Dir)> {
-        let held = self.arena.hold_entry(entry, hash)?;
-        let (tuple, dir) = match entry & 1 {
-            0 => (&held.conn.tuples[0], Dir::Original),
-            _ => (&held.conn.tuples[1], Dir::Reply),
-        };
-        (Words::of(tuple) == *wanted).then_some((held, dir))
+        self.lock(entry, hash, wanted).map(|conn| self.arena.held(entry, conn))
     }
 }

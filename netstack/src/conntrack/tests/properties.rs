@@ -170,7 +170,7 @@ proptest! {
     /// Long chains, which a keyed hash does not let happen: entries come and go in any order.
     #[test]
     fn buckets_keep_what_they_are_given(ops in prop::collection::vec((0_u32..40, any::<bool>()), 1..300)) {
-        use crate::conntrack::bucket::{Bucket, Visit, entry};
+        use crate::conntrack::bucket::{Bucket, entry};
         let arena = crate::conntrack::slot::Arena::new(64);
         let bucket = Bucket::default();
         let Track::Fresh { conn, .. } = translated(&table(1), secs(0), skb(0, false), |_| ()).track else { panic!() };
@@ -191,7 +191,7 @@ proptest! {
             }
             prop_assert_eq!(bucket.lock().len(&arena) as usize, model.len());
             for n in 0..40 {
-                let found = bucket.search(&arena, hash(n), |e| if e == entry(n, n & 1) { Visit::Done(()) } else { Visit::Next });
+                let found = bucket.search(&arena, hash(n), |e| (e == entry(n, n & 1)).then_some(()));
                 prop_assert_eq!(found.is_some(), model.contains(&n));
             }
         }
