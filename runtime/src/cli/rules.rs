@@ -105,7 +105,7 @@ pub(super) fn rules(command: RulesCommand) -> Result<u8, Failure> {
             let request = Restore { family: family.into(), text, noflush, counters, test, recheck };
             match client.try_ask(&Request::RulesRestore(request))? {
                 Ok(restored) => {
-                    tell(&restored, family.into());
+                    tell(&restored, family.into(), &name);
                     Ok(0)
                 }
                 Err(p) if p.is_about_rules() => Ok(source.complain(&p)),
@@ -117,14 +117,14 @@ pub(super) fn rules(command: RulesCommand) -> Result<u8, Failure> {
 }
 
 /// Says what else happened when rules were replaced.
-fn tell(restored: &Restored, family: RulesOf) {
+fn tell(restored: &Restored, family: RulesOf, name: &str) {
     if restored.cut > 0 {
         complain(format_args!("{} flows are forbidden now and were reset", restored.cut));
     }
     if restored.other_dropped {
         let (other, option) = if family == RulesOf::V4 { ("IPv6", " --v6") } else { ("IPv4", "") };
         complain(format_args!(
-            "notice: {other} has no rules and is dropped; give it some with `hibernet rules restore NAME{option}`"
+            "notice: {other} has no rules and is dropped; give it some with `hibernet rules restore {name}{option} FILE`"
         ));
     }
 }

@@ -13,16 +13,17 @@ pub const MAX_TEXT: usize = 2 << 20;
 ///
 /// [`ProblemKind::Syntax`] with the place, or [`ProblemKind::Meaning`].
 pub fn read(family: Family, text: &str) -> Result<Ruleset, Problem> {
-    let rules = text::parse(family, text).map_err(|e| parse_problem(&e))?;
-    Program::compile(&rules).map_err(|e| rule_problem(&e))?;
+    let base = Ruleset::new(family);
+    let rules = restore(&base, text, RestoreOptions::default())?;
+    Program::compile(&rules).map_err(|e| rule_problem(&e, &base, text, RestoreOptions::default()))?;
     Ok(rules)
 }
 
-/// Carries out a text of rules on those that are there, and checks that the outcome makes sense.
+/// Carries out a text of rules on those that are there.
 ///
 /// # Errors
 ///
-/// As [`read`].
+/// If it cannot be read, or asks for what cannot be; with the place.
 pub(crate) fn restore(base: &Ruleset, text: &str, options: RestoreOptions) -> Result<Ruleset, Problem> {
     text::restore(base, text, options).map_err(|e| parse_problem(&e))
 }
@@ -35,7 +36,17 @@ fn parse_problem(e: &ParseError) -> Problem {
     Problem { kind, message, at: Some(Place { line: e.line, column: e.column }) }
 }
 
-/// What is wrong with rules that could be read.
-pub(crate) fn rule_problem(e: &RuleError) -> Problem {
-    Problem::new(ProblemKind::Meaning, e.to_string())
+/// What is wrong with rules that could be read, and where in the text it came from.
+fn rule_problem(e: &RuleError, base: &Ruleset, text: &str, options: RestoreOptions) -> Problem {
+    let line = e.rule.and_then(|rule| text::locate(base, text, options, e.table, &e.chain, rule));
+    Problem { at: line.map(|line| Place { line, column: 1 }), ..Problem::new(ProblemKind::Meaning, e.to_string()) }
+}
+
+/// As [`rule_problem`], for rules to which chains of our own were added: those shift the numbers of rules.
+pub(crate) fn refused(e: &RuleError, base: &Ruleset, text: &str, options: RestoreOptions) -> Problem {
+    let own = || Problem::new(ProblemKind::Meaning, e.to_string());
+    match text::restore(base, text, options).map(|rules| Program::compile(&rules)) {
+        Ok(Err(e)) => rule_problem(&e, base, text, options),
+        _ => own(),
+    }
 }

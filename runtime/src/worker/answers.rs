@@ -59,8 +59,9 @@ impl Worker {
 
     fn restore_rules(&mut self, now: Time, r: &Restore) -> Result<Restored, Problem> {
         let options = RestoreOptions { counters: r.counters, noflush: r.noflush };
-        let new = rules::restore(&self.stack.rules(r.family.into()), &r.text, options)?;
-        let refused = |e| rules::rule_problem(&e);
+        let base = self.stack.rules(r.family.into());
+        let new = rules::restore(&base, &r.text, options)?;
+        let refused = |e| rules::refused(&e, &base, &r.text, options);
         if r.test {
             self.stack.check_rules(new).map_err(refused)?;
             return Ok(Restored::default());
@@ -71,10 +72,10 @@ impl Worker {
         Ok(Restored { cut: report.cut as u64, other_dropped: report.other_family_closed })
     }
 
-    fn diff_rules(&self, family: RulesOf, new: &str) -> Result<Rules, Problem> {
-        let old = self.stack.rules(family.into());
-        let new = rules::restore(&old, new, RestoreOptions::default())?;
-        self.stack.check_rules(new.clone()).map_err(|e| rules::rule_problem(&e))?;
+    fn diff_rules(&self, family: RulesOf, text: &str) -> Result<Rules, Problem> {
+        let (old, options) = (self.stack.rules(family.into()), RestoreOptions::default());
+        let new = rules::restore(&old, text, options)?;
+        self.stack.check_rules(new.clone()).map_err(|e| rules::refused(&e, &old, text, options))?;
         Ok(Rules { text: text::diff(&old, &self.stack.with_own_rules(new)).to_string() })
     }
 

@@ -37,6 +37,11 @@ fn mistakes_are_told_with_their_place() {
         ("*filter\n-A NOWHERE -j DROP\nCOMMIT\n", 1, &["input:2:4: ", "NOWHERE"]),
         ("*filter\n-A INPUT -j DROP\n", 1, &["COMMIT"]),
         ("*filter\n:A - [0:0]\n:B - [0:0]\n-A A -j B\n-A B -j A\n-A INPUT -j A\nCOMMIT\n", 1, &["filter", "leads back"]),
+        (
+            "*nat\n# DROP has no place here.\n-A PREROUTING -j ACCEPT\n-A PREROUTING -j SNAT --to-source 1.2.3.4\nCOMMIT\n",
+            1,
+            &["input:4:1: ", "SNAT"],
+        ),
         ("*filter\n-A INPUT -d fe80::1 -j DROP\nCOMMIT\n", 2, &["input:2:13: ", "fe80::1"]),
     ];
     for (text, status, words) in cases {

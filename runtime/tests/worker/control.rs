@@ -208,7 +208,7 @@ fn rules_are_replaced_as_a_whole_or_not_at_all() {
     let bad: &[(&str, &str, Option<(u64, u64)>)] = &[
         ("*filter\n-A FORWARD -p tcp --dport x -j DROP\nCOMMIT\n", "syntax", Some((2, 27))),
         ("*filter\n-A NOWHERE -j DROP\nCOMMIT\n", "meaning", Some((2, 4))),
-        ("*filter\n-A INPUT -j DROP\nCOMMIT\n*nat\n-A PREROUTING -j SNAT --to-source 1.2.3.4\nCOMMIT\n", "meaning", None),
+        ("*filter\n-A INPUT -j DROP\nCOMMIT\n*nat\n-A PREROUTING -j SNAT --to-source 1.2.3.4\nCOMMIT\n", "meaning", Some((5, 1))),
     ];
     for (text, kind, at) in bad {
         let answer = w.ask(&restore(text, ""));

@@ -162,4 +162,9 @@ fn lists_of_addresses_cannot_make_more_rules_than_there_may_be() {
     let addresses = vec!["1.1.1.1"; 1_100].join(",");
     let e = parse(V4, &format!("*filter\n-A INPUT -s {addresses} -d {addresses}\nCOMMIT\n")).expect_err("too many");
     assert_eq!((e.kind, e.line), (ErrorKind::TooMany(MAX_RULES), 2));
+    // All tables together.
+    let half = vec!["1.1.1.1"; 250].join(",");
+    let text = |chain| format!("-A {chain} -s {half} -d {half}\nCOMMIT\n");
+    let e = parse(V4, &format!("*raw\n{}*filter\n{}", text("OUTPUT"), text("OUTPUT"))).expect_err("too many");
+    assert_eq!((e.kind, e.line), (ErrorKind::TooMany(MAX_RULES), 5));
 }

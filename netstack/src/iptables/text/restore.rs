@@ -8,8 +8,8 @@ use super::table::WorkTable;
 use crate::iptables::{Counters, Family, Policy, Rule, Ruleset, Table, TableName};
 use std::collections::BTreeMap;
 
-/// Most rules that a ruleset may have: text that lists addresses makes many of few bytes.
-pub const MAX_RULES: usize = 1_000_000;
+/// Most rules that a ruleset may have, all tables together: text that lists addresses makes many rules, and much memory, of few bytes.
+pub const MAX_RULES: usize = 100_000;
 
 /// How a text is restored.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +42,7 @@ pub fn locate(base: &Ruleset, text: &str, options: RestoreOptions, table: TableN
 }
 
 fn read(base: &Ruleset, text: &str, options: RestoreOptions) -> Result<Reader, ParseError> {
-    let mut reader = Reader { rules: base.clone(), table: None, options, number: 0, lines: BTreeMap::new() };
+    let mut reader = Reader { rules: base.clone(), table: None, options, elsewhere: 0, number: 0, lines: BTreeMap::new() };
     for line in text.split_inclusive('\n') {
         reader.number += 1;
         let (content, ended) = line.strip_suffix('\n').map_or((line, false), |content| (content, true));
@@ -61,6 +61,8 @@ struct Reader {
     /// The table whose lines are being read.
     table: Option<WorkTable>,
     options: RestoreOptions,
+    /// Rules of the other tables.
+    elsewhere: usize,
     /// The line being read, from 1.
     number: u32,
     /// On which lines rules stand, by table and chain.
@@ -115,6 +117,7 @@ impl Reader {
         };
         let place = self.rules.tables.iter().position(|t| t.name == known);
         let table = place.map_or_else(|| Table::new(known), |place| self.rules.tables.swap_remove(place));
+        self.elsewhere = self.rules.tables.iter().flat_map(|t| &t.chains).map(|c| c.rules.len()).sum();
         let mut table = WorkTable::new(table);
         if !self.options.noflush {
             table.clear();
@@ -278,7 +281,8 @@ impl Reader {
 
     /// Refuses more rules than there may be.
     fn room(&self, table: &WorkTable, more: usize, line: &Line<'_>) -> Result<(), Fault> {
-        if table.rules() + more > MAX_RULES { Err(line.word.fault(ErrorKind::TooMany(MAX_RULES))) } else { Ok(()) }
+        let rules = self.elsewhere + table.rules() + more;
+        if rules > MAX_RULES { Err(line.word.fault(ErrorKind::TooMany(MAX_RULES))) } else { Ok(()) }
     }
 }
 
