@@ -48,8 +48,8 @@ fn segment(line: &str) -> Tcp {
 fn cases(name: &str, v6: bool, settings: &[(&'static str, u32)]) -> Scenario {
     let mut s = Scenario::new(name, v6, STATES);
     s.settings = settings.to_vec();
-    let mut port = 20_000;
     for (i, case) in CASES.split("\n\n").enumerate() {
+        let port = 20_000 + i as u16;
         for line in case.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
             let lines = match line {
                 "open" => &["> S 1000 0", "< SA 5000 1001", "> A 1001 5001"][..],
@@ -61,7 +61,6 @@ fn cases(name: &str, v6: bool, settings: &[(&'static str, u32)]) -> Scenario {
                 send(&mut s, end == ">", port, segment(rest));
             }
         }
-        port += 1;
         if i % 4 == 3 {
             s.check();
         }
