@@ -204,9 +204,11 @@ impl Router {
         self.track(skb, attach)?;
         self.ask(TableName::Mangle, Hook::Output, skb)?;
         self.translate(Hook::Output, skb)?;
-        skb.output = self.route(skb.dst).map(Iface::Link).or(skb.output);
         self.ask(TableName::Filter, Hook::Output, skb)?;
-        self.ask(TableName::Security, Hook::Output, skb)
+        self.ask(TableName::Security, Hook::Output, skb)?;
+        // As Linux: rules of OUTPUT see the interface of before the translation, those of POSTROUTING that of the way it takes.
+        skb.output = self.route(skb.dst).map(Iface::Link).or(skb.output);
+        Ok(())
     }
 
     /// POSTROUTING: mangle, nat (source); then the connection is confirmed.

@@ -91,7 +91,9 @@ impl Lab {
         if !root {
             command.arg("-Ur");
         }
-        command.args(["-n", "-m", "-p", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]);
+        command.args(["-m", "-p", "--fork", "--kill-child", "--mount-proc"]);
+        // The network comes after the user namespace has its map, or files under /proc/net would not be its root's.
+        command.args(["unshare", "-n", "bash", "-c", script]);
         command.env("PATH", search_path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut holder = command.spawn().expect("unshare runs");
         let mut line = String::new();

@@ -65,11 +65,42 @@ impl Renames {
         may
     }
 
+    /// Whether one of two ports stands for another than the other one.
+    fn differs(&self, protocol: u8, kernels: u16, ours: u16, other: u16) -> bool {
+        self.ours.get(&(protocol, ours, other)).is_some_and(|k| *k != kernels)
+            || self.kernels.get(&(protocol, kernels, other)).is_some_and(|o| *o != ours)
+    }
+
+    fn forget(&mut self, protocol: u8, kernels: u16, ours: u16, other: u16) {
+        if let Some(k) = self.ours.remove(&(protocol, ours, other)) {
+            self.kernels.remove(&(protocol, k, other));
+        }
+        if let Some(o) = self.kernels.remove(&(protocol, kernels, other)) {
+            self.ours.remove(&(protocol, o, other));
+        }
+    }
+
     /// Whether our words of a listing mean those of the kernel. (Each word may be one that stands for another, or itself: a port
     /// chosen by chance can be equal to one that was not.)
     fn mean(&self, protocol: u8, ours: &[String], kernel: &[String]) -> bool {
         let other = self.words(protocol, ours);
         ours.len() == kernel.len() && kernel.iter().zip(ours.iter().zip(&other)).all(|(k, (a, b))| k == a || k == b)
+    }
+
+    /// As [`Renames::mean`], for connections that ended at the router, so that no packet ever showed the port that was chosen for their
+    /// source: that one must be of the kernel's class, and another than what there was.
+    fn unseen(&self, ours: &[String], kernel: &[String]) -> bool {
+        let port = |w: &String| ["dport=", "id="].iter().find_map(|key| w.strip_prefix(key)?.parse::<u16>().ok());
+        let first = kernel.iter().find_map(|w| w.strip_prefix("sport=").or(w.strip_prefix("id="))?.parse::<u16>().ok());
+        let differ: Vec<_> = kernel.iter().zip(ours).filter(|(k, o)| k != o).collect();
+        let class = |p: u16| if p < 512 { 0 } else { 1 + u8::from(p >= 1024) };
+        match differ[..] {
+            [(k, o)] if ours.len() == kernel.len() => match (port(k), port(o), first) {
+                (Some(k), Some(o), Some(first)) => k != first && o != first && class(k) == class(o),
+                _ => false,
+            },
+            _ => false,
+        }
     }
 
     /// Our words of a listing as the kernel would have them.
@@ -101,7 +132,15 @@ pub fn frames(kernel: &[Seen], ours: &[Seen], sent: &[u8], renames: &mut Renames
             return Err(format!("the kernel sends to the {:?}, we to the {:?}", k.side, o.side));
         }
         let (mut kp, mut op) = (k.packet.clone(), o.packet.clone());
+        // One of the router's own may have the identification of what caused it, by chance.
+        if kp[0] >> 4 == 4 && (kp[4..6] == [0, 0] || op[4..6] == [0, 0]) {
+            kp[4..6].fill(0);
+            op[4..6].fill(0);
+        }
         let places = ports(&kp);
+        let (head, protocol) = header(&kp);
+        // A connection that begins may have a port that one had before that ended.
+        let begins = protocol == 6 && kp.get(head + 13).is_some_and(|f| f & 0x12 == 2);
         if places == ports(&op) {
             let number = |p: &[u8], at: usize| u16::from_be_bytes([p[at], p[at + 1]]);
             let asked: Vec<u16> = ports(sent).iter().map(|(_, at, _)| number(sent, *at)).collect();
@@ -115,6 +154,9 @@ pub fn frames(kernel: &[Seen], ours: &[Seen], sent: &[u8], renames: &mut Renames
                     6 | 17 => number(&kp, at - 2),
                     _ => 0,
                 };
+                if begins && a != b && renames.differs(protocol, a, b, other) {
+                    renames.forget(protocol, a, b, other);
+                }
                 if a != b && renames.same(protocol, a, b, other, asked.get(i).copied().filter(|_| forwarded)) {
                     op[at..at + 2].copy_from_slice(&a.to_be_bytes());
                     if let Some(sum) = sum {
@@ -149,7 +191,8 @@ pub fn connections(kernel: &[Entry], ours: &[Entry], renames: &Renames) -> Resul
     let mut left = ours.to_vec();
     for k in kernel {
         let protocol = k.words.get(3).and_then(|w| w.parse().ok()).unwrap_or(0);
-        match left.iter().position(|o| renames.mean(protocol, &o.words, &k.words)) {
+        let same = left.iter().position(|o| renames.mean(protocol, &o.words, &k.words));
+        match same.or_else(|| left.iter().position(|o| renames.unseen(&o.words, &k.words))) {
             Some(i) => {
                 let o = left.remove(i);
                 let near = match (k.timeout, o.timeout) {

@@ -225,7 +225,9 @@ impl Body {
                     _ => 2,
                 };
                 if let Some(&[high, low]) = b.get(at..at + 2) {
-                    let sum = u16::from_be_bytes([high, low]).wrapping_add(*by);
+                    // In the checksum's own arithmetic, so that it is off by the same amount whatever it was.
+                    let sum = u32::from(u16::from_be_bytes([high, low])) + u32::from(*by);
+                    let sum = (sum + (sum >> 16)) as u16;
                     b[at..at + 2].copy_from_slice(&sum.to_be_bytes());
                 }
                 (protocol, b)

@@ -77,7 +77,7 @@ impl Kernel {
             if now != last.0 {
                 last = (now, Instant::now());
             }
-            last.0.split_whitespace().all(|n| n != "0") && last.1.elapsed() > Duration::from_millis(150)
+            last.0.split_whitespace().all(|n| n != "0") && last.1.elapsed() > Duration::from_millis(1200)
         });
     }
 

@@ -47,6 +47,13 @@ pub fn case<K: Router, O: Router>(
     play.finish()
 }
 
+/// Whether a difference may be chance: a port that was chosen anywhere in a wide range can be one that a rule asks for, or that
+/// another connection has. Then it is gone when the same case is played again.
+pub fn is_chance<K: Router, O: Router>(found: &Difference, kernel: &mut K, ours: &mut O) -> bool {
+    let scenario = Scenario { silent: true, ..found.scenario.clone() };
+    scenario.rules.contains("--random") && (0..3).any(|_| play(&scenario, kernel, Some(&mut *ours), false).is_ok())
+}
+
 /// Makes a failing case smaller: leaves out what it fails without. At most `tries` plays.
 pub fn minimise<K: Router, O: Router>(found: Box<Difference>, tries: usize, kernel: &mut K, ours: &mut O) -> Box<Difference> {
     let mut left = tries;

@@ -192,7 +192,6 @@ impl Writer<'_> {
             }
             2 if proto == "tcp" => match self.r.below(4) {
                 0 => format!(" -m tcp {not}--syn"),
-                1 => format!(" -m tcp {not}--tcp-option 3"),
                 _ => {
                     let flags = ["SYN", "ACK", "FIN", "RST", "PSH", "SYN,ACK", "FIN,ACK", "ALL", "NONE"];
                     // iptables-save prints no mask of none, though it means that nothing matches.
@@ -310,6 +309,7 @@ impl Writer<'_> {
             let fits = |i: &usize| match table {
                 "nat" => i.is_multiple_of(2) == (nat == Place::PreRouting),
                 "filter" => !own || !i.is_multiple_of(2),
+                "raw" => place != Place::Output,
                 _ => true,
             };
             let may: Vec<usize> = (from..users).filter(fits).collect();
@@ -327,6 +327,8 @@ impl Writer<'_> {
             return " -j RETURN".into();
         }
         match table {
+            // Answers of the router to what is not tracked pass CT rules in OUTPUT by; ours do not.
+            "raw" if place == Place::Output => " -j ACCEPT".into(),
             "raw" => match self.r.below(6) {
                 0 => " -j CT --notrack".into(),
                 1 => format!(" -j CT --zone {}", self.r.below(3)),
