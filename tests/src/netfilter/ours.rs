@@ -26,11 +26,13 @@ pub struct Ours {
     edge: FakeEdge,
     now: Time,
     family: Family,
+    /// How often rules were loaded.
+    loads: u64,
 }
 
 impl Default for Ours {
     fn default() -> Self {
-        Ours { stack: Stack::new(config(), [7; 16]), edge: FakeEdge::default(), now: BEGIN, family: Family::V4 }
+        Ours { stack: Stack::new(config(), [7; 16]), edge: FakeEdge::default(), now: BEGIN, family: Family::V4, loads: 0 }
     }
 }
 
@@ -95,7 +97,11 @@ impl Router for Ours {
         for &(name, value) in settings.iter().filter(|(name, _)| *name != "checksum") {
             cfg.conntrack.set(name, value.into()).unwrap_or_else(|e| panic!("{e}"));
         }
-        *self = Ours { stack: Stack::new(cfg, [7; 16]), ..Ours::default() };
+        // Chance falls otherwise each time, as the kernel's does.
+        let loads = self.loads + 1;
+        let mut seed = [7; 16];
+        seed[..8].copy_from_slice(&loads.to_le_bytes());
+        *self = Ours { stack: Stack::new(cfg, seed), loads, ..Ours::default() };
         self.family = if is_v6 { Family::V6 } else { Family::V4 };
         for side in Side::BOTH {
             let info = LinkInfo {
