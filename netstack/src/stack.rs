@@ -192,70 +192,54 @@ impl Stack {
         if let Some(why) = p.fault.filter(|_| p.is_untestable()) {
             return Err(why);
         }
-        if !self.router.netfilter.is_active() {
-            return self.route(p, None, edge);
-        }
         self.router.netfilter.hear(p, self.router.cfg.gateway_mac);
         let mut skb = p.skb();
         let attach = if p.is_invalid() { Attach::Invalid } else { Attach::LookUp };
         self.router.pre_routing(&mut skb, &attach).map_err(|stop| self.router.stopped(edge, p, &skb, stop))?;
-        self.route(p, Some(skb), edge)
+        self.route(p, skb, edge)
     }
 
-    /// A packet that has passed PREROUTING, as `p` was received and as `skb` it was translated (`None` if there are neither rules
-    /// nor tracking): for us, for another link, or for the host.
-    fn route<E: Edge>(&mut self, p: &Packet<'_>, mut skb: Option<Skb<'_>>, edge: &mut E) -> Result<(), DropReason> {
+    /// A packet that has passed PREROUTING, as `p` was received and as `skb` it was translated: for us, for another link, or for
+    /// the host.
+    fn route<E: Edge>(&mut self, p: &Packet<'_>, mut skb: Skb<'_>, edge: &mut E) -> Result<(), DropReason> {
         let r = &mut self.router;
-        let dst = skb.as_ref().map_or(p.ip.dst, |s| s.dst);
+        let dst = skb.dst;
         // Answers to clients on the host itself, which have our address to the guest.
-        let to_client = skb.as_ref().is_some_and(|s| s.track.is_reply_to_translated())
-            && r.hides(dst)
-            && (r.route(dst).is_none() || r.is_hairpin(p.link, dst));
+        let to_client =
+            skb.track.is_reply_to_translated() && r.hides(dst) && (r.route(dst).is_none() || r.is_hairpin(p.link, dst));
         if r.is_local(dst) || to_client {
-            let p = match &mut skb {
-                Some(skb) => {
-                    r.input(skb).map_err(|stop| r.stopped(edge, p, skb, stop))?;
-                    &p.translated(skb)
-                }
-                None => p,
-            };
+            r.input(&mut skb).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
             return match p.fault {
                 Some(why) => Err(why),
-                None => self.local(p, edge),
+                None => self.local(&p.translated(&skb), edge),
             };
         }
         if p.ip.hop_limit <= 1 {
-            r.icmp_error_about(edge, p, IcmpError::TimeExceeded, skb.as_ref());
+            r.icmp_error_about(edge, p, IcmpError::TimeExceeded, &skb);
             return Err(DropReason::TtlExceeded);
         }
         let link = r.route(dst).filter(|_| !r.is_hairpin(p.link, dst));
-        if let Some(skb) = &mut skb {
-            skb.output = Some(link.map_or(Iface::Host0, Iface::Link));
-            // As Linux: rules of FORWARD see one hop less.
-            skb.hop_limit -= 1;
-            r.forward(skb).map_err(|stop| r.stopped(edge, p, skb, stop))?;
-        }
+        skb.output = Some(link.map_or(Iface::Host0, Iface::Link));
+        // As Linux: rules of FORWARD see one hop less.
+        skb.hop_limit -= 1;
+        r.forward(&mut skb).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
         if let Some(link) = link {
             return r.forward_to_link(edge, p, skb, link);
         }
         if let Some(why) = p.fault {
             return Err(why);
         }
-        let translated = skb.as_ref().map(|s| p.translated(s));
-        let to = match r.host_destination(dst, translated.as_ref().unwrap_or(p).tuple().dst.port) {
+        let to = match r.host_destination(dst, skb.dport) {
             Ok(to) => to,
             // Answers to clients of published ports go wherever those are.
+            Err(_) if skb.track.is_reply() => dst,
             Err(why) => {
-                if !skb.as_ref().is_some_and(|s| s.track.is_reply()) {
-                    if why == DropReason::ReachDenied {
-                        r.icmp_error_about(edge, p, IcmpError::Prohibited, skb.as_ref());
-                    }
-                    return Err(why);
+                if why == DropReason::ReachDenied {
+                    r.icmp_error_about(edge, p, IcmpError::Prohibited, &skb);
                 }
-                dst
+                return Err(why);
             }
         };
-        let Some(mut skb) = skb else { return self.translator.forward(r, p, to, edge) };
         r.post_routing_to_host(&mut skb, to, edge).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
         self.translator.forward(r, &p.translated(&skb), to, edge)
     }

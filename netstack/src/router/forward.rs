@@ -24,16 +24,15 @@ impl Router {
         &mut self,
         edge: &mut E,
         p: &Packet<'_>,
-        skb: Option<Skb<'_>>,
+        mut skb: Skb<'_>,
         link: LinkId,
     ) -> Result<(), DropReason> {
-        let mut skb = skb.unwrap_or_else(|| Skb { hop_limit: p.ip.hop_limit - 1, ..p.skb() });
         let info = self.links[usize::from(link.0)].info;
         let segment = p.gso.map(|g| g.size);
         let len = segment.map_or(p.ip.total_len, |s| p.ip.total_len - p.payload.len + u32::from(s));
         let fits = len <= u32::from(info.mtu);
         if !fits && (p.ip.dont_fragment || segment.is_some()) {
-            self.icmp_error_about(edge, p, IcmpError::TooBig(info.mtu), Some(&skb));
+            self.icmp_error_about(edge, p, IcmpError::TooBig(info.mtu), &skb);
             return Err(DropReason::TooBig);
         }
         let carries = match p.l4 {
@@ -43,10 +42,7 @@ impl Router {
         if segment.is_some() && !carries {
             return Err(DropReason::TooBig);
         }
-        skb.output = Some(Iface::Link(link));
-        if self.netfilter.is_active() {
-            self.post_routing(&mut skb).map_err(|stop| self.stopped(edge, p, &skb, stop))?;
-        }
+        self.post_routing(&mut skb).map_err(|stop| self.stopped(edge, p, &skb, stop))?;
         let Some(mac) = self.links[usize::from(link.0)].mac_of(skb.dst) else {
             self.ask_neighbour(edge, link, skb.dst);
             return Err(DropReason::Unresolved);

@@ -39,20 +39,13 @@ impl Router {
 
     /// Tells the sender of `cause` why it went no further, unless the rules for ICMP errors forbid it. `skb` is what the hooks
     /// made of the packet so far.
-    pub(crate) fn icmp_error_about<E: Edge>(
-        &mut self,
-        edge: &mut E,
-        cause: &Packet<'_>,
-        error: IcmpError,
-        skb: Option<&Skb<'_>>,
-    ) {
+    pub(crate) fn icmp_error_about<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, error: IcmpError, skb: &Skb<'_>) {
         self.icmp_quote_about(edge, cause, error.quote(cause.ip.src.is_ipv6()), skb);
     }
 
     /// As [`Router::icmp_error_about`], with a message of the caller's choice.
-    pub(super) fn icmp_quote_about<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, what: IcmpQuote, skb: Option<&Skb<'_>>) {
-        let attach = skb.map_or(Attach::LookUp, |s| Attach::About(&s.track));
-        self.icmp_quote(edge, cause, what, skb, attach);
+    pub(super) fn icmp_quote_about<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, what: IcmpQuote, skb: &Skb<'_>) {
+        self.icmp_quote(edge, cause, what, Some(skb), Attach::About(&skb.track));
     }
 
     fn icmp_quote<E: Edge>(

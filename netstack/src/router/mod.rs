@@ -50,6 +50,8 @@ pub struct Router {
     pub(crate) icmp_limit: RateLimit,
     ident: u32,
     scratch: Box<[u8; SCRATCH]>,
+    /// Transport header of a packet of ours as translated; kept for its memory.
+    rewritten: Vec<u8>,
 }
 
 /// A guest link.
@@ -90,6 +92,7 @@ impl Router {
             icmp_limit: RateLimit::icmp(),
             ident,
             scratch: Box::new([0; SCRATCH]),
+            rewritten: Vec::new(),
         };
         router.load_own_rules();
         router

@@ -128,11 +128,6 @@ impl Netfilter {
         }
     }
 
-    /// Whether the hooks can do anything at all.
-    pub(crate) fn is_active(&self) -> bool {
-        self.tracking || self.families.iter().any(|f| f.loaded.is_some() || f.closed)
-    }
-
     /// Ties a connection to the flow that carries it: while it lives, the connection does not expire.
     pub(crate) fn pin(&self, id: ConnId, flow: Token) {
         self.conntrack.pin(id, flow);

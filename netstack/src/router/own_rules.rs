@@ -268,3 +268,86 @@ fn reach_rules(cfg: &Config, v6: bool) -> Vec<Rule> {
     }
     rules
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Reach;
+    use crate::iptables::{Program, text};
+    use crate::tuple::Endpoint;
+
+    /// One configuration for each choice of each option.
+    fn configurations() -> Vec<Config> {
+        let ip = |a: &str| -> IpAddr { a.parse().unwrap() };
+        let publish = |proto, addr: Option<&str>, last, guest_port| Publish {
+            proto,
+            addr: addr.map(ip),
+            host_ports: (8000, last),
+            guest_port,
+        };
+        let published = [
+            vec![],
+            vec![publish(proto::TCP, None, 8000, 80), publish(proto::UDP, None, 8000, 8000)],
+            vec![publish(proto::TCP, Some("0.0.0.0"), 8010, 9000), publish(proto::UDP, Some("127.0.0.1"), 8010, 8000)],
+            vec![publish(proto::TCP, Some("::1"), 8010, u16::MAX), publish(proto::UDP, Some("::"), 8000, 53)],
+        ];
+        let hosts = [
+            vec![],
+            vec![AllowHost::Any],
+            vec![AllowHost::Addr(ip("192.0.2.1")), AllowHost::Addr(ip("2001:db8::1"))],
+            vec![AllowHost::Port(Endpoint::new(ip("192.0.2.1"), 443)), AllowHost::Port(Endpoint::new(ip("2001:db8::1"), 53))],
+        ];
+        let mapped = [vec![], vec![ip("10.0.2.2"), ip("fd00::1")]];
+        let mut all = Vec::new();
+        for publish in &published {
+            for allow_host in &hosts {
+                for map_host_loopback in &mapped {
+                    for egress in [Egress::Open, Egress::Public, Egress::None] {
+                        for allow_metadata in [false, true] {
+                            let (allow_host, map_host_loopback) = (allow_host.clone(), map_host_loopback.clone());
+                            let reach = Reach { egress, map_host_loopback, allow_host, allow_metadata };
+                            all.push(Config { reach, publish: publish.clone(), ..Config::default() });
+                        }
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn rules_of_every_configuration_compile_and_can_be_read_back() {
+        for cfg in configurations() {
+            for family in [Family::V4, Family::V6] {
+                for tracked in [false, true] {
+                    let rules = with_own(&cfg, Ruleset { family, tables: Vec::new() }, tracked || !cfg.publish.is_empty());
+                    let printed = text::print(&rules, text::PrintOptions::default());
+                    Program::compile(&rules).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+                    let read = text::parse(family, &printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+                    assert_eq!(text::print(&read, text::PrintOptions::default()), printed);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn put_in_again_they_are_the_same_and_keep_what_they_counted() {
+        for cfg in configurations() {
+            let mut once = with_own(&cfg, Ruleset { family: Family::V4, tables: Vec::new() }, true);
+            for chain in once.tables.iter_mut().flat_map(|t| &mut t.chains) {
+                chain.rules.iter_mut().for_each(|r| r.counters = Counters { packets: 3, bytes: 180 });
+            }
+            assert_eq!(with_own(&cfg, once.clone(), true), once);
+        }
+    }
+
+    #[test]
+    fn a_jump_that_stands_elsewhere_stays_there() {
+        let cfg = Config::default();
+        let rules = "*filter\n:HIBERNET-REACH - [0:0]\n-A FORWARD -j ACCEPT\n-A FORWARD -j HIBERNET-REACH\nCOMMIT\n";
+        let rules = with_own(&cfg, text::parse(Family::V4, rules).unwrap(), true);
+        let forward = rules.tables[0].chains.iter().find(|c| c.name == "FORWARD").unwrap();
+        assert_eq!(forward.rules.len(), 2);
+        assert_eq!(forward.rules[0].target, Target::Accept);
+    }
+}

@@ -32,7 +32,7 @@ impl Router {
     }
 
     fn send_unreachable<E: Edge>(&mut self, edge: &mut E, p: &Packet<'_>, skb: &Skb<'_>, ty: u8, code: u8) {
-        self.icmp_quote_about(edge, p, IcmpQuote { ty, code, rest: 0 }, Some(skb));
+        self.icmp_quote_about(edge, p, IcmpQuote { ty, code, rest: 0 }, skb);
     }
 
     /// RST in place of a segment (RFC 9293 section 3.10.7.1), from its destination. The connection is closed by it.

@@ -23,7 +23,7 @@ impl Router {
         self.netfilter.tracking = !self.cfg.publish.is_empty();
         for family in [Family::V4, Family::V6] {
             let empty = Ruleset { family, tables: Vec::new() };
-            // What we write ourselves compiles: there is a test for every kind of configuration.
+            // What we write ourselves compiles: `own_rules` tests it for every option.
             if let Ok(program) = self.compile(empty, self.netfilter.tracking) {
                 self.replace(family, program);
             }

@@ -134,26 +134,22 @@ impl Router {
         to: Option<(LinkId, Mac)>,
         out: &Outgoing<'_>,
     ) -> Result<Option<(ConnId, Dir)>, DropReason> {
-        let mut skb = None;
-        let mut link = to.map(|(link, _)| link);
-        if self.netfilter.is_active() {
-            match self.pass_hooks(link, out) {
-                Ok(seen) => (skb, link) = (Some((seen.skb, seen.translated)), Some(seen.link)),
-                Err(why) => return Err(give_up(edge, out, why)),
-            }
-        }
-        let conn = skb.as_ref().and_then(|(s, _)| s.track.known());
-        let Some((translated, true)) = skb else {
+        let Passed { skb, link, translated } =
+            self.pass_hooks(to.map(|(link, _)| link), out).map_err(|why| give_up(edge, out, why))?;
+        let conn = skb.track.known();
+        if !translated {
             return self.deliver(edge, to, link, out).map(|()| conn);
-        };
-        let mut l4 = [0; SCRATCH];
-        let Some(l4) = l4.get_mut(..out.l4.len()) else { return Err(give_up(edge, out, DropReason::TooBig)) };
-        l4.copy_from_slice(out.l4);
-        if let Err(why) = nat::rewrite_built(&translated, l4) {
-            return Err(give_up(edge, out, why));
         }
-        let out = Outgoing { tuple: translated.tuple(), l4, ..*out };
-        self.deliver(edge, to, link, &out).map(|()| conn)
+        // Taken out for the time of the call, for its memory.
+        let mut l4 = core::mem::take(&mut self.rewritten);
+        l4.clear();
+        l4.extend_from_slice(out.l4);
+        let sent = match nat::rewrite_built(&skb, &mut l4) {
+            Ok(()) => self.deliver(edge, to, link, &Outgoing { tuple: skb.tuple(), l4: &l4, ..*out }),
+            Err(why) => Err(give_up(edge, out, why)),
+        };
+        self.rewritten = l4;
+        sent.map(|()| conn)
     }
 
     /// The hooks on a packet's way.
@@ -179,17 +175,14 @@ impl Router {
         Ok(Passed { skb, link, translated })
     }
 
-    /// Sends a packet that passed the hooks, over `link` if that is known.
+    /// Sends a packet that passed the hooks, to a station of `link` if that is known.
     fn deliver<E: Edge>(
         &mut self,
         edge: &mut E,
         to: Option<(LinkId, Mac)>,
-        link: Option<LinkId>,
+        link: LinkId,
         out: &Outgoing<'_>,
     ) -> Result<(), DropReason> {
-        let Some(link) = link.or_else(|| self.route(out.tuple.dst.addr)) else {
-            return Err(give_up(edge, out, DropReason::NoRoute));
-        };
         let mac = to.map(|(_, mac)| mac).or_else(|| self.links[usize::from(link.0)].mac_of(out.tuple.dst.addr));
         let Some(mac) = mac else {
             let why = give_up(edge, out, DropReason::Unresolved);
@@ -218,7 +211,7 @@ impl Router {
         let l4_at = ethernet::HEADER_LEN + ip_len;
         let head_len = l4_at + out.l4.len();
         if head_len > SCRATCH {
-            return Err(DropReason::TooBig);
+            return Err(give_up(edge, out, DropReason::TooBig));
         }
         let ident = if out.dont_fragment { 0 } else { self.next_ident() as u16 };
         let info = self.links[usize::from(link.0)].info;
@@ -290,10 +283,7 @@ impl Router {
         let l4_at = ethernet::HEADER_LEN + ip_len;
         let room = mtu.saturating_sub(ip_len) & !7;
         if out.tuple.proto == proto::TCP || l4_len > 65_535 || room <= out.l4.len() || l4_at + out.l4.len() > SCRATCH {
-            if !out.keep_body {
-                edge.release(out.body);
-            }
-            return Err(DropReason::TooBig);
+            return Err(give_up(edge, out, DropReason::TooBig));
         }
         let ident = self.next_ident();
         let sum = pseudo(out, l4_len).bytes(out.l4).word(edge.checksum(out.body)).finish_for(out.tuple.proto);
