@@ -12,6 +12,7 @@ use crate::wire::{IcmpQuote, Mac};
 use core::net::IpAddr;
 use core::num::NonZeroU64;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// A range of bytes that the edge owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl Payload {
 }
 
 /// Number of a guest link of the stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LinkId(pub u8);
 
 /// Segmentation that the receiver of a frame is to do (or that the sender left undone).
@@ -139,7 +140,7 @@ pub enum TxError {
 }
 
 /// What a link can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkInfo {
     /// Largest IP packet in bytes.
     pub mtu: u16,
@@ -185,7 +186,7 @@ pub trait FrameSink: PayloadStore {
 }
 
 /// Handle of a host socket, given out by the edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SockId(pub u32);
 
 /// Kinds of objects that own sockets or deadlines.
@@ -212,8 +213,28 @@ pub enum TokenKind {
 
 /// Names an object of the stack to the edge: kind, slot, generation. An event for a slot that was given to
 /// another object since is recognised and ignored.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "u64", try_from = "u64")]
 pub struct Token(NonZeroU64);
+
+impl From<Token> for u64 {
+    fn from(t: Token) -> u64 {
+        t.bits()
+    }
+}
+
+/// A word that names no object of the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:#x} names nothing that the stack has")]
+pub struct NoToken(u64);
+
+impl TryFrom<u64> for Token {
+    type Error = NoToken;
+
+    fn try_from(bits: u64) -> Result<Self, NoToken> {
+        Token::from_bits(bits).ok_or(NoToken(bits))
+    }
+}
 
 impl core::fmt::Debug for Token {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

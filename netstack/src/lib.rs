@@ -24,6 +24,7 @@ pub mod rng;
 pub mod router;
 pub mod skb;
 pub mod stack;
+pub mod state;
 pub mod stats;
 pub mod time;
 pub mod timers;

@@ -44,6 +44,16 @@ impl Rng {
         Rng { key: Key(half(0), half(8)), counter: 0 }
     }
 
+    /// The stream of a seed from a [position](Rng::position) on.
+    pub fn at(seed: [u8; 16], position: u64) -> Self {
+        Rng { counter: position, ..Rng::new(seed) }
+    }
+
+    /// How many words were drawn.
+    pub fn position(&self) -> u64 {
+        self.counter
+    }
+
     /// Next 64 bits.
     pub fn u64(&mut self) -> u64 {
         self.counter += 1;

@@ -22,7 +22,7 @@ use core::net::IpAddr;
 #[derive(Debug)]
 pub struct Stack {
     pub(crate) router: Router,
-    gateway: Gateway,
+    pub(crate) gateway: Gateway,
     reassembly: Reassembly,
     pub(crate) translator: Translator,
 }

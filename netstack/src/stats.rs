@@ -1,6 +1,7 @@
 //! Counters.
 
 use crate::verdict::DropReason;
+use serde::{Deserialize, Serialize};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -12,6 +13,13 @@ macro_rules! counters {
         }
 
         impl Stats {
+            fn counter_mut(&mut self, name: &str) -> Option<&mut u64> {
+                match name {
+                    $(stringify!($name) => Some(&mut self.$name),)*
+                    _ => None,
+                }
+            }
+
             /// Name and value of every counter but the drops.
             pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
@@ -81,6 +89,39 @@ impl Stats {
     /// All reasons and their counts.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.iter().map(|&r| (r, self.dropped(r)))
+    }
+}
+
+/// Counters as they are saved, by name: versions may have others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatsState {
+    counters: Vec<(String, u64)>,
+    drops: Vec<(String, u64)>,
+}
+
+impl Stats {
+    /// All counters.
+    pub(crate) fn save(&self) -> StatsState {
+        StatsState {
+            counters: self.counters().map(|(name, n)| (name.into(), n)).collect(),
+            drops: self.drops().filter(|(_, n)| *n > 0).map(|(why, n)| (why.name().into(), n)).collect(),
+        }
+    }
+
+    /// Goes on from saved counters. Those that this version does not have are left out.
+    pub(crate) fn restore(state: &StatsState) -> Self {
+        let mut stats = Stats::default();
+        for (name, n) in &state.counters {
+            if let Some(c) = stats.counter_mut(name) {
+                *c = *n;
+            }
+        }
+        for (name, n) in &state.drops {
+            if let Some(why) = DropReason::ALL.iter().find(|r| r.name() == name) {
+                stats.drops.0[*why as usize] = *n;
+            }
+        }
+        stats
     }
 }
 

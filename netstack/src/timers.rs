@@ -3,6 +3,8 @@
 //! A deadline that moves later costs nothing: the object keeps the true one in its [`Deadline`], and the queue's
 //! entry, when it comes up too early, is put back. One that moves earlier moves the entry. So the queue holds at most
 //! one entry per object, and an object that goes takes its entry with it ([`Timers::cancel`]).
+//!
+//! Deadlines that are due at the same time come up in the order of their tokens, so that it does not matter how they got into the queue.
 
 use crate::edge::Token;
 use crate::time::Time;
@@ -34,18 +36,18 @@ impl Deadline {
 /// The queue of deadlines: a binary heap in which entries can be found again.
 #[derive(Debug, Default)]
 pub struct Timers {
-    /// Entries by time, as a heap: time and the entry's number.
-    heap: Vec<(Time, u32)>,
-    /// Entries by number.
-    entries: Vec<Entry>,
+    /// Entries by time and token, as a heap.
+    heap: Vec<Entry>,
+    /// Places in the heap, by number of the entry.
+    places: Vec<u32>,
     free: Vec<u32>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
+    at: Time,
     token: Token,
-    /// Place in the heap.
-    at: u32,
+    number: u32,
 }
 
 impl Timers {
@@ -56,51 +58,42 @@ impl Timers {
             return;
         }
         deadline.queued = due;
-        let at = self.heap.len();
         if deadline.entry == NONE {
-            let entry = Entry { token, at: at as u32 };
-            deadline.entry = match self.free.pop() {
-                Some(n) => {
-                    self.entries[n as usize] = entry;
-                    n
-                }
-                None => {
-                    self.entries.push(entry);
-                    (self.entries.len() - 1) as u32
-                }
-            };
-            self.heap.push((due, deadline.entry));
-            self.rise(at);
+            deadline.entry = self.free.pop().unwrap_or_else(|| {
+                self.places.push(0);
+                (self.places.len() - 1) as u32
+            });
+            self.heap.push(Entry { at: due, token, number: deadline.entry });
+            self.rise(self.heap.len() - 1);
         } else {
-            let at = self.entries[deadline.entry as usize].at as usize;
-            self.heap[at].0 = due;
-            self.rise(at);
+            let place = self.places[deadline.entry as usize] as usize;
+            self.heap[place].at = due;
+            self.rise(place);
         }
     }
 
     /// Forgets a deadline.
     pub fn cancel(&mut self, deadline: &mut Deadline) {
         if deadline.entry != NONE {
-            let at = self.entries[deadline.entry as usize].at as usize;
-            self.take(at);
+            let place = self.places[deadline.entry as usize] as usize;
+            self.take(place);
         }
         *deadline = Deadline::default();
     }
 
     /// When the earliest entry comes up. It may turn out to be early for its object.
     pub fn next(&self) -> Option<Time> {
-        self.heap.first().map(|(at, _)| *at)
+        self.heap.first().map(|e| e.at)
     }
 
     /// Takes an entry that is due: the object's token, and the time under which it was queued.
     ///
     /// The caller must pass the result to [`Timers::fired`] with the object's deadline.
     pub fn pop(&mut self, now: Time) -> Option<(Token, Time)> {
-        let &(at, entry) = self.heap.first()?;
+        let &Entry { at, token, .. } = self.heap.first()?;
         if at > now {
             return None;
         }
-        let token = self.entries[entry as usize].token;
         self.take(0);
         Some((token, at))
     }
@@ -131,49 +124,48 @@ impl Timers {
     }
 
     /// Takes the entry at a place of the heap out.
-    fn take(&mut self, at: usize) {
-        let (_, entry) = self.heap.swap_remove(at);
-        self.free.push(entry);
-        if at < self.heap.len() {
-            self.place(at);
-            self.sink(at);
-            self.rise(at);
+    fn take(&mut self, place: usize) {
+        let gone = self.heap.swap_remove(place);
+        self.free.push(gone.number);
+        if place < self.heap.len() {
+            self.note(place);
+            self.sink(place);
+            self.rise(place);
         }
     }
 
     /// Notes where an entry stands.
-    fn place(&mut self, at: usize) {
-        let entry = self.heap[at].1;
-        self.entries[entry as usize].at = at as u32;
+    fn note(&mut self, place: usize) {
+        self.places[self.heap[place].number as usize] = place as u32;
     }
 
-    fn rise(&mut self, mut at: usize) {
-        while at > 0 {
-            let parent = (at - 1) / 2;
-            if self.heap[parent].0 <= self.heap[at].0 {
+    fn rise(&mut self, mut place: usize) {
+        while place > 0 {
+            let parent = (place - 1) / 2;
+            if self.heap[parent] <= self.heap[place] {
                 break;
             }
-            self.heap.swap(parent, at);
-            self.place(at);
-            at = parent;
+            self.heap.swap(parent, place);
+            self.note(place);
+            place = parent;
         }
-        self.place(at);
+        self.note(place);
     }
 
-    fn sink(&mut self, mut at: usize) {
+    fn sink(&mut self, mut place: usize) {
         loop {
-            let child = 2 * at + 1;
-            let Some(&(left, _)) = self.heap.get(child) else { break };
-            let right = self.heap.get(child + 1).is_some_and(|(r, _)| *r < left);
+            let child = 2 * place + 1;
+            let Some(left) = self.heap.get(child) else { break };
+            let right = self.heap.get(child + 1).is_some_and(|r| r < left);
             let child = child + usize::from(right);
-            if self.heap[at].0 <= self.heap[child].0 {
+            if self.heap[place] <= self.heap[child] {
                 break;
             }
-            self.heap.swap(at, child);
-            self.place(at);
-            at = child;
+            self.heap.swap(place, child);
+            self.note(place);
+            place = child;
         }
-        self.place(at);
+        self.note(place);
     }
 }
 
@@ -197,6 +189,16 @@ mod tests {
         let (tok, at) = q.pop(Time::from_millis(30)).unwrap();
         assert!(q.fired(&mut d, tok, at, Time::from_millis(30)));
         assert!(q.is_empty());
+    }
+
+    #[test]
+    fn what_is_due_at_one_time_comes_in_the_order_of_tokens() {
+        for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
+            let (mut q, mut d) = (Timers::default(), [Deadline::default(); 4]);
+            order.iter().for_each(|&n| q.set(&mut d[n as usize], token(n), Time::from_millis(5)));
+            let came: Vec<_> = std::iter::from_fn(|| q.pop(Time::from_millis(5))).map(|(t, _)| t.index()).collect();
+            assert_eq!(came, [1, 2, 3]);
+        }
     }
 
     proptest! {

@@ -28,7 +28,7 @@ impl Dir {
 }
 
 /// Names a tracked connection: slot and generation. A slot that was given out again has another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnId {
     /// Slot in the arena.
     pub index: u32,

@@ -99,6 +99,11 @@ impl Conntrack {
         table
     }
 
+    /// The secret under which tuples are hashed: one that takes this table's place may take it over.
+    pub(crate) fn key(&self) -> Key {
+        self.key
+    }
+
     /// The configuration in force.
     pub fn config(&self) -> &CtConfig {
         &self.cfg

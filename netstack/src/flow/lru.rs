@@ -60,6 +60,18 @@ impl Lru {
         }
     }
 
+    /// Whether a slot is in the list.
+    pub fn contains(&self, slot: u32) -> bool {
+        self.links.get(slot as usize).is_some_and(|l| l.listed)
+    }
+
+    /// All slots, the one used longest ago first.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        core::iter::successors(self.oldest(), |&slot| {
+            self.links.get(slot as usize).map(|l| l.younger).filter(|&next| next != NONE)
+        })
+    }
+
     /// The slot used longest ago.
     pub fn oldest(&self) -> Option<u32> {
         (self.oldest != NONE).then_some(self.oldest)
@@ -84,6 +96,7 @@ mod tests {
                     lru.remove(slot);
                 }
                 prop_assert_eq!(lru.oldest(), plain.first().copied());
+                prop_assert_eq!(lru.iter().collect::<Vec<_>>(), plain.clone());
             }
             for slot in plain {
                 prop_assert_eq!(lru.oldest(), Some(slot));

@@ -2,9 +2,11 @@
 
 mod lru;
 mod slab;
+mod state;
 
 pub use lru::Lru;
 pub use slab::Slab;
+pub use state::SlabState;
 
 use crate::rng::Key;
 use crate::tuple::Tuple;

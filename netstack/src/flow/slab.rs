@@ -3,16 +3,19 @@
 /// A bounded array of slots. A slot that is given out again has another generation.
 #[derive(Debug)]
 pub struct Slab<T> {
-    slots: Vec<Slot<T>>,
-    free: Vec<u32>,
-    max: u32,
+    pub(super) slots: Vec<Slot<T>>,
+    pub(super) free: Vec<u32>,
+    pub(super) max: u32,
 }
 
 #[derive(Debug)]
-struct Slot<T> {
-    generation: u32,
-    value: Option<T>,
+pub(super) struct Slot<T> {
+    pub(super) generation: u32,
+    pub(super) value: Option<T>,
 }
+
+/// Generations go round behind this one: a [`Token`](crate::edge::Token) has 28 bits for them.
+pub(super) const MAX_GENERATION: u32 = 0xfff_ffff;
 
 impl<T> Slab<T> {
     /// An empty slab for at most `max` values.
@@ -62,7 +65,7 @@ impl<T> Slab<T> {
     pub fn remove(&mut self, index: u32) -> Option<T> {
         let slot = self.slots.get_mut(index as usize)?;
         let value = slot.value.take()?;
-        slot.generation = (slot.generation + 1) & 0xfff_ffff;
+        slot.generation = (slot.generation + 1) & MAX_GENERATION;
         self.free.push(index);
         Some(value)
     }

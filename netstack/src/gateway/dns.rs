@@ -23,35 +23,35 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often resolvers are asked for one query.
 const MAX_TRIES: u8 = 4;
 /// Longest query, in bytes; a common query has less than 100.
-const MAX_QUERY: usize = 4096;
+pub(super) const MAX_QUERY: usize = 4096;
 /// Header and longest question.
 const MAX_START: usize = dns::HEADER_LEN + dns::MAX_NAME + 4;
 
 /// The queries in flight.
 #[derive(Debug)]
 pub(super) struct Forwarder {
-    queries: Slab<Query>,
+    pub(super) queries: Slab<Query>,
 }
 
 /// A query in flight.
 #[derive(Debug)]
-struct Query {
-    token: Token,
-    guest: Endpoint,
+pub(super) struct Query {
+    pub(super) token: Token,
+    pub(super) guest: Endpoint,
     /// Our address and port that it was sent to, where its answer must come from.
-    ours: Endpoint,
+    pub(super) ours: Endpoint,
     /// The message as the guest sent it.
-    message: Box<[u8]>,
-    start: Message,
+    pub(super) message: Box<[u8]>,
+    pub(super) start: Message,
     /// Identifier towards the resolver.
-    id: u16,
-    asked: Option<(SockId, Endpoint)>,
+    pub(super) id: u16,
+    pub(super) asked: Option<(SockId, Endpoint)>,
     /// Place in the list of resolvers of the one to be asked next.
-    next: usize,
-    tries: u8,
+    pub(super) next: usize,
+    pub(super) tries: u8,
     /// Tries that ended with an error, not with silence.
-    failed: u8,
-    deadline: Deadline,
+    pub(super) failed: u8,
+    pub(super) deadline: Deadline,
 }
 
 impl Forwarder {

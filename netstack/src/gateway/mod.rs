@@ -7,6 +7,9 @@ mod dns;
 mod echo;
 mod ndp;
 mod neighbour;
+mod state;
+
+pub use state::GatewayState;
 
 use crate::config::Config;
 use crate::edge::{Edge, LinkId, Payload, Ready, Token, TokenKind};

@@ -30,11 +30,11 @@ const LIFETIME: u16 = 9000;
 /// must not be woken.
 #[derive(Debug, Default)]
 pub(super) struct Adverts {
-    links: Vec<Deadline>,
+    pub(super) links: Vec<Deadline>,
 }
 
 impl Adverts {
-    fn token(link: LinkId) -> Token {
+    pub(super) fn token(link: LinkId) -> Token {
         Token::new(TokenKind::Gateway, link.0.into(), 0)
     }
 

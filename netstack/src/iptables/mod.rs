@@ -21,6 +21,7 @@ pub use program::Program;
 pub use rule::*;
 
 use crate::edge::LinkId;
+use serde::{Deserialize, Serialize};
 
 /// A place in a packet's way at which rules are asked, in the order of Linux's netfilter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl Hook {
 }
 
 /// An interface of the router: `tap0` … by the number of the link, and `host0`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Iface {
     /// A guest link.
     Link(LinkId),

@@ -2,7 +2,7 @@
 
 use super::check::RuleError;
 use super::head::{Head, Sets, V4, V6};
-use super::matches::Ops;
+use super::matches::{Op, Ops};
 use super::targets::Effect;
 use super::{CounterSet, Family, Hook, Ruleset, TableName};
 
@@ -142,6 +142,20 @@ impl Program {
             chain.counters = Default::default();
         }
         rules
+    }
+
+    /// What its matches remember of earlier packets (`limit`, `statistic`), in the order of the rules.
+    pub fn memory(&self) -> Vec<u64> {
+        self.ops.list.iter().filter_map(Op::memory).collect()
+    }
+
+    /// Has its matches remember what those of the same rules did. Memory of other rules is none: as many words as there are matches
+    /// that remember something, or nothing is taken over.
+    pub fn recall(&self, memory: &[u64]) {
+        let keepers = || self.ops.list.iter().filter(|op| op.memory().is_some());
+        if keepers().count() == memory.len() {
+            keepers().zip(memory).for_each(|(op, &word)| op.recall(word));
+        }
     }
 
     pub(super) fn entry(&self, table: TableName, hook: Hook) -> Option<Entry> {

@@ -2,10 +2,11 @@
 
 use crate::time::Time;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// A token bucket.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RateLimit {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
     interval: Duration,
     burst: u32,
     tokens: u32,
@@ -26,6 +27,11 @@ impl RateLimit {
     /// For questions after a neighbour: one a second, bursts of 3 (RETRANS_TIMER and MAX_MULTICAST_SOLICIT of RFC 4861).
     pub(crate) const fn neighbour() -> Self {
         RateLimit::new(Duration::from_secs(1), 3)
+    }
+
+    /// Goes on with what was saved up before; the limit itself stays this one.
+    pub(crate) fn restore(&mut self, saved: RateLimit) {
+        (self.tokens, self.last) = (saved.tokens.min(self.burst), saved.last);
     }
 
     /// Takes a token if there is one.

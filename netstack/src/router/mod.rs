@@ -12,6 +12,7 @@ mod own_rules;
 mod reject;
 mod rules;
 mod send;
+mod state;
 mod via;
 
 pub(crate) use addrs::Addrs;
@@ -19,7 +20,9 @@ pub(crate) use bare::Bare;
 pub(crate) use limiter::RateLimit;
 pub(crate) use netfilter::Netfilter;
 pub(crate) use send::Outgoing;
-pub(crate) use via::{Attach, Via};
+pub use state::{FamilyState, LinksState, RulesState};
+pub use via::Via;
+pub(crate) use via::Attach;
 
 use crate::config::{Config, LinkNet};
 use crate::edge::{LinkId, LinkInfo, TxError};

@@ -46,6 +46,26 @@ impl Neighbours {
         self.learned(addr).or(self.last)
     }
 
+    /// What was learned, the oldest first.
+    pub(crate) fn entries(&self) -> &[(IpAddr, Mac)] {
+        &self.entries
+    }
+
+    /// The MAC address seen last.
+    pub(crate) fn last(&self) -> Option<Mac> {
+        self.last
+    }
+
+    /// Takes over what was learned before; `None` if that is more than is kept.
+    pub(crate) fn restore(&mut self, entries: Vec<(IpAddr, Mac)>, last: Option<Mac>) -> Option<()> {
+        if entries.len() > MAX {
+            return None;
+        }
+        self.entries = entries;
+        self.last = last.or(self.last);
+        Some(())
+    }
+
     /// MAC address of `addr` as learned.
     pub(crate) fn learned(&self, addr: IpAddr) -> Option<Mac> {
         self.entries.iter().find(|(a, _)| *a == addr).map(|(_, m)| *m)

@@ -9,7 +9,7 @@ use crate::edge::Token;
 use crate::iptables::{CounterSet, Env, Hook, Iface, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, TableName};
 use crate::nat::{self, Nat};
 use crate::packet::Packet;
-use crate::rng::Rng;
+use crate::rng::{Key, Rng};
 use crate::skb::Skb;
 use crate::time::Time;
 use crate::timers::Deadline;
@@ -43,7 +43,7 @@ impl From<Stop> for DropReason {
 #[derive(Debug)]
 pub(crate) struct Netfilter {
     /// Tracked connections; shared by all workers.
-    pub(super) conntrack: Arc<Conntrack>,
+    pub(crate) conntrack: Arc<Conntrack>,
     /// Whether packets are tracked: rules of the user's, or published ports, ask for it.
     pub(super) tracking: bool,
     /// By family: IPv4, IPv6.
@@ -126,6 +126,16 @@ impl Netfilter {
             closed: Vec::new(),
             reap_at: Deadline::default(),
         }
+    }
+
+    /// Key of the table of connections.
+    pub(crate) fn key(&self) -> Key {
+        self.conntrack.key()
+    }
+
+    /// Puts another table of connections in place of the one that is there.
+    pub(crate) fn set_conntrack(&mut self, table: Arc<Conntrack>) {
+        self.conntrack = table;
     }
 
     /// Ties a connection to the flow that carries it: while it lives, the connection does not expire.

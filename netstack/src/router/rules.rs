@@ -40,7 +40,7 @@ impl Router {
         Program::compile(&self.with_own(rules, tracked)).map(Arc::new)
     }
 
-    fn replace(&mut self, family: Family, program: Arc<Program>) {
+    pub(super) fn replace(&mut self, family: Family, program: Arc<Program>) {
         let rules = &mut self.netfilter.families[family as usize];
         let counters = CounterSet::new(&program);
         rules.loaded = Some((program, counters));

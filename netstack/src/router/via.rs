@@ -5,6 +5,7 @@ use crate::conntrack::{ConnId, Dir, Track};
 use crate::edge::{LinkId, Token};
 use crate::iptables::Iface;
 use crate::packet::Packet;
+use serde::{Deserialize, Serialize};
 
 /// How the tracked connection of a packet that we send is found.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +22,8 @@ pub(crate) enum Attach<'a> {
 }
 
 /// How a flow's packets reach the guest.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Via {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Via {
     /// Where they come in: `host0`, or nowhere if the flow's far end is one of our own addresses.
     pub(crate) input: Option<Iface>,
     /// The link behind which the guest is.

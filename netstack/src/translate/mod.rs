@@ -2,9 +2,9 @@
 
 pub(crate) mod fragments;
 mod host_error;
-pub(crate) mod icmp;
-pub(crate) mod tcp;
-pub(crate) mod udp;
+pub mod icmp;
+pub mod tcp;
+pub mod udp;
 
 use crate::config::Limits;
 use crate::edge::{Edge, Ready, SockId, Token, TokenKind};
@@ -21,9 +21,9 @@ use core::net::IpAddr;
 /// All flows.
 #[derive(Debug)]
 pub(crate) struct Translator {
-    tcp: tcp::Tcp,
-    udp: udp::Udp,
-    icmp: icmp::Icmp,
+    pub(crate) tcp: tcp::Tcp,
+    pub(crate) udp: udp::Udp,
+    pub(crate) icmp: icmp::Icmp,
 }
 
 impl Translator {

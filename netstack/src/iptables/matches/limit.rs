@@ -61,6 +61,16 @@ impl Limit {
         Ok(Limit { cost: cost.into(), cap: cap.into(), empty: AtomicU64::new(0) })
     }
 
+    /// When the bucket was last empty, in credits of stack time.
+    pub(super) fn memory(&self) -> u64 {
+        self.empty.load(Ordering::Relaxed)
+    }
+
+    /// Goes on from [`Limit::memory`].
+    pub(super) fn recall(&self, word: u64) {
+        self.empty.store(word, Ordering::Relaxed);
+    }
+
     /// Takes a token if there is one.
     pub(super) fn take(&self, now: Time) -> bool {
         let now = ORIGIN + now.as_nanos() / (1_000_000_000 / HZ) * CREDITS_PER_TICK;

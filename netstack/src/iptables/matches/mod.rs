@@ -259,6 +259,24 @@ impl Op {
     pub(super) const fn is_stateful(&self) -> bool {
         matches!(self, Op::Limit(_) | Op::Random(_) | Op::Nth(_))
     }
+
+    /// What it remembers of earlier packets, if it is a test that does.
+    pub(super) fn memory(&self) -> Option<u64> {
+        match self {
+            Op::Limit(l) => Some(l.memory()),
+            Op::Nth(n) => Some(n.memory()),
+            _ => None,
+        }
+    }
+
+    /// Goes on from [`Op::memory`].
+    pub(super) fn recall(&self, word: u64) {
+        match self {
+            Op::Limit(l) => l.recall(word),
+            Op::Nth(n) => n.recall(word),
+            _ => {}
+        }
+    }
 }
 
 /// Seconds of a unit.

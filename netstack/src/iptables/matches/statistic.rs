@@ -24,6 +24,16 @@ impl Nth {
         Nth { last, not, count: AtomicU32::new(last.saturating_sub(packet)) }
     }
 
+    /// Packets counted in this round.
+    pub(super) fn memory(&self) -> u64 {
+        self.count.load(Ordering::Relaxed).into()
+    }
+
+    /// Goes on from [`Nth::memory`].
+    pub(super) fn recall(&self, word: u64) {
+        self.count.store((word as u32).min(self.last), Ordering::Relaxed);
+    }
+
     pub(super) fn take(&self) -> bool {
         let next = |n: u32| if n == self.last { 0 } else { n.wrapping_add(1) };
         // The closure always gives a value.

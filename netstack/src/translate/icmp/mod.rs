@@ -4,6 +4,7 @@
 //! so the guest's is put back into everything that returns.
 
 mod receive;
+mod state;
 
 use super::host_error::refuse;
 use crate::config::Limits;
@@ -19,6 +20,7 @@ use crate::verdict::DropReason;
 use crate::wire::icmp::{v4, v6};
 use core::net::IpAddr;
 use core::time::Duration;
+pub use state::IcmpState;
 use std::collections::VecDeque;
 
 /// How long a flow lives after its last message. RFC 5508 section 3.2 wants 60 s at least.

@@ -63,6 +63,19 @@ impl Events {
     /// The link did not take what was to be sent again; it is tried once more when the link may take it.
     pub(super) const RESEND: Events = Events(1 << 16);
 
+    /// All of them.
+    const ALL: u32 = (1 << 17) - 1;
+
+    /// As a word.
+    pub(super) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// From [`Events::bits`]; `None` if there are others among them.
+    pub(super) const fn from_bits(bits: u32) -> Option<Self> {
+        if bits & !Self::ALL == 0 { Some(Events(bits)) } else { None }
+    }
+
     /// Whether all of `e` happened.
     pub(super) const fn has(self, e: Events) -> bool {
         self.0 & e.0 == e.0

@@ -17,6 +17,17 @@ pub(super) struct Hold {
 }
 
 impl Hold {
+    /// From what is held in order, and beyond a gap (disjoint, sorted, not empty).
+    pub(super) fn from_parts(queue: VecDeque<u8>, pieces: Vec<(Seq, Vec<u8>)>, fin: Option<Seq>) -> Self {
+        let out_of_order = pieces.iter().map(|(_, d)| d.len() as u32).sum();
+        Hold { queue, pieces, out_of_order, fin }
+    }
+
+    /// What is held beyond a gap.
+    pub(super) fn pieces(&self) -> &[(Seq, Vec<u8>)] {
+        &self.pieces
+    }
+
     /// Bytes held out of order.
     pub(super) fn out_of_order(&self) -> u32 {
         self.out_of_order

@@ -12,6 +12,7 @@ mod input;
 mod isn;
 mod output;
 mod rtt;
+mod state;
 mod timer;
 
 use crate::config::Limits;
@@ -30,6 +31,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use flow::{Events, Flow};
 use isn::Isn;
+pub use state::{TcpStage, TcpState};
 
 /// Scale of the windows that we offer: up to 8 MiB.
 const WINDOW_SCALE: u8 = 7;

@@ -1,6 +1,7 @@
 //! Round-trip time and retransmission time-out, RFC 6298.
 
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// Shortest time-out. RFC 6298 says one second; 200 ms is what Linux peers use.
 const MIN: Duration = Duration::from_millis(200);
@@ -10,7 +11,7 @@ const INITIAL: Duration = Duration::from_secs(1);
 pub(super) const MAX: Duration = Duration::from_secs(60);
 
 /// Estimator of one direction of one flow.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Rtt {
     /// Smoothed round-trip time and its variation in microseconds; 0 before the first sample.
     smoothed: u32,
@@ -28,6 +29,11 @@ impl Rtt {
             self.variation = self.variation - self.variation / 4 + self.smoothed.abs_diff(r) / 4;
             self.smoothed = (self.smoothed - self.smoothed / 8 + r / 8).max(1);
         }
+    }
+
+    /// Whether samples can have led to it.
+    pub(super) fn is_sane(&self) -> bool {
+        self.smoothed <= u32::MAX / 16 && self.variation <= u32::MAX / 16
     }
 
     /// The time-out after `backoff` doublings.

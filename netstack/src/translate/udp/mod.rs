@@ -7,6 +7,7 @@
 mod errors;
 mod published;
 mod receive;
+mod state;
 
 use super::host_error::refuse;
 use crate::config::Limits;
@@ -22,6 +23,8 @@ use crate::verdict::DropReason;
 use core::net::IpAddr;
 use core::time::Duration;
 use published::Listener;
+pub use state::UdpState;
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
 /// How long a flow lives after its last datagram, until both sides have sent more than once.
@@ -74,7 +77,7 @@ struct Flow {
 }
 
 /// Of a flow that a client of a published port opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Client {
     listener: u32,
     /// The address of ours that the client uses; answers leave from there.

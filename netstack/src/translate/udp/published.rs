@@ -8,15 +8,15 @@ use crate::verdict::DropReason;
 use core::net::IpAddr;
 
 /// How many of the host's addresses a listener remembers; what was sent from others is not found by error reports.
-const MAX_USED: usize = 64;
+pub(super) const MAX_USED: usize = 64;
 
 /// The socket of a published port.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) sock: SockId,
-    local: Endpoint,
+    pub(super) local: Endpoint,
     /// Addresses of the host that clients have used.
-    used: Vec<Option<IpAddr>>,
+    pub(super) used: Vec<Option<IpAddr>>,
     /// In the backlog.
     pub(super) waits: bool,
 }

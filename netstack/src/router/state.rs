@@ -1,0 +1,168 @@
+//! What the router's parts share, as it is saved: links, rules with their counters, statistics.
+
+use super::{Link, RateLimit, Router, Via};
+use crate::config::LinkNet;
+use crate::edge::{LinkId, LinkInfo, Token};
+use crate::iptables::text::{self, PrintOptions, RestoreOptions};
+use crate::iptables::{Family, Ruleset};
+use crate::state::{Invalid, StateError, invalid};
+use crate::stats::StatsState;
+use crate::wire::Mac;
+use core::net::IpAddr;
+use serde::{Deserialize, Serialize};
+
+/// Most links that a stack can have: a [`LinkId`] has 8 bits.
+pub(super) const MAX_LINKS: usize = 256;
+
+/// Links and what is known of the guests behind them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinksState {
+    links: Vec<LinkState>,
+    icmp_limit: RateLimit,
+    /// Next identification of an IPv4 packet.
+    ident: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LinkState {
+    info: LinkInfo,
+    net: Option<LinkNet>,
+    neighbours: Vec<(IpAddr, Mac)>,
+    last: Option<Mac>,
+    ask_limit: RateLimit,
+}
+
+/// The rules of both families.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesState {
+    /// Packets are tracked.
+    pub tracking: bool,
+    /// IPv4, IPv6.
+    pub families: [FamilyState; 2],
+}
+
+/// The rules of one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyState {
+    /// In the form of `iptables-save -c`, our own chains included; none if nothing was ever loaded.
+    pub text: Option<String>,
+    /// They are a user's.
+    pub given: bool,
+    /// Only the other family's rules were given: nothing of this one passes.
+    pub closed: bool,
+    /// What matches remember of earlier packets, in the order of the rules.
+    pub memory: Vec<u64>,
+}
+
+impl LinksState {
+    /// What the links could do.
+    pub fn infos(&self) -> impl Iterator<Item = (LinkInfo, Option<LinkNet>)> {
+        self.links.iter().map(|l| (l.info, l.net))
+    }
+
+    /// Puts other links, of as many kinds as there were, in place of the saved ones.
+    ///
+    /// # Errors
+    /// If they are not as many.
+    pub fn replace(&mut self, infos: &[LinkInfo]) -> Result<(), StateError> {
+        if infos.len() != self.links.len() {
+            return Err(StateError::Links { saved: self.links.len(), given: infos.len() });
+        }
+        for (link, info) in self.links.iter_mut().zip(infos) {
+            link.info = LinkInfo { guest_mac: info.guest_mac.or(link.info.guest_mac), ..*info };
+        }
+        Ok(())
+    }
+}
+
+impl Router {
+    pub(crate) fn save_links(&self) -> LinksState {
+        let link = |l: &Link| LinkState {
+            info: l.info,
+            net: l.net,
+            neighbours: l.neighbours.entries().to_vec(),
+            last: l.neighbours.last(),
+            ask_limit: l.ask_limit,
+        };
+        LinksState { links: self.links.iter().map(link).collect(), icmp_limit: self.icmp_limit, ident: self.ident }
+    }
+
+    /// Puts saved links into place of none. `same_stream` if the stack's randomness goes on, too, where it stood.
+    pub(crate) fn restore_links(&mut self, state: LinksState, same_stream: bool) -> Result<(), Invalid> {
+        if state.links.len() > MAX_LINKS {
+            return Err(invalid("more links than a stack can have"));
+        }
+        for l in state.links {
+            let id = self.add_link(l.info, l.net);
+            let link = &mut self.links[usize::from(id.0)];
+            link.neighbours.restore(l.neighbours, l.last).ok_or(invalid("more neighbours than are remembered"))?;
+            link.ask_limit.restore(l.ask_limit);
+        }
+        self.icmp_limit.restore(state.icmp_limit);
+        if same_stream {
+            self.ident = state.ident;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn save_rules(&self) -> RulesState {
+        let family = |family: Family| {
+            let rules = &self.netfilter.families[family as usize];
+            FamilyState {
+                text: rules
+                    .loaded
+                    .is_some()
+                    .then(|| text::print(&self.ruleset(family), PrintOptions { counters: true, date: None })),
+                given: rules.given,
+                closed: rules.closed,
+                memory: rules.loaded.as_ref().map_or_else(Vec::new, |(p, _)| p.memory()),
+            }
+        };
+        RulesState { tracking: self.netfilter.tracking, families: [family(Family::V4), family(Family::V6)] }
+    }
+
+    /// Puts saved rules in place of those of the configuration alone. Our own chains are made anew from the configuration, and
+    /// keep their counters where they are the same as before.
+    pub(crate) fn restore_rules(&mut self, state: RulesState) -> Result<(), StateError> {
+        self.netfilter.tracking |= state.tracking;
+        for (family, saved) in [Family::V4, Family::V6].into_iter().zip(state.families) {
+            if let Some(text) = saved.text {
+                let base = Ruleset::new(family);
+                let options = RestoreOptions { counters: true, noflush: false };
+                let rules = text::restore(&base, &text, options).map_err(|e| StateError::Rules(e.to_string()))?;
+                let tracked = self.netfilter.tracking;
+                let program = self.compile(rules, tracked).map_err(|e| StateError::Rules(e.to_string()))?;
+                program.recall(&saved.memory);
+                self.replace(family, program);
+            }
+            let rules = &mut self.netfilter.families[family as usize];
+            (rules.given, rules.closed) = (saved.given, saved.closed);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn save_stats(&self) -> StatsState {
+        self.stats.save()
+    }
+
+    /// Whether what ties a flow to the guest can be true.
+    pub(crate) fn check_via(&self, via: &Via) -> Result<(), Invalid> {
+        let there = |l: LinkId| usize::from(l.0) < self.links.len();
+        let input = match via.input {
+            Some(crate::iptables::Iface::Link(l)) => there(l),
+            _ => true,
+        };
+        if there(via.link) && input { Ok(()) } else { Err(invalid("a flow behind a link that is not there")) }
+    }
+}
+
+impl Via {
+    /// Ties a restored flow to its tracked connection again, if that is there.
+    pub(crate) fn resume(&mut self, r: &Router, token: Token) {
+        if let Some(id) = self.conn
+            && !r.netfilter.conntrack.pin(id, token)
+        {
+            self.conn = None;
+        }
+    }
+}
