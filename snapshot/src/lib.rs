@@ -32,6 +32,7 @@ mod builder;
 mod chunk;
 mod codec;
 mod error;
+mod guard;
 mod header;
 mod image;
 mod persist;
@@ -40,7 +41,7 @@ mod state;
 
 pub use builder::{ChunkSource, ImageBuilder, Progress, chunk_crcs};
 pub use chunk::{CHUNK_LEN, ChunkLayout, Chunks, chunk_crc};
-pub use codec::{CodecError, MAX_STATE_LEN, decode, encode};
+pub use codec::{Bytes, CodecError, MAX_STATE_LEN, decode, encode};
 pub use error::{ImageError, ReadError, StateError, WriteError};
 pub use header::{END_LEN, END_MARK, FORMAT_MAJOR, FORMAT_MINOR, GenerationId, HEADER_LEN, Header, MAGIC};
 pub use image::{Image, SectionRef};
