@@ -1,58 +1,53 @@
 //! Container of hibernet images: a header that can be read without any codec, and a table of sections.
 //!
-//! An image is `header | section table | bodies`. Everything is little-endian. The header and the table have a CRC of
-//! their own, so an inventory of an image of any version can be made without decoding a body; a body's CRC is checked
-//! before anybody decodes it. This crate knows no protocol, no descriptor and no clock: what a section means is its
-//! owner's business.
+//! An image is `header | section table | bodies | end mark`, all little-endian; `docs/snapshot-format.md` has the bytes. The
+//! header and the table have a CRC of their own, so an inventory of an image of any version can be made without decoding a body;
+//! a body is handed out only after its CRC was found right. This crate knows no protocol, no descriptor, no clock and no thread:
+//! what a section means is its owner's business, and whoever wants chunks checked in parallel calls from several threads.
+//!
+//! ```
+//! use hibernet_snapshot::{GenerationId, Image, ImageBuilder, Known, SectionFlags, SectionKind};
+//! use std::ops::ControlFlow;
+//!
+//! const GREETING: SectionKind = SectionKind(1);
+//! const TABLE: SectionKind = SectionKind(2);
+//!
+//! let records: Vec<u8> = (0..100_000).map(|n| n as u8).collect();
+//! let mut builder = ImageBuilder::new(GenerationId([7; 16]), 5_000, 0);
+//! builder.plain(GREETING, 1, SectionFlags::REQUIRED, 1, &b"hello"[..])?;
+//! builder.chunked(TABLE, 1, SectionFlags::REQUIRED, 100, records.as_slice())?;
+//! let mut file = Vec::new();
+//! builder.write_to(&mut file, &mut |_written, _total| ControlFlow::Continue(()))?;
+//!
+//! let known = [Known::new(GREETING, 1..=1), Known::new(TABLE, 1..=1)];
+//! let image = Image::parse(&file, &known)?;
+//! assert_eq!(image.section(GREETING)?.body()?, b"hello");
+//! let table = image.section(TABLE)?.chunks()?;
+//! assert_eq!(table.chunk(1)?, &records[65_500..]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
+mod builder;
+mod chunk;
+mod codec;
+mod error;
+mod guard;
 mod header;
+mod image;
 mod persist;
 mod section;
+mod state;
 
-pub use header::{FORMAT_MAJOR, FORMAT_MINOR, GenerationId, HEADER_LEN, Header, MAGIC};
+pub use builder::{ChunkSource, ImageBuilder, Progress, chunk_crcs};
+pub use chunk::{CHUNK_LEN, ChunkLayout, Chunks, chunk_crc};
+pub use codec::{Bytes, CodecError, MAX_STATE_LEN, decode, encode};
+pub use error::{ImageError, ReadError, StateError, WriteError};
+pub use header::{END_LEN, END_MARK, FORMAT_MAJOR, FORMAT_MINOR, GenerationId, HEADER_LEN, Header, MAGIC};
+pub use image::{Image, SectionRef};
 pub use persist::Persist;
-pub use section::{MAX_SECTIONS, Section, SectionFlags, SectionTable, TABLE_ENTRY_LEN};
-
-/// Why bytes are not a usable image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImageError {
-    /// The file ends before what it announces.
-    #[error("the image is truncated: {needed} bytes needed, {have} there")]
-    Truncated {
-        /// Bytes needed.
-        needed: u64,
-        /// Bytes there.
-        have: u64,
-    },
-    /// It does not start as an image does.
-    #[error("this is no hibernet image")]
-    NotAnImage,
-    /// Written by a version whose format this one does not read.
-    #[error("the image has format {major}.{minor}; this version reads {FORMAT_MAJOR}.0 to {FORMAT_MAJOR}.{FORMAT_MINOR}")]
-    Version {
-        /// Major version of the image's format.
-        major: u16,
-        /// Minor version.
-        minor: u16,
-    },
-    /// A CRC is wrong: the image was damaged.
-    #[error("the image is damaged: wrong checksum of {part}")]
-    Damaged {
-        /// What was checked.
-        part: &'static str,
-    },
-    /// A field has an impossible value.
-    #[error("the image is malformed: {what}")]
-    Malformed {
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// More sections than an image may have.
-    #[error("{0} sections, but an image has at most {MAX_SECTIONS}")]
-    TooManySections(u32),
-}
+pub use section::{Inventory, Known, MAX_SECTIONS, Section, SectionFlags, SectionKind, TABLE_ENTRY_LEN};
+pub use state::{SectionState, Upgrade, decode_version};
 
 pub(crate) fn u16_at(b: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([b[at], b[at + 1]])
