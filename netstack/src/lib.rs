@@ -16,6 +16,7 @@ pub mod conntrack;
 pub mod edge;
 pub mod flow;
 pub mod gateway;
+pub mod image;
 pub mod iptables;
 pub mod nat;
 pub mod packet;

@@ -11,6 +11,7 @@ use crate::state::{FlowInfo, Invalid, invalid};
 use crate::time::Time;
 use crate::tuple::{Tuple, proto};
 use crate::wire::tcp::Seq;
+use hibernet_snapshot::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Largest payload of a segment to the guest.
@@ -69,22 +70,24 @@ struct FlowState {
 /// Bytes of the guest that wait for the host socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct HoldState {
-    queue: Vec<u8>,
-    pieces: Vec<(Seq, Vec<u8>)>,
+    queue: Bytes,
+    pieces: Vec<(Seq, Bytes)>,
     fin: Option<Seq>,
 }
 
 impl Hold {
     fn save(&self) -> HoldState {
-        HoldState { queue: self.queue.iter().copied().collect(), pieces: self.pieces().to_vec(), fin: self.fin }
+        let pieces = self.pieces().iter().map(|(at, bytes)| (*at, Bytes(bytes.clone()))).collect();
+        HoldState { queue: Bytes(self.queue.iter().copied().collect()), pieces, fin: self.fin }
     }
 
     fn restore(state: HoldState) -> Result<Self, Invalid> {
-        let disjoint = state.pieces.windows(2).all(|w| (w[0].0 + w[0].1.len() as u32).before(w[1].0 + 1));
-        if !disjoint || state.pieces.iter().any(|(_, d)| d.is_empty()) {
+        let pieces: Vec<(Seq, Vec<u8>)> = state.pieces.into_iter().map(|(at, bytes)| (at, bytes.0)).collect();
+        let disjoint = pieces.windows(2).all(|w| (w[0].0 + w[0].1.len() as u32).before(w[1].0 + 1));
+        if !disjoint || pieces.iter().any(|(_, d)| d.is_empty()) {
             return Err(invalid("held pieces that overlap"));
         }
-        Ok(Hold::from_parts(state.queue.into(), state.pieces, state.fin))
+        Ok(Hold::from_parts(state.queue.0.into(), pieces, state.fin))
     }
 }
 

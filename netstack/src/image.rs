@@ -1,0 +1,88 @@
+//! A stack's state in an image: a section for each part, with a version of its own.
+//!
+//! [`kind`] gives out the numbers. Those of the tracked connections are of `conntrack::image`; numbers from [`kind::OTHERS`] on are free for
+//! whoever embeds the stack.
+
+use crate::config::Config;
+use crate::gateway::GatewayState;
+use crate::router::{LinksState, RulesState};
+use crate::state::StackState;
+use crate::stats::StatsState;
+use crate::translate::icmp::IcmpState;
+use crate::translate::tcp::TcpState;
+use crate::translate::udp::UdpState;
+use hibernet_snapshot::{Image, ImageBuilder, Known, SectionFlags, SectionKind, SectionState, StateError, WriteError};
+
+/// Kinds of sections.
+pub mod kind {
+    use hibernet_snapshot::SectionKind;
+
+    /// Configuration.
+    pub const CONFIG: SectionKind = SectionKind(1);
+    /// Links and neighbours.
+    pub const LINKS: SectionKind = SectionKind(2);
+    /// Rules.
+    pub const RULES: SectionKind = SectionKind(3);
+    /// The gateway's services.
+    pub const GATEWAY: SectionKind = SectionKind(4);
+    /// TCP flows.
+    pub const TCP: SectionKind = SectionKind(5);
+    /// UDP flows.
+    pub const UDP: SectionKind = SectionKind(6);
+    /// Echo flows.
+    pub const ICMP: SectionKind = SectionKind(7);
+    /// Statistics.
+    pub const STATS: SectionKind = SectionKind(8);
+    /// What the table of connections has beside them.
+    pub const CONNTRACK: SectionKind = SectionKind(16);
+    /// Records of tracked connections.
+    pub const CONNECTIONS: SectionKind = SectionKind(17);
+    /// What IPv6 connections have beyond their records.
+    pub const CONNECTIONS_V6: SectionKind = SectionKind(18);
+    /// From here on: not the stack's.
+    pub const OTHERS: SectionKind = SectionKind(64);
+}
+
+macro_rules! sections {
+    ($($state:ty: $kind:ident, $version:literal, $field:ident;)*) => {
+        $(impl SectionState for $state {
+            const KIND: SectionKind = kind::$kind;
+            const VERSION: u16 = $version;
+        })*
+
+        impl StackState {
+            /// The sections that a state is read from.
+            pub fn known() -> Vec<Known> {
+                vec![$(<$state>::known(),)*]
+            }
+
+            /// Adds the state's sections to an image.
+            ///
+            /// # Errors
+            /// If a part is larger than a section may be.
+            pub fn add_to(&self, image: &mut ImageBuilder<'_>) -> Result<(), WriteError> {
+                $(image.state(SectionFlags::REQUIRED, 1, &self.$field)?;)*
+                Ok(())
+            }
+
+            /// The state in an image, not looked at yet but for its form.
+            ///
+            /// # Errors
+            /// If a section is not there, damaged, or not of the form of its version.
+            pub fn from_image(image: &Image<'_>) -> Result<StackState, StateError> {
+                Ok(StackState { $($field: image.state()?,)* })
+            }
+        }
+    };
+}
+
+sections! {
+    Config: CONFIG, 1, config;
+    LinksState: LINKS, 1, links;
+    RulesState: RULES, 1, rules;
+    GatewayState: GATEWAY, 1, gateway;
+    TcpState: TCP, 1, tcp;
+    UdpState: UDP, 1, udp;
+    IcmpState: ICMP, 1, icmp;
+    StatsState: STATS, 1, stats;
+}
