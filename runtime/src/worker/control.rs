@@ -114,8 +114,8 @@ impl Control {
 
 impl Worker {
     /// Clients wait to be accepted.
-    pub(super) fn control_ready(&mut self, now: Time, ops: &mut EventOps<'_>) {
-        let done = self.accept_clients(now, ops);
+    pub(super) fn control_ready(&mut self, ops: &mut EventOps<'_>) {
+        let done = self.accept_clients(self.host_clock.now(), ops);
         self.note(done);
     }
 
@@ -174,7 +174,7 @@ impl Worker {
                 }
             };
             let Some(Some(client)) = self.control.as_mut().and_then(|c| c.clients.get_mut(index)) else { return Ok(()) };
-            client.answer(answer, now);
+            client.answer(answer, self.host_clock.now());
         }
         let Some(Some(client)) = self.control.as_mut().and_then(|c| c.clients.get_mut(index)) else { return Ok(()) };
         match client.write() {
@@ -193,8 +193,15 @@ impl Worker {
         if control.retry.is_none() { control.watch_listener(true, ops) } else { Ok(()) }
     }
 
+    /// When somebody at the control socket is to be looked at again, in stack time that goes on from `now`.
+    pub(super) fn client_deadline(&self, now: Time) -> Option<Time> {
+        let at = self.control.as_ref()?.deadline()?;
+        Some(now + at.since(self.host_clock.now()))
+    }
+
     /// Takes leave of clients that have taken too long.
-    pub(super) fn expire_clients(&mut self, now: Time, ops: &mut EventOps<'_>) {
+    pub(super) fn expire_clients(&mut self, ops: &mut EventOps<'_>) {
+        let now = self.host_clock.now();
         if let Some(control) = &mut self.control
             && control.retry.is_some_and(|t| t <= now)
         {

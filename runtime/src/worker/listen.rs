@@ -37,9 +37,9 @@ impl Listener {
     }
 }
 
-/// Listeners that wait because there are no descriptors: being ready, they would wake the loop all the time.
+/// Descriptors ran out, and listeners wait: being ready, they would wake the loop all the time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pause {
+pub(super) struct Shortage {
     pub(super) until: Time,
     /// How many sockets had been closed.
     closed: u64,
@@ -54,7 +54,7 @@ impl Worker {
                     self.accepted(now, fd, peer);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) if is_shortage(&e) => return self.pause(now, &e, ops),
+                Err(e) if is_shortage(&e) => return self.run_short(now, &e, ops),
                 // Errors of the connection that was to be accepted, accept(2): the next one may be fine.
                 Err(_) => {}
             }
@@ -76,17 +76,17 @@ impl Worker {
         }
     }
 
-    fn pause(&mut self, now: Time, why: &io::Error, ops: &mut EventOps<'_>) {
+    fn run_short(&mut self, now: Time, why: &io::Error, ops: &mut EventOps<'_>) {
         slog::warn!(self.log, "listeners pause until descriptors are free; raise the limit of open files"; "error" => %why);
         self.set_accepting(false, ops);
-        self.paused = Some(Pause { until: now + RETRY, closed: self.edge.sockets.stats().closed });
+        self.short = Some(Shortage { until: now + RETRY, closed: self.edge.sockets.stats().closed });
     }
 
-    /// Lets paused listeners go on if there is a chance.
-    pub(super) fn resume(&mut self, now: Time, ops: &mut EventOps<'_>) {
-        let Some(p) = self.paused else { return };
-        if now >= p.until || self.edge.sockets.stats().closed != p.closed {
-            self.paused = None;
+    /// Lets waiting listeners go on if there is a chance.
+    pub(super) fn end_shortage(&mut self, now: Time, ops: &mut EventOps<'_>) {
+        let Some(s) = self.short else { return };
+        if now >= s.until || self.edge.sockets.stats().closed != s.closed {
+            self.short = None;
             self.set_accepting(true, ops);
         }
     }

@@ -7,6 +7,7 @@
 mod answers;
 mod control;
 mod listen;
+mod pause;
 mod report;
 mod rule_log;
 mod setup;
@@ -27,7 +28,8 @@ use control::Control;
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
 use hibernet_netstack::{Stack, Time};
-use listen::{Listener, Pause};
+use listen::{Listener, Shortage};
+use pause::Stillness;
 use rule_log::RuleLog;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -62,9 +64,10 @@ enum Source {
     Control,
     Client,
     Stop,
+    Kick,
 }
 
-const SOURCES: [Source; 9] = [
+const SOURCES: [Source; 10] = [
     Source::Link,
     Source::Sockets,
     Source::Timer,
@@ -74,6 +77,7 @@ const SOURCES: [Source; 9] = [
     Source::Control,
     Source::Client,
     Source::Stop,
+    Source::Kick,
 ];
 
 /// The word that comes back with an event: kind and index.
@@ -97,13 +101,17 @@ pub struct Worker {
     stack: Stack,
     edge: RuntimeEdge,
     clock: Clock,
+    /// Never stops: for those who wait for us.
+    host_clock: Clock,
     timer: TimerFd,
     /// When the timer will fire.
     armed: Option<Time>,
     /// The timer has fired and is readable until it is set again or switched off.
     fired: bool,
     listeners: Vec<Listener>,
-    paused: Option<Pause>,
+    /// Listeners wait for free descriptors.
+    short: Option<Shortage>,
+    stillness: Stillness,
     addresses: AddressWatch,
     resolvers: Option<ResolverUpdates>,
     control: Option<Control>,
@@ -172,6 +180,7 @@ impl Worker {
         let resolvers = setup.resolver_updates.map(ResolverUpdates::new).transpose();
         let timer = TimerFd::new().map_err(|e| WorkerError::System { what: "make a timer", source: e.into() })?;
         let control = setup.control.map(Control::new).transpose();
+        let stillness = Stillness::new().map_err(WorkerError::system("make an event descriptor"))?;
         let clock = Clock::start();
         let states = vec![LinkState::default(); links.len()];
         let mut edge = RuntimeEdge { slots, links, sockets };
@@ -183,11 +192,13 @@ impl Worker {
             links: states,
             edge,
             clock,
+            host_clock: Clock::start(),
             timer,
             armed: None,
             fired: false,
             listeners,
-            paused: None,
+            short: None,
+            stillness,
             addresses,
             resolvers: resolvers.map_err(WorkerError::system("read updates of the resolvers"))?,
             control: control.map_err(WorkerError::system("prepare the control socket"))?,
@@ -218,6 +229,7 @@ impl Worker {
         let mut all = vec![
             (Source::Sockets, 0, self.edge.sockets.fd().as_raw_fd()),
             (Source::Timer, 0, self.timer.as_raw_fd()),
+            (Source::Kick, 0, self.stillness.fd()),
             (Source::Addresses, 0, self.addresses.fd().as_raw_fd()),
         ];
         let links = self.edge.links.iter().zip(&self.links).enumerate();
@@ -323,6 +335,9 @@ impl Worker {
 
     /// Ends a wake-up: what was put off is done, and the timer stands right.
     fn settle(&mut self, mut now: Time, ops: &mut EventOps<'_>) {
+        if self.is_paused() {
+            return self.settle_still(now, ops);
+        }
         for round in 0.. {
             if self.stack.next_deadline().is_some_and(|t| t <= now) {
                 self.stack.tick(now, &mut self.edge);
@@ -350,11 +365,11 @@ impl Worker {
         self.watch_links(ops);
         let (lines, lost) = self.stack.take_log();
         self.rule_log.write(now, &lines, lost);
-        self.resume(now, ops);
+        self.end_shortage(now, ops);
         self.trim(now);
-        self.expire_clients(now, ops);
-        let clients = self.control.as_ref().and_then(Control::deadline);
-        let own = self.paused.map(|p| p.until).into_iter().chain(self.trim_at).chain(clients).min();
+        self.expire_clients(ops);
+        let clients = self.client_deadline(now);
+        let own = self.short.map(|s| s.until).into_iter().chain(self.trim_at).chain(clients).min();
         let deadline = self.stack.next_deadline().into_iter().chain(own).min();
         self.arm(now, deadline);
     }
@@ -476,6 +491,9 @@ impl MutEventSubscriber for Worker {
         let now = self.clock.now();
         let index = (events.data() & 0xff_ffff) as usize;
         let Some(source) = SOURCES.get((events.data() >> 24) as usize) else { return };
+        if self.park(*source, index, ops) {
+            return;
+        }
         match source {
             Source::Link if index < self.links.len() => self.read_link(now, index, ops),
             Source::Link => {}
@@ -484,8 +502,9 @@ impl MutEventSubscriber for Worker {
             Source::Listener => self.accept(now, index, ops),
             Source::Addresses => self.addresses_changed(),
             Source::Resolvers => self.resolvers_changed(ops),
-            Source::Control => self.control_ready(now, ops),
+            Source::Control => self.control_ready(ops),
             Source::Client => self.client_ready(now, index, ops),
+            Source::Kick => self.kicked(ops),
             Source::Stop => self.finish(Finished::Stopped, ops),
         }
         if self.finished.is_none() {

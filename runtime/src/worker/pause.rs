@@ -1,0 +1,109 @@
+//! Standing still: traffic waits in the kernel while a worker is paused.
+
+use super::{Source, Worker, word};
+use event_manager::{EventOps, Events};
+use hibernet_netstack::Time;
+use std::os::fd::{AsRawFd, RawFd};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Whether a worker stands still, and what it does not watch meanwhile.
+#[derive(Debug)]
+pub(super) struct Stillness {
+    still: bool,
+    /// Descriptors of traffic that are not watched.
+    parked: Vec<(Source, usize, RawFd)>,
+    /// Wakes the worker when it goes on.
+    kick: EventFd,
+}
+
+impl Stillness {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Stillness { still: false, parked: Vec::new(), kick: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)? })
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.kick.as_raw_fd()
+    }
+}
+
+impl Source {
+    /// Whether its events move packets.
+    fn is_traffic(self) -> bool {
+        matches!(self, Source::Link | Source::Sockets | Source::Listener)
+    }
+}
+
+impl Worker {
+    /// Stands still: reads nothing from links and sockets, accepts no connection, and its clock and the reaper stop. What comes waits in the
+    /// kernel. Requests at the control socket are still answered. Any number of times.
+    pub fn pause(&mut self) {
+        if self.stillness.still || self.finished.is_some() {
+            return;
+        }
+        self.stillness.still = true;
+        self.clock.stop();
+        self.stack.conntrack().quiesce();
+        slog::info!(self.log, "paused");
+    }
+
+    /// Goes on where it stood. Time that passed meanwhile does not count. Any number of times.
+    pub fn resume(&mut self) {
+        if !self.stillness.still {
+            return;
+        }
+        self.stillness.still = false;
+        self.clock.go_on();
+        let now = self.clock.now();
+        self.stack.conntrack().restart(now);
+        // The event loop has to watch what it does not: it wakes us to say so. A write of 1 cannot fill the counter.
+        let _ = self.stillness.kick.write(1);
+        slog::info!(self.log, "goes on");
+    }
+
+    /// Whether it stands still.
+    pub fn is_paused(&self) -> bool {
+        self.stillness.still
+    }
+
+    /// An event that is not for now: its descriptor is not watched until the worker goes on. Whether that is so.
+    pub(super) fn park(&mut self, source: Source, index: usize, ops: &mut EventOps<'_>) -> bool {
+        if !self.stillness.still || !source.is_traffic() {
+            return false;
+        }
+        let found = self.watched().into_iter().find(|&(s, i, _)| (s, i) == (source, index));
+        if let Some((source, index, fd)) = found {
+            match ops.remove(Events::empty_raw(fd)) {
+                Ok(()) => self.stillness.parked.push((source, index, fd)),
+                Err(e) => slog::error!(self.log, "cannot stop watching a descriptor"; "for" => ?source, "error" => ?e),
+            }
+        }
+        true
+    }
+
+    /// Was woken to go on.
+    pub(super) fn kicked(&mut self, ops: &mut EventOps<'_>) {
+        let _ = self.stillness.kick.read();
+        if self.stillness.still {
+            return;
+        }
+        for (source, index, fd) in std::mem::take(&mut self.stillness.parked) {
+            let gone = source == Source::Link && self.links[index].gone;
+            let waits = source == Source::Link && self.links[index].waits;
+            let set = if waits { EventSet::IN | EventSet::OUT } else { EventSet::IN };
+            if gone {
+                continue;
+            }
+            if let Err(e) = ops.add(Events::with_data_raw(fd, word(source, index), set)) {
+                slog::error!(self.log, "cannot watch a descriptor again"; "for" => ?source, "error" => ?e);
+            }
+        }
+    }
+
+    /// The end of a wake-up in which nothing moves: only those who ask at the control socket are waited for.
+    pub(super) fn settle_still(&mut self, now: Time, ops: &mut EventOps<'_>) {
+        self.expire_clients(ops);
+        let deadline = self.client_deadline(now);
+        self.arm(now, deadline);
+    }
+}
