@@ -149,7 +149,7 @@ impl Stack {
         let limits = config.limits;
         let mut stack = Stack::new(config, seed);
         let Stack { router, gateway: services, translator, .. } = &mut stack;
-        router.now = now;
+        (router.now, router.moved) = (now, now);
         let table = conntrack(router.cfg.conntrack.clone(), router.netfilter.key()).map_err(StateError::Conntrack)?;
         router.netfilter.set_conntrack(Arc::new(table));
         router.restore_links(links, position.is_some()).map_err(part("links"))?;
@@ -168,6 +168,17 @@ impl Stack {
     /// How far the stack's randomness has come, for [`Randomness::Replay`].
     pub fn draws(&self) -> u64 {
         self.router.rng.position()
+    }
+
+    /// When data or connections moved last. Keep-alives do not count.
+    pub fn last_moved(&self) -> Time {
+        self.router.moved
+    }
+
+    /// Whether nothing is under way: no connection is being opened or closed, both ends have all that was sent, and whoever asked was
+    /// answered.
+    pub fn is_quiet(&self) -> bool {
+        self.translator.tcp.is_quiet() && self.gateway.is_quiet()
     }
 
     /// All flows, TCP first.

@@ -112,6 +112,11 @@ impl Gateway {
         }
     }
 
+    /// Whether no query waits for an answer.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.dns.queries.is_empty()
+    }
+
     /// Sockets of queries in flight.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = (Token, SockId)> {
         self.dns.queries.iter().filter_map(|(_, q)| Some((q.token, q.asked?.0)))

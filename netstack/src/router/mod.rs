@@ -50,6 +50,8 @@ pub struct Router {
     pub(crate) host_addrs: Vec<IpAddr>,
     /// Stack time of the call in progress.
     pub(crate) now: Time,
+    /// When data or connections moved last.
+    pub(crate) moved: Time,
     pub(crate) icmp_limit: RateLimit,
     ident: u32,
     scratch: Box<[u8; SCRATCH]>,
@@ -92,6 +94,7 @@ impl Router {
             rng,
             host_addrs: Vec::new(),
             now: Time::ZERO,
+            moved: Time::ZERO,
             icmp_limit: RateLimit::icmp(),
             ident,
             scratch: Box::new([0; SCRATCH]),

@@ -97,6 +97,7 @@ impl Icmp {
         if !flow.replied {
             self.unreplied.touch(slot);
         }
+        r.moved = r.now;
         r.timers.set(&mut flow.deadline, token, r.now + IDLE);
         let opts = SendOpts {
             hop_limit: p.ip.hop_limit.saturating_sub(1).max(1),

@@ -16,7 +16,7 @@
 use super::hold::Hold;
 use super::rtt::Rtt;
 use crate::edge::{SockId, Token};
-use crate::router::Via;
+use crate::router::{Router, Via};
 use crate::time::Time;
 use crate::timers::Deadline;
 use crate::tuple::Tuple;
@@ -62,9 +62,11 @@ impl Events {
     pub(super) const PEER_CLOSED: Events = Events(1 << 15);
     /// The link did not take what was to be sent again; it is tried once more when the link may take it.
     pub(super) const RESEND: Events = Events(1 << 16);
+    /// Whoever opened the flow sent last, and waits for an answer.
+    pub(super) const ASKED: Events = Events(1 << 17);
 
     /// All of them.
-    const ALL: u32 = (1 << 17) - 1;
+    const ALL: u32 = (1 << 18) - 1;
 
     /// As a word.
     pub(super) const fn bits(self) -> u32 {
@@ -241,6 +243,22 @@ impl Flow {
     /// Whether both directions are closed.
     pub(super) fn is_finished(&self) -> bool {
         self.events.has(Events::FIN_ACKED) && self.events.has(Events::FIN_TO_HOST)
+    }
+
+    /// Data moved, from the guest or to it.
+    pub(super) fn moved(&mut self, r: &mut Router, from_guest: bool) {
+        r.moved = r.now;
+        if from_guest == self.events.has(Events::INBOUND) {
+            self.events.clear(Events::ASKED);
+        } else {
+            self.events.add(Events::ASKED);
+        }
+    }
+
+    /// Whether nothing is under way: both ends have all that was sent, and neither owes an answer.
+    pub(super) fn is_quiet(&self) -> bool {
+        let open = self.events.has(Events::ESTABLISHED) && !self.events.has(Events::ASKED);
+        open && !self.in_flight() && self.hold.is_none() && self.rcv_acked == self.rcv_nxt
     }
 
     /// The earliest of the flow's deadlines, on a grid: most flows end before theirs, and the timer need not fire for each.

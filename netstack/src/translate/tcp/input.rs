@@ -277,6 +277,9 @@ impl Flow {
             self.events.add(Events::ACK_NOW);
             return self.keep_for_later(cx, seq, payload, fin);
         }
+        if !payload.is_empty() {
+            self.moved(cx.r, true);
+        }
         let taken = self.deliver(cx, payload);
         self.rcv_segments = self.rcv_segments.saturating_add(1);
         if taken > u32::from(self.mss) {

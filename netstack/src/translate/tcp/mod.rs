@@ -200,6 +200,7 @@ impl Tcp {
         flow.events.add(Events::HALF_OPEN);
         self.shared.half_open += 1;
         r.stats.tcp_out += 1;
+        r.moved = r.now;
         let due = flow.due();
         r.timers.set(&mut flow.deadline, flow.token, due);
         flow.via.heard(r, p, flow.token);
@@ -234,6 +235,7 @@ impl Tcp {
         self.shared.half_open += 1;
         self.index.insert(tuple, index);
         r.stats.tcp_in += 1;
+        r.moved = r.now;
         let mut fate = Fate::Keep;
         if edge.tcp_adopt(sock, flow.token).is_err() {
             r.drop(DropReason::HostResources);

@@ -106,6 +106,7 @@ impl Flow {
                     if self.send_data(cx, self.snd_nxt, body, push).is_err() {
                         return Fate::Keep;
                     }
+                    self.moved(cx.r, false);
                     if self.timing.is_none() {
                         self.timing = Some((self.snd_nxt + len, cx.r.now));
                     }

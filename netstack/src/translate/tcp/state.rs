@@ -232,6 +232,11 @@ impl Tcp {
         })
     }
 
+    /// Whether nothing is under way on any flow.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.flows.iter().all(|(_, f)| f.is_quiet())
+    }
+
     /// A flow goes on after a restore: what its socket and the guest have to say is asked for, and time that the sleep took from
     /// neither side's patience is not held against them.
     pub(crate) fn thaw(&mut self, r: &mut Router) {

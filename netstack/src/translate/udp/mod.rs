@@ -242,6 +242,7 @@ impl Udp {
     /// A datagram passed: the flow lives on.
     fn used(&mut self, r: &mut Router, slot: u32, from_guest: bool) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
+        r.moved = r.now;
         let count = if from_guest { &mut flow.from_guest } else { &mut flow.from_host };
         *count = count.saturating_add(1);
         let idle = if flow.from_guest > 1 && flow.from_host > 1 { IDLE_STREAM } else { IDLE };
