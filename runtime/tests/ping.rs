@@ -6,6 +6,7 @@ mod ns;
 mod support;
 
 use common::{Host, PATIENCE};
+use hibernet::sock::{SocketFate, Sockets};
 use hibernet::sys::socket;
 use hibernet_netstack::edge::{Close, Datagram, HostSockets, SendOpts, SockError, SockId, Token, TokenKind};
 use hibernet_netstack::wire::icmp::{self, v4, v6};
@@ -90,6 +91,37 @@ in_namespace! {
                 host.edge.close(b, Close::Graceful);
                 assert!(host.edge.sockets.is_empty());
                 host.assert_no_slots();
+            }
+        }
+    }
+
+    fn replies_come_to_the_successor() {
+        for (mut host, raw) in kinds() {
+            for at in loopbacks() {
+                let a = open(&mut host, raw, 1, at, 77).unwrap();
+                let b = open(&mut host, raw, 2, at, 77).unwrap();
+                // The reply to the first stands in the socket when the owner changes.
+                send(&mut host, a, 1, b"before", 60);
+                let fates = host.hand_over(|_| {});
+                assert!([a, b].iter().all(|id| fates.contains(&(*id, SocketFate::Resumed))), "{fates:?}");
+                assert_eq!(receive(&mut host, a).2, b"before");
+                send(&mut host, b, 2, b"after", 61);
+                let (seq, d, bytes) = receive(&mut host, b);
+                assert_eq!((seq, d.hop_limit, &bytes[..]), (2, Some(64), &b"after"[..]));
+                // The identifiers are still taken.
+                let c = open(&mut host, raw, 3, at, 77).unwrap();
+                send(&mut host, c, 3, b"new", 64);
+                assert_eq!(receive(&mut host, c).2, b"new");
+                for id in [a, b, c] {
+                    host.edge.close(id, Close::Graceful);
+                }
+                host.assert_no_slots();
+            }
+            if raw {
+                let a = open(&mut host, true, 1, loopbacks()[0], 7).unwrap();
+                let state = host.edge.sockets.save().unwrap();
+                let (_, fates) = Sockets::restore(state, None, None, &mut |_| None).unwrap();
+                assert_eq!(fates, [(a, SocketFate::Missing)]);
             }
         }
     }

@@ -4,6 +4,7 @@ pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod confine;
 pub mod failure;
+pub mod fds;
 pub(crate) mod guest;
 pub(crate) mod host;
 pub(crate) mod log;

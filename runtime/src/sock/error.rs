@@ -31,6 +31,22 @@ pub fn from_errno(errno: i32) -> SockError {
     }
 }
 
+/// An error number that [`from_errno`] makes the same of.
+pub(super) fn to_errno(e: SockError) -> i32 {
+    match e {
+        SockError::Refused => libc::ECONNREFUSED,
+        SockError::Reset => libc::ECONNRESET,
+        SockError::TimedOut => libc::ETIMEDOUT,
+        SockError::NetUnreachable => libc::ENETUNREACH,
+        SockError::HostUnreachable => libc::EHOSTUNREACH,
+        SockError::Prohibited => libc::EACCES,
+        SockError::TooBig(_) => libc::EMSGSIZE,
+        SockError::NoResources => libc::ENOBUFS,
+        SockError::NotAvailable => libc::EADDRNOTAVAIL,
+        SockError::Other(n) => n,
+    }
+}
+
 /// What a failed connect means. An IPv4 socket that was not bound has no address that could be wrong: there it means that
 /// all local ports towards that destination are taken. `addressed`: it was bound, or is an IPv6 socket.
 pub fn connect_error(e: &io::Error, addressed: bool) -> SockError {

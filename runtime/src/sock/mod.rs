@@ -6,6 +6,7 @@
 
 pub mod error;
 mod gather;
+mod hold;
 mod ping;
 mod source;
 mod tcp;
@@ -16,13 +17,19 @@ use crate::sys::socket;
 use error::sock_error;
 use gather::Gather;
 use hibernet_netstack::edge::{Close, Ready, SockError, SockId, Token};
+pub use hold::{
+    Fingerprint, HeaderState, HoldError, Notice, PingState, RawPingState, Scope, SlotState, SocketFate, SocketKind, SocketState,
+    SocketsState, Supplied, TcpState, UdpState,
+};
 use ping::{Ping, RawPing, RawPings};
+use serde::{Deserialize, Serialize};
 use source::Reserved;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tcp::Tcp;
 pub use tcp::{PEEK_MAX, prepare as prepare_tcp};
+pub use udp::PathMtu;
 use udp::Udp;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -30,6 +37,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 pub const EVENTS: usize = 256;
 /// Bits of a [`SockId`] that are the slot; the others are the generation.
 const INDEX_BITS: u32 = 20;
+/// How many generations there are.
+const GENERATIONS: u16 = 1 << (32 - INDEX_BITS);
 /// Words of events of the shared raw sockets, out of the range of [`SockId`].
 const RAW_V4: u64 = 1 << 32;
 const RAW_V6: u64 = 2 << 32;
@@ -42,7 +51,7 @@ fn interest() -> EventSet {
 macro_rules! socket_stats {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of the host's side. All only grow.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         pub struct SocketStats { $($(#[$doc])* pub $name: u64,)* }
 
         impl SocketStats {
@@ -276,7 +285,7 @@ impl Sockets {
             None => return Err(SockError::NoResources),
         };
         let e = &mut self.entries[index as usize];
-        e.generation = (e.generation + 1) & ((1 << (32 - INDEX_BITS)) - 1);
+        e.generation = (e.generation + 1) % GENERATIONS;
         e.token = token;
         e.reports = false;
         e.sock = sock;

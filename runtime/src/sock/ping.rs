@@ -1,6 +1,7 @@
 //! Echo sockets: ping sockets where the host lets us have them, else raw sockets that were opened for us.
 
 use super::error::{is_about_the_past, sock_error};
+use super::hold::{PingState, RawPingState};
 use super::udp::{HeaderOptions, read_report};
 use super::{Sock, Sockets};
 use crate::slots::{SLOT_SIZE, Slots};
@@ -31,6 +32,16 @@ pub(super) struct Ping {
     options: HeaderOptions,
 }
 
+impl Ping {
+    pub(super) fn save(&self) -> PingState {
+        PingState { to: self.to, ident: self.ident, header: self.options.save() }
+    }
+
+    pub(super) fn restore(fd: OwnedFd, s: &PingState) -> Self {
+        Ping { fd, to: s.to, ident: s.ident, options: HeaderOptions::restore(&s.header) }
+    }
+}
+
 /// A flow that shares the raw socket of its family.
 #[derive(Debug)]
 pub(super) struct RawPing {
@@ -41,6 +52,16 @@ pub(super) struct RawPing {
     ident: u16,
     replies: VecDeque<(u16, Datagram)>,
     pub(super) reports: VecDeque<ErrorReport>,
+}
+
+impl RawPing {
+    pub(super) fn save(&self) -> RawPingState {
+        RawPingState { to: self.to, from: self.from, ident: self.ident }
+    }
+
+    pub(super) fn restore(s: &RawPingState) -> Self {
+        RawPing { to: s.to, from: s.from, ident: s.ident, replies: VecDeque::new(), reports: VecDeque::new() }
+    }
 }
 
 /// The shared raw socket of a family.
@@ -82,6 +103,12 @@ impl RawPings {
 
     pub(super) fn fd(&self, is_v6: bool) -> Option<BorrowedFd<'_>> {
         self.families[usize::from(is_v6)].as_ref().map(|r| r.fd.as_fd())
+    }
+
+    /// Gives a flow that was restored its identifier; false if there is no raw socket for it.
+    pub(super) fn reopened(&mut self, s: &RawPingState, id: SockId) -> bool {
+        let raw = &mut self.families[usize::from(s.to.is_ipv6())];
+        raw.as_mut().is_some_and(|raw| raw.flows.insert(s.ident, id).is_none())
     }
 
     /// Whether the socket of a family must be read again; forgotten by asking.

@@ -1,6 +1,7 @@
 //! TCP sockets.
 
 use super::error::{connect_error, from_errno, sock_error};
+use super::hold::{Fingerprint, TcpState};
 use super::{Sock, Sockets};
 use crate::slots::Slots;
 use crate::sys::tcp::{SendMemory, TcpInfo};
@@ -35,6 +36,17 @@ pub(super) struct Tcp {
 impl Tcp {
     pub(super) fn new(fd: OwnedFd, v6: bool) -> Self {
         Tcp { fd, v6, peek_at: OFF, at_mark: false, urgent: false }
+    }
+
+    pub(super) fn save(&self) -> io::Result<TcpState> {
+        let fingerprint = Fingerprint::of(self.fd.as_fd())?;
+        Ok(TcpState { v6: self.v6, at_mark: self.at_mark, urgent: self.urgent, fingerprint })
+    }
+
+    /// Where the peek offset stands is asked of the kernel: that of a socket that was held goes on, that of a new one is off.
+    pub(super) fn restore(fd: OwnedFd, s: &TcpState) -> Self {
+        let peek_at = socket::get_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_or(OFF, i64::from);
+        Tcp { fd, v6: s.v6, peek_at, at_mark: s.at_mark, urgent: s.urgent }
     }
 }
 

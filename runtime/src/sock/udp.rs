@@ -1,6 +1,7 @@
 //! UDP sockets: opening, receiving, errors. Sending is in `gather`.
 
-use super::error::{as_icmp, connect_error, is_about_the_past, queued_as_icmp, sock_error};
+use super::error::{as_icmp, connect_error, from_errno, is_about_the_past, queued_as_icmp, sock_error, to_errno};
+use super::hold::{HeaderState, Scope, UdpState};
 use super::{Sock, Sockets};
 use crate::slots::{SLOT_SIZE, Slots};
 use crate::sys::addr::SockAddr;
@@ -9,6 +10,7 @@ use crate::sys::errqueue;
 use crate::sys::socket::{self, set_option};
 use hibernet_netstack::edge::{Datagram, ErrorReport, Payload, SendOpts, SockError, SockId, Source, SourcePort, Token};
 use hibernet_netstack::tuple::{Endpoint, proto};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +23,7 @@ const QUOTE: usize = 1232;
 /// we are not scheduled.
 const RECEIVE_BUFFER: libc::c_int = 2 << 20;
 /// Link-local clients of one published port whose interfaces are remembered.
-const MAX_SCOPES: usize = 64;
+pub(super) const MAX_SCOPES: usize = 64;
 /// Errors of earlier datagrams that one receive skips; they stand in the error queue.
 const MAX_SKIPPED: usize = 64;
 
@@ -29,8 +31,8 @@ const MAX_SKIPPED: usize = 64;
 const BUFFER: libc::c_int = 4 << 20;
 
 /// What the kernel does with datagrams longer than the path's MTU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PathMtu {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathMtu {
     /// Fragments them here, routers may fragment the others.
     Dont = libc::IP_PMTUDISC_DONT as isize,
     /// Fragments them here, marks the others don't-fragment. The kernel's default.
@@ -50,6 +52,14 @@ pub(super) struct HeaderOptions {
 impl HeaderOptions {
     pub(super) const fn new() -> Self {
         HeaderOptions { hop_limit: None, tos: 0, path_mtu: PathMtu::Want }
+    }
+
+    pub(super) fn save(&self) -> HeaderState {
+        HeaderState { hop_limit: self.hop_limit, tos: self.tos, path_mtu: self.path_mtu }
+    }
+
+    pub(super) fn restore(s: &HeaderState) -> Self {
+        HeaderOptions { hop_limit: s.hop_limit, tos: s.tos, path_mtu: s.path_mtu }
     }
 
     /// Sets on the socket what differs. `v6` is the family of the packets, `len` the length of the data.
@@ -133,6 +143,30 @@ impl Scopes {
 }
 
 impl Udp {
+    pub(super) fn save(&self) -> UdpState {
+        let scopes = self.scopes.0.iter().map(|&(addr, interface)| Scope { addr, interface }).collect();
+        UdpState {
+            v6: self.v6,
+            peer: self.peer,
+            header: self.options.save(),
+            scopes,
+            segments: self.segments,
+            pending: self.pending.map(to_errno),
+        }
+    }
+
+    pub(super) fn restore(fd: OwnedFd, s: &UdpState) -> Self {
+        Udp {
+            fd,
+            v6: s.v6,
+            peer: s.peer,
+            options: HeaderOptions::restore(&s.header),
+            scopes: Scopes(s.scopes.iter().map(|s| (s.addr, s.interface)).collect()),
+            segments: s.segments,
+            pending: s.pending.map(from_errno),
+        }
+    }
+
     /// An address in the form of the socket's family.
     pub(super) fn address(&self, to: Endpoint) -> SockAddr {
         SockAddr::from(self.scopes.complete(SocketAddr::new(self.local(to.addr), to.port)))

@@ -65,6 +65,15 @@ pub fn local_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     a.get().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
+/// The address that a socket is connected to.
+pub fn peer_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let mut a = SockAddr::empty();
+    let (addr, len) = a.parts_mut();
+    // SAFETY: both pointers are into `a`, whose length field holds the room that there is.
+    check(unsafe { libc::getpeername(fd.as_raw_fd(), addr, len) })?;
+    a.get().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
 /// Sets an option whose value is an `int`.
 pub fn set_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: pointer and length describe `value`, which outlives the call and is only read.
@@ -87,6 +96,20 @@ pub fn get_int(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io:
     let mut out = [0; size_of::<libc::c_int>()];
     get_option(fd, level, name, &mut out)?;
     Ok(libc::c_int::from_ne_bytes(out))
+}
+
+/// A number that no other socket has, as long as the machine runs; 0 if the kernel does not give any (before Linux 4.12).
+pub fn cookie(fd: BorrowedFd<'_>) -> u64 {
+    let mut raw = [0; 8];
+    match get_option(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut raw) {
+        Ok(8) => u64::from_ne_bytes(raw),
+        _ => 0,
+    }
+}
+
+/// Address family and protocol of a socket.
+pub fn kind(fd: BorrowedFd<'_>) -> io::Result<(libc::c_int, libc::c_int)> {
+    Ok((get_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)?, get_int(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)?))
 }
 
 /// Ends the sending side.

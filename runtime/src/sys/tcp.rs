@@ -15,22 +15,49 @@ pub struct TcpInfo {
     pub rtt_us: u32,
     /// Window that the peer offers in bytes (Linux 5.3).
     pub snd_wnd: Option<u32>,
+    /// Options agreed upon, as `TCPI_OPT_*` of the kernel.
+    pub options: u8,
+    /// Shift of the windows that the peer sends, and of ours.
+    pub window_scale: (u8, u8),
+    /// Bytes that the peer has acknowledged since the socket was made, a FIN and the SYN of a connect included (Linux 4.1).
+    pub bytes_acked: u64,
+    /// Bytes received in order since the socket was made, a FIN included (Linux 4.1).
+    pub bytes_received: u64,
 }
 
 /// State of an established connection, and of one whose peer has sent FIN.
 pub const ESTABLISHED: u8 = 1;
+/// A connect is under way.
+pub const SYN_SENT: u8 = 2;
+/// We have sent FIN, which is not acknowledged.
+pub const FIN_WAIT1: u8 = 4;
+/// We have sent FIN, which is acknowledged.
+pub const FIN_WAIT2: u8 = 5;
+/// Both sides have sent FIN and acknowledged that of the other.
+pub const TIME_WAIT: u8 = 6;
+/// Not connected, or no longer.
+pub const CLOSE: u8 = 7;
 /// See [`ESTABLISHED`].
 pub const CLOSE_WAIT: u8 = 8;
+/// As [`CLOSE_WAIT`], and we have sent FIN, too.
+pub const LAST_ACK: u8 = 9;
+/// A listener.
+pub const LISTEN: u8 = 10;
+/// Both sides have sent FIN, ours is not acknowledged.
+pub const CLOSING: u8 = 11;
 
 /// Whether the peer's FIN (or RST) has come in this state: all but those before and ESTABLISHED, FIN_WAIT1, FIN_WAIT2.
 pub fn peer_finished(state: u8) -> bool {
-    // TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING.
-    matches!(state, 6 | 7 | CLOSE_WAIT | 9 | 11)
+    matches!(state, TIME_WAIT | CLOSE | CLOSE_WAIT | LAST_ACK | CLOSING)
 }
 
 const STATE: usize = 0;
+const OPTIONS: usize = 5;
+const WINDOW_SCALE: usize = 6;
 const SND_MSS: usize = 16;
 const RTT: usize = 68;
+const BYTES_ACKED: usize = 120;
+const BYTES_RECEIVED: usize = 128;
 const SND_WND: usize = 228;
 
 impl TcpInfo {
@@ -43,8 +70,16 @@ impl TcpInfo {
 
     fn parse(raw: &[u8]) -> TcpInfo {
         let word = |at: usize| raw.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+        let long = |at: usize| raw.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
+        let byte = |at: usize| raw.get(at).copied().unwrap_or(0);
+        // Two bit-fields of four bits: the compiler of a little-endian machine puts the first into the lower half.
+        let (low, high) = (byte(WINDOW_SCALE) & 15, byte(WINDOW_SCALE) >> 4);
         TcpInfo {
-            state: raw.get(STATE).copied().unwrap_or(0),
+            state: byte(STATE),
+            options: byte(OPTIONS),
+            window_scale: if cfg!(target_endian = "little") { (low, high) } else { (high, low) },
+            bytes_acked: long(BYTES_ACKED),
+            bytes_received: long(BYTES_RECEIVED),
             snd_mss: word(SND_MSS).unwrap_or(0),
             rtt_us: word(RTT).unwrap_or(0),
             snd_wnd: word(SND_WND),

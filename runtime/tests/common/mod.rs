@@ -3,7 +3,7 @@
 
 use hibernet::edge::RuntimeEdge;
 use hibernet::slots::Slots;
-use hibernet::sock::Sockets;
+use hibernet::sock::{SocketFate, Sockets, Supplied};
 use hibernet_netstack::edge::{HostSockets, Payload, PayloadStore, Peek, Ready, SockError, SockId, Source, Token, TokenKind};
 use hibernet_netstack::tuple::Endpoint;
 use std::collections::HashMap;
@@ -121,5 +121,33 @@ impl Host {
     /// No payload slot is lost.
     pub fn assert_no_slots(&self) {
         assert_eq!(self.edge.slots.in_use(), 0);
+    }
+}
+
+impl Host {
+    /// Puts a successor into the place of the sockets, as one in another process would be: from what they saved, and copies of
+    /// their descriptors. `between` happens when they have saved.
+    pub fn hand_over(&mut self, between: impl FnOnce(&mut Host)) -> Vec<(SockId, SocketFate)> {
+        let state = self.edge.sockets.save().unwrap();
+        between(self);
+        let mut copies = self.copies();
+        let raw = self.edge.sockets.raw_descriptors().map(|fd| fd.map(|fd| fd.try_clone_to_owned().unwrap()));
+        let [raw4, raw6] = raw;
+        let (new, fates) = Sockets::restore(state, raw4, raw6, &mut |id| copies.remove(&id.0).map(Supplied::Held)).unwrap();
+        self.replace(new).release();
+        fates
+    }
+
+    /// Copies of all descriptors.
+    pub fn copies(&self) -> HashMap<u32, OwnedFd> {
+        self.edge.sockets.descriptors().map(|(id, fd)| (id.0, fd.try_clone_to_owned().unwrap())).collect()
+    }
+
+    /// Works with other sockets from now on; returns the former.
+    pub fn replace(&mut self, new: Sockets) -> Sockets {
+        self.waiter.ctl(ControlOperation::Delete, self.edge.sockets.fd().as_raw_fd(), EpollEvent::default()).unwrap();
+        self.waiter.ctl(ControlOperation::Add, new.fd().as_raw_fd(), EpollEvent::new(EventSet::IN, 0)).unwrap();
+        self.seen.clear();
+        std::mem::replace(&mut self.edge.sockets, new)
     }
 }
