@@ -23,6 +23,7 @@ use crate::translate::icmp::IcmpState;
 use crate::translate::tcp::{TcpStage, TcpState};
 use crate::translate::udp::UdpState;
 use crate::tuple::{Endpoint, Tuple};
+use core::time::Duration;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -203,15 +204,22 @@ impl Stack {
     }
 
     /// The first call into a restored stack: ends the flows of which `goes_on` says that they do not, TCP with resets to the guest, and has the
-    /// others ask their sockets and the guest for what happened meanwhile. Returns the flows that were ended. [`Stack::flush`] is to follow.
-    pub fn thaw<E: Edge>(&mut self, now: Time, goes_on: &dyn Fn(SockId) -> bool, edge: &mut E) -> Vec<FlowInfo> {
+    /// others ask their sockets and the guest for what happened meanwhile: `asleep` is for how long the guest and its peers went on without
+    /// us. Returns the flows that were ended. [`Stack::flush`] is to follow.
+    pub fn thaw<E: Edge>(
+        &mut self,
+        now: Time,
+        asleep: Duration,
+        goes_on: &dyn Fn(SockId) -> bool,
+        edge: &mut E,
+    ) -> Vec<FlowInfo> {
         self.router.now = now;
         let lost: Vec<FlowInfo> = self.flows().filter(|f| !goes_on(f.sock)).collect();
         for f in &lost {
             self.translator.reset(&mut self.router, f.token, edge);
         }
         self.gateway.forget_sockets(&mut self.router, goes_on);
-        self.translator.tcp.thaw(&mut self.router);
+        self.translator.tcp.thaw(&mut self.router, asleep, edge);
         self.router.netfilter.conntrack.restart(now);
         lost
     }

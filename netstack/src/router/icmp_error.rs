@@ -100,10 +100,37 @@ impl Router {
         attach: Attach<'_>,
         tos: u8,
     ) {
-        if !self.icmp_limit.take(self.now) {
+        if self.icmp_limit.take(self.now) {
+            self.emit_error(edge, input, from, to, what, quoted, attach, tos);
+        } else {
             self.drop(DropReason::IcmpRateLimited);
-            return;
         }
+    }
+
+    /// As [`Router::send_icmp_error`], without the limit: for errors that are not about what somebody sends.
+    pub(crate) fn send_unlimited_error<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        from: IpAddr,
+        to: IpAddr,
+        what: IcmpQuote,
+        quoted: &[u8],
+    ) {
+        self.emit_error(edge, None, from, to, what, quoted, Attach::LookUp, 0);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn emit_error<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        input: Option<Iface>,
+        from: IpAddr,
+        to: IpAddr,
+        what: IcmpQuote,
+        quoted: &[u8],
+        attach: Attach<'_>,
+        tos: u8,
+    ) {
         let (protocol, max) = if to.is_ipv4() { (proto::ICMP, QUOTE_V4) } else { (proto::ICMPV6, QUOTE_V6) };
         let n = quoted.len().min(max);
         let mut message = [0; icmp::HEADER_LEN + QUOTE_V6];

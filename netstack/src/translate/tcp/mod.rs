@@ -14,6 +14,7 @@ mod output;
 mod rtt;
 mod state;
 mod timer;
+mod wake;
 
 use crate::config::Limits;
 use crate::edge::{Close, Edge, Ready, SockError, SockId, Source, Token, TokenKind};
@@ -26,12 +27,12 @@ use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::icmp::IcmpError;
 use crate::wire::tcp::{self, Flags, Seq};
-use crate::wire::{ipv4, ipv6};
 use core::net::IpAddr;
 use core::time::Duration;
 use flow::{Events, Flow};
 use isn::Isn;
 pub use state::{TcpStage, TcpState};
+use wake::Quoted;
 
 /// Scale of the windows that we offer: up to 8 MiB.
 const WINDOW_SCALE: u8 = 7;
@@ -378,56 +379,9 @@ fn report_connect_failure<E: Edge>(r: &mut Router, edge: &mut E, flow: &Flow, e:
         }
     };
     let Some(from) = r.addrs().gateway_on(flow.via.link, flow.tuple.src.addr.is_ipv6()) else { return };
-    let (mut syn, v6) = ([0; ipv6::HEADER_LEN + tcp::HEADER_LEN], flow.tuple.src.addr.is_ipv6());
-    let l4_at = match (flow.tuple.src.addr, flow.tuple.dst.addr) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let total_len = (ipv4::HEADER_LEN + tcp::HEADER_LEN) as u16;
-            ipv4::Header {
-                header_len: ipv4::HEADER_LEN as u8,
-                tos: 0,
-                total_len,
-                ident: 0,
-                dont_fragment: true,
-                more_fragments: false,
-                fragment_offset: 0,
-                ttl: 64,
-                protocol: proto::TCP,
-                src,
-                dst,
-            }
-            .emit(&mut syn);
-            ipv4::HEADER_LEN
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            ipv6::Header {
-                header_len: ipv6::HEADER_LEN as u16,
-                traffic_class: 0,
-                flow_label: 0,
-                payload_len: tcp::HEADER_LEN as u16,
-                hop_limit: 64,
-                protocol: proto::TCP,
-                src,
-                dst,
-                fragment: None,
-            }
-            .emit(&mut syn);
-            ipv6::HEADER_LEN
-        }
-        _ => return,
-    };
-    tcp::Header {
-        src_port: flow.tuple.src.port,
-        dst_port: flow.tuple.dst.port,
-        seq: flow.rcv_irs,
-        ack: Seq(0),
-        header_len: tcp::HEADER_LEN as u8,
-        flags: Flags::SYN,
-        window: 0,
-        checksum: 0,
-        urgent: 0,
-    }
-    .emit(&mut syn[l4_at..]);
-    r.send_icmp_error(edge, None, from, flow.tuple.src.addr, error.quote(v6), &syn[..l4_at + tcp::HEADER_LEN]);
+    let Some(syn) = Quoted::new(flow, flow.rcv_irs, Flags::SYN) else { return };
+    let quote = error.quote(flow.tuple.src.addr.is_ipv6());
+    r.send_icmp_error(edge, None, from, flow.tuple.src.addr, quote, syn.bytes());
 }
 
 /// Whether what kept a segment from the guest will be over in a moment.

@@ -4,13 +4,14 @@ use super::flow::{Events, Flow};
 use super::hold::Hold;
 use super::rtt::Rtt;
 use super::{MAX_WINDOW_SCALE, Tcp};
-use crate::edge::{SockId, Token, TokenKind};
+use crate::edge::{Edge, SockId, Token, TokenKind};
 use crate::flow::{Slab, SlabState};
 use crate::router::{Router, Via};
 use crate::state::{FlowInfo, Invalid, invalid};
 use crate::time::Time;
 use crate::tuple::{Tuple, proto};
 use crate::wire::tcp::Seq;
+use core::time::Duration;
 use hibernet_snapshot::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -237,10 +238,11 @@ impl Tcp {
         self.flows.iter().all(|(_, f)| f.is_quiet())
     }
 
-    /// A flow goes on after a restore: what its socket and the guest have to say is asked for, and time that the sleep took from
-    /// neither side's patience is not held against them.
-    pub(crate) fn thaw(&mut self, r: &mut Router) {
+    /// Flows go on after a sleep: their sockets are asked for what came meanwhile, the guest is told where we stand, and what both sides
+    /// have sent in vain is sent again soon.
+    pub(crate) fn thaw<E: Edge>(&mut self, r: &mut Router, asleep: Duration, edge: &mut E) {
         for (i, flow) in self.flows.iter_mut() {
+            flow.undo_back_off(r, edge, asleep);
             if flow.events.has(Events::CONNECTED) {
                 flow.events.add(Events::READABLE);
             }
