@@ -19,6 +19,8 @@ fn formats() -> Vec<Format> {
     vec![container::format(), encoding::format()]
 }
 
+type Read = dyn Fn(u16, &[u8]) -> Result<(), String>;
+
 /// Something with versions that stands in images.
 struct Format {
     /// For the names of its files.
@@ -28,7 +30,7 @@ struct Format {
     /// The canonical value, in the current version.
     bytes: Vec<u8>,
     /// Reads the canonical value of a version; what is wrong with it otherwise.
-    read: Box<dyn Fn(u16, &[u8]) -> Result<(), String>>,
+    read: Box<Read>,
 }
 
 /// The format of a section that holds a state. `value`: what the file of a version is read as; of the current one, what is
