@@ -12,8 +12,8 @@ pub const FORMAT_MINOR: u16 = 0;
 pub const HEADER_LEN: usize = 64;
 /// First bytes of the end mark.
 pub const END_MARK: [u8; 8] = *b"HIBREND\0";
-/// Length of the end mark in bytes: [`END_MARK`] and the CRC-32 of header and table together.
-pub const END_LEN: usize = 12;
+/// Length of the end mark in bytes: [`END_MARK`], the header's CRC-32 and the table's, both once more.
+pub const END_LEN: usize = 16;
 
 const CRC_AT: usize = HEADER_LEN - 4;
 
@@ -116,12 +116,14 @@ impl Header {
     }
 }
 
-/// The end mark of an image that begins with `head` (header and table). All other checksums are in there, so this ties the end to
-/// all that stands before.
+/// The end mark of an image that begins with `head` (header and table). The checksums of all bodies are in the table, so this ties
+/// the end to all that stands before. (A CRC of header and table together would not: that of bytes and their own CRC is the same
+/// for all of a length.)
 pub(crate) fn end_mark(head: &[u8]) -> [u8; END_LEN] {
     let mut b = [0; END_LEN];
     b[..8].copy_from_slice(&END_MARK);
-    b[8..].copy_from_slice(&crc32fast::hash(head).to_le_bytes());
+    b[8..12].copy_from_slice(&head[CRC_AT..HEADER_LEN]);
+    b[12..].copy_from_slice(&head[head.len() - 4..]);
     b
 }
 

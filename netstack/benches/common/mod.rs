@@ -28,6 +28,14 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: `ptr` came from `alloc` above, so from the system's allocator, with this layout.
         unsafe { System.dealloc(ptr, layout) }
     }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        BYTES.fetch_add(size as u64, Relaxed);
+        BYTES.fetch_sub(layout.size() as u64, Relaxed);
+        // SAFETY: the caller keeps the conditions of `realloc`, which are those of the system's; `ptr` came from there.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
 }
 
 /// Bytes allocated now.
