@@ -1,0 +1,5 @@
+//! Tests of images.
+
+mod hostile;
+mod kit;
+mod round_trip;
