@@ -55,7 +55,11 @@ impl Saved {
     }
 
     pub(super) fn load_under(&self, max: u32, key: Key) -> Result<Conntrack, LoadError> {
-        Conntrack::load(config(max), key, NOW, self.head.clone(), &self.v4, &self.v6)
+        self.load_at(max, key, NOW)
+    }
+
+    pub(super) fn load_at(&self, max: u32, key: Key, now: Time) -> Result<Conntrack, LoadError> {
+        Conntrack::load(config(max), key, now, self.head.clone(), &self.v4, &self.v6)
     }
 
     /// Records of a family.

@@ -3,3 +3,4 @@
 mod hostile;
 mod kit;
 mod round_trip;
+mod twin;
