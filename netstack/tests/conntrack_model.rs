@@ -4,6 +4,7 @@
 
 use core::net::{IpAddr, Ipv4Addr};
 use hibernet_netstack::Time;
+use hibernet_netstack::conntrack::image::{Capture, Family, Head, Image};
 use hibernet_netstack::conntrack::{ConnId, Conntrack, CtConfig, Dir, Status, Track, tuple};
 use hibernet_netstack::packet::L4;
 use hibernet_netstack::rng::Key;
@@ -289,5 +290,62 @@ fn early_drop_keeps_the_cap() {
         assert_eq!(ct.len(), 1);
         let found = [1, 2, 3].into_iter().filter(|&n| find(&ct, START, &query(n)).is_some()).count();
         assert_eq!(found, 1);
+    });
+}
+
+fn bytes(image: &Image) -> (Head, Vec<u8>) {
+    (image.head().clone(), image.records(Family::V4).to_vec())
+}
+
+/// A capture goes through the table, and through what changed in it, while a thread does `change`: nothing of that is lost.
+fn captured(least: u64, change: fn(&Conntrack, ConnId)) {
+    check(least, move || {
+        let ct = table(ONE_BUCKET);
+        let Ok(Track::Known { id, .. }) = pass(&ct, START, query(1)) else { panic!() };
+        let mut capture = Capture::begin(&ct);
+        let other = ct.clone();
+        let t = thread::spawn(move || change(&other, id));
+        // The second step looks for changes alone, unless there is a slot that never was in use.
+        for _ in 0..2 {
+            capture.step(&ct, u32::MAX).expect("the only capture");
+        }
+        t.join().expect("no panic");
+        let image = bytes(&capture.finish(&ct).expect("the only capture"));
+        assert!(image == bytes(&ct.save()));
+    });
+}
+
+#[test]
+fn a_capture_loses_no_new_connection() {
+    captured(100, |ct, _| assert!(pass(ct, START, query(2)).is_ok()));
+}
+
+#[test]
+fn a_capture_loses_no_modification() {
+    captured(20, |ct, id| {
+        for mark in [1, 2] {
+            assert!(ct.modify(id, |c| c.mark = mark).is_some());
+        }
+    });
+}
+
+#[test]
+fn a_capture_loses_no_packet() {
+    captured(20, |ct, _| assert!(pass(ct, START, datagram(server(), client(1))).is_ok()));
+}
+
+#[test]
+fn a_capture_loses_no_removal() {
+    captured(100, |ct, _| {
+        ct.reap(LATE);
+    });
+}
+
+/// A connection takes the slot of another that goes.
+#[test]
+fn a_capture_loses_no_successor() {
+    captured(100, |ct, id| {
+        assert!(ct.remove(id).is_some());
+        assert!(pass(ct, START, query(2)).is_ok());
     });
 }

@@ -1,7 +1,7 @@
 //! The second phase of an insert: a connection enters the table when its first packet has passed all hooks.
 
 use super::bucket::{Locked, entry};
-use super::conn::{Conn, CtInfo, Dir, Status, Track};
+use super::conn::{Conn, ConnId, CtInfo, Dir, Status, Track};
 use super::hash::Words;
 use super::slot::Held;
 use super::stats::bump;
@@ -103,7 +103,7 @@ impl Conntrack {
                     }
                 }
                 Some(Obstacle::Taken(mut winner, dir)) => {
-                    if let Some(track) = join(&mut winner, conn) {
+                    if let Some(track) = join(t, &mut winner, conn) {
                         return Ok(Entered::Joined(track));
                     }
                     drop(winner);
@@ -121,15 +121,41 @@ impl Conntrack {
 
     /// Puts a connection into its slot and its buckets, which are locked.
     fn enter(&self, t: &Tables, buckets: &mut Pair<'_>, index: u32, conn: &Conn, hash: [u64; 2]) -> Track {
-        let id = t.arena.occupy(index, conn, hash.map(|h| h as u32));
-        // As Linux: of a connection with itself the reply is found.
-        for &dir in directions(conn).iter().rev() {
-            buckets.of(dir).insert(&t.arena, entry(index, dir as u32), hash[dir as usize] as u32);
+        let translated = conn.status.has(Status::SRC_NAT);
+        if translated {
+            // Before a capture can see the connection.
+            t.sources.number(index);
         }
-        if conn.status.has(Status::SRC_NAT) {
+        let id = t.arena.occupy(index, conn, hash.map(|h| h as u32));
+        buckets.put(t, index, conn, hash);
+        if translated {
             t.sources.insert(self.source_hash(&conn.tuples[0]), index);
         }
         Track::Known { id, info: CtInfo::New, status: conn.status }
+    }
+}
+
+/// Why a connection of an image cannot be put into the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Another one is in its slot.
+    Slot,
+    /// Another one has the tuple of this direction.
+    Tuple(Dir),
+}
+
+impl Conntrack {
+    /// Puts a connection of an image into its slot and its buckets.
+    pub(super) fn restore(&self, t: &Tables, id: ConnId, conn: &Conn, hash: [u64; 2]) -> Result<(), Refused> {
+        let mut buckets = Pair::lock(self, t, hash);
+        if let Some(dir) = directions(conn).iter().copied().find(|&dir| buckets.holder(t, conn, hash, dir).is_some()) {
+            return Err(Refused::Tuple(dir));
+        }
+        if !t.arena.restore(id, conn, hash.map(|h| h as u32)) {
+            return Err(Refused::Slot);
+        }
+        buckets.put(t, id.index, conn, hash);
+        Ok(())
     }
 }
 
@@ -144,13 +170,13 @@ fn directions(conn: &Conn) -> &'static [Dir] {
 }
 
 /// Whether a packet belongs to the connection that was faster, and how: its tuples are the same, or exactly reversed.
-fn join(winner: &mut Held<'_>, conn: &Conn) -> Option<Track> {
+fn join(t: &Tables, winner: &mut Held<'_>, conn: &Conn) -> Option<Track> {
     let [original, reply] = &winner.conn.tuples;
     let info = match [original, reply] {
         [o, r] if *o == conn.tuples[0] && *r == conn.tuples[1] => CtInfo::New,
         [o, r] if *o == conn.tuples[1] && *r == conn.tuples[0] => {
             winner.conn.status.set(Status::SEEN_REPLY);
-            winner.mark_dirty();
+            t.arena.changed(winner);
             CtInfo::EstablishedReply
         }
         _ => return None,
@@ -193,19 +219,30 @@ impl<'a> Pair<'a> {
         }
     }
 
+    /// Puts the entries of a connection in.
+    fn put(&mut self, t: &Tables, index: u32, conn: &Conn, hash: [u64; 2]) {
+        // As Linux: of a connection with itself the reply is found.
+        for &dir in directions(conn).iter().rev() {
+            self.of(dir).insert(&t.arena, entry(index, dir as u32), hash[dir as usize] as u32);
+        }
+    }
+
+    /// Which connection has the tuple of this direction.
+    fn holder<'t>(&mut self, t: &'t Tables, conn: &Conn, hash: [u64; 2], dir: Dir) -> Option<Held<'t>> {
+        let tuple = Words::of(&conn.tuples[dir as usize]);
+        let wanted = hash[dir as usize] as u32;
+        self.of(dir).walk(&t.arena, Some(wanted), |entry| t.has(entry, wanted, &tuple).map(|(held, _)| held))
+    }
+
     fn obstacle<'t>(&mut self, now: Time, t: &'t Tables, conn: &Conn, hash: [u64; 2]) -> Option<Obstacle<'t>> {
         let index = self.index;
         directions(conn).iter().find_map(|&dir| {
-            let tuple = Words::of(&conn.tuples[dir as usize]);
-            let wanted = hash[dir as usize] as u32;
-            let bucket = self.of(dir);
-            let found = bucket.walk(&t.arena, Some(wanted), |entry| t.has(entry, wanted, &tuple).map(|(held, _)| held));
-            if let Some(held) = found {
+            if let Some(held) = self.holder(t, conn, hash, dir) {
                 let live = is_live(&held.conn, now);
                 return Some(if live { Obstacle::Taken(held, dir) } else { Obstacle::Stale(held) });
             }
             let limit = CHAIN_LEAST + (((hash[0] >> 32) * CHAIN_SPREAD) >> 32) as u32;
-            (bucket.len(&t.arena) > limit).then_some(Obstacle::Crowd(index[dir as usize]))
+            (self.of(dir).len(&t.arena) > limit).then_some(Obstacle::Crowd(index[dir as usize]))
         })
     }
 }

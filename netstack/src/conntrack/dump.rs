@@ -1,4 +1,4 @@
-//! Connections in the order of their slots: for listings, and for images.
+//! Connections in the order of their slots, for listings.
 
 use super::conn::{Conn, ConnId, Status};
 use super::table::{Conntrack, is_live};
@@ -29,23 +29,5 @@ impl Conntrack {
             removed += usize::from(id.is_some_and(|id| self.remove(id).is_some()));
         }
         removed
-    }
-
-    /// As [`Conntrack::dump`] over slots in which something changed since the last time this was asked of them: connections that are
-    /// there, live or not, and the indices of those that are empty now. (That a connection was used, and so lives longer, counts as a change
-    /// only when that is a second.)
-    pub fn dump_dirty(&self, from: u32, slots: u32, mut f: impl FnMut(u32, Option<(ConnId, &Conn)>)) -> Option<u32> {
-        let arena = &self.tables()?.arena;
-        let end = from.saturating_add(slots).min(arena.used());
-        for index in from..end {
-            // Cleared before it is read: what changes in between is written again.
-            if arena.take_dirty(index) {
-                match arena.hold(index) {
-                    Some(held) => f(index, Some((held.id, &held.conn))),
-                    None => f(index, None),
-                }
-            }
-        }
-        (end < arena.used()).then_some(end)
     }
 }

@@ -34,7 +34,7 @@ pub(super) const fn counterpart(ty: u8, v6: bool) -> Option<u8> {
 }
 
 /// Whether a type asks, so that a connection may begin with it.
-const fn asks(ty: u8, v6: bool) -> bool {
+pub(super) const fn asks(ty: u8, v6: bool) -> bool {
     match v6 {
         false => matches!(ty, 8 | 13 | 15 | 17),
         true => matches!(ty, 128 | 139),

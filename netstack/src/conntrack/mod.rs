@@ -1,6 +1,7 @@
 //! Connection tracking.
 
 mod bucket;
+mod changed;
 mod chunks;
 pub mod config;
 mod confirm;
@@ -11,6 +12,7 @@ pub mod filter;
 mod gre;
 mod hash;
 pub mod icmp;
+pub mod image;
 pub mod list;
 mod port_search;
 pub mod proto;

@@ -7,6 +7,7 @@
 
 use super::bucket::entry;
 use super::early_drop::is_expendable;
+use super::image::{HeadError, Reaping};
 use super::slot::Held;
 use super::sync::Ordering::Relaxed;
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, lock};
@@ -141,6 +142,62 @@ impl Conntrack {
             self.reaper.due.store(due.max(now).as_nanos(), Relaxed);
         }
         self.reaper.quiesced.store(false, Relaxed);
+    }
+}
+
+/// In an image.
+impl Conntrack {
+    /// Where the reaper stands, when no step is in progress.
+    pub(super) fn reaping(&self) -> Reaping {
+        let r = &self.reaper;
+        let state = lock(&r.state);
+        let due = r.due();
+        Reaping {
+            due: (due != Time::NEVER).then_some(due),
+            cursor: state.cursor,
+            left: state.left,
+            passed: state.passed,
+            expired: state.expired,
+            interval: state.interval,
+            pressure: state.pressure,
+            pressed: r.pressed.load(Relaxed),
+            search: r.search.load(Relaxed),
+        }
+    }
+
+    /// Goes on where another table's reaper stood, which has as many slots or more.
+    pub(super) fn resume_reaping(&self, from: &Reaping, slots: u32) {
+        let r = &self.reaper;
+        let mut state = lock(&r.state);
+        *state = State {
+            cursor: if from.cursor < slots { from.cursor } else { 0 },
+            left: from.left.min(slots),
+            passed: from.passed,
+            expired: from.expired,
+            interval: from.interval,
+            pressure: from.pressure.min(slots),
+        };
+        r.due.store(from.due.unwrap_or(Time::NEVER).as_nanos(), Relaxed);
+        r.pressed.store(from.pressed, Relaxed);
+        r.search.store(from.search, Relaxed);
+    }
+}
+
+impl Default for Reaping {
+    fn default() -> Self {
+        Reaping { due: None, cursor: 0, left: 0, passed: 0, expired: 0, interval: MOST, pressure: 0, pressed: false, search: 0 }
+    }
+}
+
+impl Reaping {
+    /// Whether a reaper can stand there in a table of so many slots.
+    pub(super) fn check(&self, slots: u32, now: Time) -> Result<(), HeadError> {
+        let place = (self.cursor < slots || self.cursor == 0) && self.left <= slots.div_ceil(RUNS) && self.pressure <= slots;
+        let counts = self.passed <= slots && self.expired <= self.passed;
+        let times = (LEAST..=MOST).contains(&self.interval) && self.due.is_none_or(|due| due <= now + DELAY);
+        // Without slots there is nothing that its step could put off.
+        let needed = slots > 0 || self.due.is_none();
+        if place && counts && times && needed { Ok(()) } else { Err(HeadError::Reaper) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Slots of connections, and what goes with each.
 
 use super::bucket::{NONE, entry};
+use super::changed::Changed;
 use super::chunks::Chunks;
 use super::conn::{Conn, ConnId, Dir, Proto, Status};
 use super::sync::{AtomicU32, AtomicU64, BATCH, IN_FLIGHT, Mutex, MutexGuard, Ordering, SHARDS, lock};
@@ -24,8 +25,8 @@ pub(super) struct Slot {
     conn: Mutex<Conn>,
     /// Odd while the slot is occupied. Changes under the lock.
     generation: AtomicU32,
-    /// 1 if something changed that a checkpoint must write again.
-    dirty: AtomicU32,
+    /// 0 if a capture has a copy and must hear of the next change; 1 if it has heard, or there is none. Changes under the lock.
+    heard: AtomicU32,
 }
 
 /// What is seldom asked of a slot.
@@ -58,7 +59,7 @@ impl Default for Slot {
             hash: [AtomicU32::new(0), AtomicU32::new(0)],
             conn: Mutex::new(conn),
             generation: AtomicU32::new(0),
-            dirty: AtomicU32::new(0),
+            heard: AtomicU32::new(1),
         }
     }
 }
@@ -82,11 +83,10 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
-    /// Notes that something changed.
-    pub(super) fn mark_dirty(&self) {
-        if self.slot.dirty.load(Relaxed) == 0 {
-            self.slot.dirty.store(1, Relaxed);
-        }
+    /// Whether a capture must hear of a change ([`Arena::changed`]).
+    #[inline]
+    pub(super) fn is_watched(&self) -> bool {
+        self.slot.heard.load(Relaxed) == 0
     }
 }
 
@@ -115,6 +115,9 @@ pub(super) struct Arena {
     /// Slots that were ever used are below.
     used: AtomicU32,
     capacity: u32,
+    /// Generation of slots that no connection was in since the table was made or loaded: even, and no handle is older.
+    generation: u32,
+    changed: Changed,
 }
 
 /// A list of free slots.
@@ -124,16 +127,22 @@ struct Shard(Mutex<u32>);
 
 impl Arena {
     /// For `max` connections at a time.
-    pub(super) fn new(max: u32) -> Self {
-        // A list may hold free slots that another one would need; each can keep a batch to itself.
-        let capacity = max + SHARDS * BATCH;
+    pub(super) fn new(max: u32, generation: u32) -> Self {
+        let capacity = Self::capacity_for(max);
         Arena {
             slots: Chunks::new(capacity, CHUNK_SHIFT),
             side: Chunks::new(capacity, CHUNK_SHIFT + 2),
             free: (0..SHARDS).map(|_| Shard(Mutex::new(NONE))).collect(),
             used: AtomicU32::new(0),
             capacity,
+            generation,
+            changed: Changed::new(capacity),
         }
+    }
+
+    /// Slots for `max` connections at a time: a list may hold free slots that another one would need; each can keep a batch to itself.
+    pub(super) const fn capacity_for(max: u32) -> u32 {
+        max + SHARDS * BATCH
     }
 
     /// Slots that there can be.
@@ -297,9 +306,13 @@ impl Arena {
         *place = *conn;
         slot.hash[0].store(hash[0], Relaxed);
         slot.hash[1].store(hash[1], Relaxed);
-        let generation = slot.generation.load(Relaxed).wrapping_add(1);
+        let before = match slot.generation.load(Relaxed) {
+            0 => self.generation,
+            before => before,
+        };
+        let generation = before.wrapping_add(1);
         slot.generation.store(generation, Relaxed);
-        slot.dirty.store(1, Relaxed);
+        self.note(slot, index);
         self.side.touch(index).hint.store(tick(conn.expires), Relaxed);
         ConnId { index, generation }
     }
@@ -308,7 +321,7 @@ impl Arena {
     /// before the slot is given back.
     pub(super) fn vacate(&self, held: Held<'_>) -> Vacated {
         held.slot.generation.store(held.id.generation.wrapping_add(1), Relaxed);
-        held.slot.dirty.store(1, Relaxed);
+        self.note(held.slot, held.id.index);
         self.side.touch(held.id.index).hint.store(VACANT, Relaxed);
         Vacated {
             index: held.id.index,
@@ -318,9 +331,60 @@ impl Arena {
         }
     }
 
-    /// Clears the mark that something changed; whether it was set.
-    pub(super) fn take_dirty(&self, index: u32) -> bool {
-        self.slots.get(index).is_some_and(|s| s.dirty.swap(0, Relaxed) != 0)
+    /// Says that a connection changed, if a capture must hear of it.
+    #[inline]
+    pub(super) fn changed(&self, held: &Held<'_>) {
+        self.note(held.slot, held.id.index);
+    }
+
+    /// Under the slot's lock.
+    #[inline]
+    fn note(&self, slot: &Slot, index: u32) {
+        if slot.heard.load(Relaxed) == 0 {
+            slot.heard.store(1, Relaxed);
+            self.changed.set(index);
+        }
+    }
+
+    /// Slots of which a capture is to hear.
+    pub(super) fn changes(&self) -> &Changed {
+        &self.changed
+    }
+
+    /// Shows what is in a slot, its generation and its connection; the next change after that is one of [`Arena::changes`].
+    pub(super) fn watch<R>(&self, index: u32, f: impl FnOnce(u32, Option<&Conn>) -> R) -> R {
+        let slot = self.slots.touch(index);
+        let conn = lock(&slot.conn);
+        slot.heard.store(0, Relaxed);
+        let generation = match slot.generation.load(Relaxed) {
+            0 => self.generation,
+            generation => generation,
+        };
+        f(generation, (generation & 1 == 1).then_some(&*conn))
+    }
+
+    /// Puts a connection into its slot of an image; false if there is one already.
+    pub(super) fn restore(&self, id: ConnId, conn: &Conn, hash: [u32; 2]) -> bool {
+        let slot = self.slots.touch(id.index);
+        let mut place = lock(&slot.conn);
+        if slot.generation.load(Relaxed) & 1 == 1 {
+            return false;
+        }
+        *place = *conn;
+        slot.hash[0].store(hash[0], Relaxed);
+        slot.hash[1].store(hash[1], Relaxed);
+        slot.generation.store(id.generation, Relaxed);
+        self.side.touch(id.index).hint.store(tick(conn.expires), Relaxed);
+        true
+    }
+
+    /// After all connections of an image: slots below `used` that have none are free, the first ones to be taken first.
+    pub(super) fn restored(&self, used: u32) {
+        self.used.store(used, Relaxed);
+        for first in (0..used).step_by(BATCH as usize).rev() {
+            let free = (first..used.min(first + BATCH)).rev().filter(|&i| !self.is_occupied(i));
+            self.give_to(first / BATCH % SHARDS, free);
+        }
     }
 }
 
@@ -345,11 +409,22 @@ impl Condemned {
         Condemned { next: AtomicU32::new(0), ids: core::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
+    /// Those that are in it, the first to go first.
+    pub(super) fn list(&self) -> Vec<ConnId> {
+        let next = self.next.load(Relaxed) as usize;
+        let ids = (0..IN_FLIGHT).filter_map(|n| Self::id(self.ids[(next + n) % IN_FLIGHT].load(Relaxed)));
+        ids.collect()
+    }
+
+    /// Generations of occupied slots are odd, so no handle is 0.
+    fn id(bits: u64) -> Option<ConnId> {
+        (bits != 0).then_some(ConnId { index: bits as u32, generation: (bits >> 32) as u32 })
+    }
+
     /// Adds one; returns the one that has to go.
     pub(super) fn push(&self, id: ConnId) -> Option<ConnId> {
         let at = self.next.fetch_add(1, Relaxed) as usize % IN_FLIGHT;
         let old = self.ids[at].swap(u64::from(id.generation) << 32 | u64::from(id.index), Relaxed);
-        // Generations of occupied slots are odd, so no handle is 0.
-        (old != 0).then_some(ConnId { index: old as u32, generation: (old >> 32) as u32 })
+        Self::id(old)
     }
 }

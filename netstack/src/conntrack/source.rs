@@ -21,6 +21,8 @@ pub(super) struct Sources {
     buckets: Chunks<Chain>,
     links: Chunks<Link>,
     bits: u32,
+    /// Connections that were numbered, modulo 2^32.
+    numbered: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -32,27 +34,55 @@ impl Default for Chain {
     }
 }
 
-/// Neighbours of a slot in its chain. They change under the chain's lock.
+/// Neighbours of a slot in its chain, which change under the chain's lock.
 #[derive(Debug)]
 struct Link {
     next: AtomicU32,
     previous: AtomicU32,
+    /// Which connection it was that got this slot, counted modulo 2^32: who is younger is to be known after a restore, too.
+    number: AtomicU32,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Link { next: AtomicU32::new(NONE), previous: AtomicU32::new(ABSENT) }
+        Link { next: AtomicU32::new(NONE), previous: AtomicU32::new(ABSENT), number: AtomicU32::new(0) }
     }
 }
 
 impl Sources {
     /// With `1 << bits` buckets, for so many slots.
     pub(super) fn new(bits: u32, slots: u32) -> Self {
-        Sources { buckets: Chunks::new(1 << bits, 8), links: Chunks::new(slots, 8), bits }
+        Sources { buckets: Chunks::new(1 << bits, 8), links: Chunks::new(slots, 8), bits, numbered: AtomicU32::new(0) }
     }
 
     fn bucket(&self, hash: u32) -> u32 {
         (u64::from(hash) >> (32 - self.bits)) as u32
+    }
+
+    /// The connection that is about to be in this slot is the youngest.
+    pub(super) fn number(&self, index: u32) {
+        let number = self.numbered.fetch_add(1, Relaxed).wrapping_add(1);
+        self.links.touch(index).number.store(number, Relaxed);
+    }
+
+    /// The number that a slot's connection got; 0 if none ever did.
+    pub(super) fn number_of(&self, index: u32) -> u32 {
+        self.links.get(index).map_or(0, |l| l.number.load(Relaxed))
+    }
+
+    /// Connections that were numbered, modulo 2^32.
+    pub(super) fn numbered(&self) -> u32 {
+        self.numbered.load(Relaxed)
+    }
+
+    /// Puts connections of an image in, {number, hash, slot} each in any order; `numbered` is what was counted when they were saved.
+    pub(super) fn restore(&self, numbered: u32, conns: &mut [(u32, u32, u32)]) {
+        self.numbered.store(numbered, Relaxed);
+        conns.sort_unstable_by_key(|&(number, _, index)| (core::cmp::Reverse(numbered.wrapping_sub(number)), index));
+        for &mut (number, hash, index) in conns {
+            self.links.touch(index).number.store(number, Relaxed);
+            self.insert(hash, index);
+        }
     }
 
     pub(super) fn insert(&self, hash: u32, index: u32) {

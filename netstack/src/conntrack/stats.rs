@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// What the table counted since it was made; the names are those of `conntrack -S`, where that has them.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub struct CtCounters { $($(#[$doc])* pub $name: u64,)* }
 
         #[derive(Debug, Default)]
@@ -14,6 +14,11 @@ macro_rules! counters {
         impl Counters {
             pub(super) fn read(&self) -> CtCounters {
                 CtCounters { $($name: self.$name.load(Relaxed),)* }
+            }
+
+            /// Goes on where others stood.
+            pub(super) fn restore(&self, from: &CtCounters) {
+                $(self.$name.store(from.$name, Relaxed);)*
             }
         }
     };

@@ -44,7 +44,9 @@ pub struct Conntrack {
     pub(super) counters: Counters,
     pub(super) condemned: Condemned,
     /// Flows whose connection is gone, and that were not told.
-    closed: Mutex<Vec<Token>>,
+    pub(super) closed: Mutex<Vec<Token>>,
+    /// How many captures were begun: only the last one hears of changes.
+    pub(super) captures: AtomicU32,
 }
 
 /// What is allocated with the first connection.
@@ -80,8 +82,16 @@ pub(super) fn is_pinned(conn: &Conn) -> bool {
 impl Conntrack {
     /// An empty table. `key` must be secret, and never used twice.
     pub fn new(cfg: CtConfig, key: Key) -> Self {
+        let table = Self::unallocated(cfg, key);
+        if MODEL {
+            table.allocate();
+        }
+        table
+    }
+
+    pub(super) fn unallocated(cfg: CtConfig, key: Key) -> Self {
         let max = cfg.max.clamp(1, MAX_SLOTS / 2);
-        let table = Conntrack {
+        Conntrack {
             cfg,
             key,
             max,
@@ -92,11 +102,8 @@ impl Conntrack {
             counters: Counters::default(),
             condemned: Condemned::new(),
             closed: Mutex::new(Vec::new()),
-        };
-        if MODEL {
-            table.allocate();
+            captures: AtomicU32::new(0),
         }
-        table
     }
 
     /// The secret under which tuples are hashed: one that takes this table's place may take it over.
@@ -139,7 +146,7 @@ impl Conntrack {
         let arena = &self.tables()?.arena;
         let mut held = arena.hold_id(id)?;
         let result = f(&mut held.conn);
-        held.mark_dirty();
+        arena.changed(&held);
         arena.reap_by(&held, held.conn.expires);
         Some(result)
     }
@@ -201,8 +208,13 @@ impl Conntrack {
     }
 
     pub(super) fn allocate(&self) -> &Tables {
+        self.allocate_at(0)
+    }
+
+    /// As [`Conntrack::allocate`]; slots begin at this generation.
+    pub(super) fn allocate_at(&self, generation: u32) -> &Tables {
         self.tables.get_or_init(|| {
-            let arena = Arena::new(self.max);
+            let arena = Arena::new(self.max, generation);
             Tables {
                 buckets: Chunks::new(1 << self.bits, CHUNK_SHIFT),
                 sources: Sources::new(self.bits.saturating_sub(2), arena.capacity()),

@@ -125,11 +125,10 @@ impl Conntrack {
             Step::Accept | Step::Invalid(_) => {}
         }
         let earlier = conn.expires < expires;
-        let second = |t: Time| t.as_nanos() / 1_000_000_000;
-        let changed = matches!(conn.proto, Proto::Tcp(_)) || conn.status != status || second(conn.expires) != second(expires);
-        let (id, status) = (held.id, held.conn.status);
-        if changed {
-            held.mark_dirty();
+        let (id, before) = (held.id, status);
+        let status = held.conn.status;
+        if held.is_watched() && (status != before || is_worth_noting(&held.conn, expires)) {
+            t.arena.changed(&held);
         }
         if earlier {
             t.arena.reap_by(&held, held.conn.expires);
@@ -174,6 +173,14 @@ impl Conntrack {
         skb.track = Track::Fresh { conn, related: false };
         Ok(())
     }
+}
+
+/// Whether a capture must hear of what a packet did to a connection besides its status. That it lives longer counts only when that
+/// reaches another second: a capture's copy is never behind by more, and packets of a busy connection are noted once a second.
+#[cold]
+fn is_worth_noting(conn: &Conn, expires: Time) -> bool {
+    let second = |t: Time| t.as_nanos() / 1_000_000_000;
+    matches!(conn.proto, Proto::Tcp(_)) || second(conn.expires) != second(expires)
 }
 
 /// How a packet of a connection with this status belongs to it.

@@ -25,6 +25,9 @@ pub enum SegKind {
 }
 
 impl SegKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [SegKind; 6] = [SegKind::Syn, SegKind::SynAck, SegKind::Fin, SegKind::Ack, SegKind::Rst, SegKind::None];
+
     pub(super) const fn of(flags: Flags) -> SegKind {
         if flags.has(Flags::RST) {
             SegKind::Rst

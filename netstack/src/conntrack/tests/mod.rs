@@ -3,5 +3,6 @@
 mod basics;
 mod floods;
 mod gvisor_rows;
+mod gvisor_rows_restored;
 pub(super) mod kit;
 mod properties;

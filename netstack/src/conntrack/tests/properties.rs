@@ -171,7 +171,7 @@ proptest! {
     #[test]
     fn buckets_keep_what_they_are_given(ops in prop::collection::vec((0_u32..40, any::<bool>()), 1..300)) {
         use crate::conntrack::bucket::{Bucket, entry};
-        let arena = crate::conntrack::slot::Arena::new(64);
+        let arena = crate::conntrack::slot::Arena::new(64, 0);
         let bucket = Bucket::default();
         let Track::Fresh { conn, .. } = translated(&table(1), secs(0), skb(0, false), |_| ()).track else { panic!() };
         let mut model = std::collections::BTreeSet::new();
