@@ -4,6 +4,7 @@
 //! whoever embeds the stack.
 
 use crate::config::Config;
+use crate::conntrack::image::Head;
 use crate::gateway::GatewayState;
 use crate::router::{LinksState, RulesState};
 use crate::state::StackState;
@@ -41,6 +42,11 @@ pub mod kind {
     pub const CONNECTIONS_V6: SectionKind = SectionKind(18);
     /// From here on: not the stack's.
     pub const OTHERS: SectionKind = SectionKind(64);
+}
+
+impl SectionState for Head {
+    const KIND: SectionKind = kind::CONNTRACK;
+    const VERSION: u16 = 1;
 }
 
 macro_rules! sections {

@@ -1,7 +1,7 @@
 //! The clock: host time turned into stack time.
 
 use hibernet_netstack::Time;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Stack time as the host's monotonic clock moves it on. Time for which the machine is suspended does not count, nor does time for which the
 /// clock is stopped.
@@ -38,6 +38,12 @@ impl Clock {
     pub fn go_on(&mut self) {
         *self = Clock::start_at(self.now());
     }
+}
+
+/// The wall clock: nanoseconds since 1970, 0 if it is set to earlier.
+pub fn wall() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -208,7 +208,7 @@ fn run(plan: &Plan, parts: WorkerParts, resolver: OwnedFd, stop: OwnedFd, report
     loop {
         match events.subscriber_mut(id).map(|w| w.finished()) {
             Ok(None) => {}
-            Ok(Some(Finished::Stopped | Finished::LinksGone)) => return Ok(()),
+            Ok(Some(Finished::Stopped | Finished::LinksGone | Finished::Frozen)) => return Ok(()),
             Ok(Some(Finished::LoopFailed)) | Err(_) => {
                 return Err(Failure::new(Status::Internal, "the network worker's event loop failed"));
             }

@@ -21,15 +21,29 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A listening socket of a published port.
 #[derive(Debug)]
 pub(super) struct Listener {
+    /// Index of the published port in the configuration.
+    publish: usize,
     fd: OwnedFd,
 }
 
 impl Listener {
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(publish: usize, fd: OwnedFd) -> io::Result<Self> {
         socket::set_nonblocking(&fd)?;
         // What it accepts inherits these.
         prepare_tcp(fd.as_fd())?;
-        Ok(Listener { fd })
+        Ok(Listener { publish, fd })
+    }
+
+    pub(super) fn publish(&self) -> usize {
+        self.publish
+    }
+
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    pub(super) fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
     }
 
     pub(super) fn raw(&self) -> i32 {

@@ -6,14 +6,18 @@
 
 mod answers;
 mod control;
+mod freeze;
 mod listen;
 mod pause;
 mod report;
 mod rule_log;
 mod setup;
+mod thaw;
 mod watch;
 
 pub use control::ControlSocket;
+pub use freeze::{Mode, Prepare, Prepared};
+pub use thaw::{FlowPolicy, RestorePolicy};
 pub use setup::{RulesSetup, WorkerError, WorkerSetup, resolver_update};
 
 use crate::clock::Clock;
@@ -25,6 +29,7 @@ use crate::slots::Slots;
 use crate::sock::{SocketEvent, Sockets};
 use crate::sys::netlink;
 use control::Control;
+use freeze::Freeze;
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
 use hibernet_netstack::{Stack, Time};
@@ -92,6 +97,8 @@ pub enum Finished {
     LinksGone,
     /// It was told to stop.
     Stopped,
+    /// It was frozen, and handed its sockets out.
+    Frozen,
     /// The event loop refused a descriptor; see the log.
     LoopFailed,
 }
@@ -112,6 +119,8 @@ pub struct Worker {
     /// Listeners wait for free descriptors.
     short: Option<Shortage>,
     stillness: Stillness,
+    freeze: Freeze,
+    start: Start,
     addresses: AddressWatch,
     resolvers: Option<ResolverUpdates>,
     control: Option<Control>,
@@ -127,6 +136,15 @@ pub struct Worker {
     recheck: Recheck,
     rule_log: RuleLog,
     log: slog::Logger,
+}
+
+/// How a worker begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// The guest hears of us.
+    New,
+    /// The guest knows us, and is not to notice anything.
+    Thawed,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -146,22 +164,35 @@ impl std::fmt::Debug for Worker {
 impl Worker {
     /// Makes a worker. It does nothing before it is added to an event manager.
     pub fn new(setup: WorkerSetup) -> Result<Worker, WorkerError> {
-        let WorkerSetup { config, links, tcp_listeners, udp_listeners, raw_icmp4, raw_icmp6, .. } = setup;
-        if links.len() > MAX_LINKS {
-            return Err(WorkerError::TooManyLinks(links.len()));
+        if setup.links.len() > MAX_LINKS {
+            return Err(WorkerError::TooManyLinks(setup.links.len()));
         }
+        let seed = entropy::seed().map_err(WorkerError::system("get entropy"))?;
+        let mut stack = Stack::new(setup.config.clone(), seed);
+        for l in &setup.links {
+            stack.add_link(l.info());
+        }
+        let WorkerSetup { raw_icmp4, raw_icmp6, .. } = setup;
+        let sockets = Sockets::new(raw_icmp4, raw_icmp6).map_err(WorkerError::system("prepare host sockets"))?;
+        let setup = WorkerSetup { raw_icmp4: None, raw_icmp6: None, ..setup };
+        Worker::assemble(setup, stack, sockets, Clock::start(), Start::New)
+    }
+
+    /// A worker of a stack that has its links, and of the sockets that its flows have.
+    fn assemble(
+        setup: WorkerSetup,
+        mut stack: Stack,
+        mut sockets: Sockets,
+        clock: Clock,
+        start: Start,
+    ) -> Result<Worker, WorkerError> {
+        let WorkerSetup { config, links, tcp_listeners, udp_listeners, .. } = setup;
         let count = config.publish.len();
         let all = tcp_listeners.iter().chain(&udp_listeners);
         if let Some(&(index, _)) = all.into_iter().find(|(i, _)| *i >= count) {
             return Err(WorkerError::NoSuchPublish { index, count });
         }
-        let seed = entropy::seed().map_err(WorkerError::system("get entropy"))?;
-        let mut stack = Stack::new(config, seed);
-        for l in &links {
-            stack.add_link(l.info());
-        }
         let slots = Slots::new(SLOTS).map_err(WorkerError::system("map payload memory"))?;
-        let mut sockets = Sockets::new(raw_icmp4, raw_icmp6).map_err(WorkerError::system("prepare host sockets"))?;
         let watch = match setup.address_watch {
             Some(fd) => fd,
             None => netlink::open_address_watch().map_err(WorkerError::system("open a route socket"))?,
@@ -170,22 +201,29 @@ impl Worker {
         stack.set_host_addresses(list);
         for (_, fd) in udp_listeners {
             let (id, local) = sockets.udp_listener(fd).map_err(WorkerError::system("prepare a published UDP port"))?;
-            let token = stack.udp_listening(id, local);
+            // A stack that was restored knows the port, and has no socket for it if this one is given.
+            let known = stack.udp_listeners().find(|(_, sock, at)| *at == local && sockets.token(*sock).is_none());
+            let token = match known {
+                Some((token, ..)) => {
+                    stack.set_udp_listener(token, id);
+                    token
+                }
+                None => stack.udp_listening(id, local),
+            };
             sockets.listen(id, token).map_err(WorkerError::system("watch a published UDP port"))?;
         }
         let mut listeners = Vec::with_capacity(tcp_listeners.len());
-        for (_, fd) in tcp_listeners {
-            listeners.push(Listener::new(fd).map_err(WorkerError::system("prepare a published TCP port"))?);
+        for (index, fd) in tcp_listeners {
+            listeners.push(Listener::new(index, fd).map_err(WorkerError::system("prepare a published TCP port"))?);
         }
         let resolvers = setup.resolver_updates.map(ResolverUpdates::new).transpose();
         let timer = TimerFd::new().map_err(|e| WorkerError::System { what: "make a timer", source: e.into() })?;
         let control = setup.control.map(Control::new).transpose();
         let stillness = Stillness::new().map_err(WorkerError::system("make an event descriptor"))?;
-        let clock = Clock::start();
         let states = vec![LinkState::default(); links.len()];
         let mut edge = RuntimeEdge { slots, links, sockets };
         for rules in [setup.rules.v4, setup.rules.v6].into_iter().flatten() {
-            stack.set_rules(clock.now(), rules, Recheck::Keep.into(), &mut edge)?;
+            stack.set_rules(clock.now(), rules, setup.rules.recheck.into(), &mut edge)?;
         }
         Ok(Worker {
             stack,
@@ -199,6 +237,8 @@ impl Worker {
             listeners,
             short: None,
             stillness,
+            freeze: Freeze::default(),
+            start,
             addresses,
             resolvers: resolvers.map_err(WorkerError::system("read updates of the resolvers"))?,
             control: control.map_err(WorkerError::system("prepare the control socket"))?,
@@ -370,7 +410,8 @@ impl Worker {
         self.expire_clients(ops);
         let clients = self.client_deadline(now);
         let own = self.short.map(|s| s.until).into_iter().chain(self.trim_at).chain(clients).min();
-        let deadline = self.stack.next_deadline().into_iter().chain(own).min();
+        let copying = self.copy_some().then_some(now);
+        let deadline = self.stack.next_deadline().into_iter().chain(own).chain(copying).min();
         self.arm(now, deadline);
     }
 
@@ -477,8 +518,10 @@ impl MutEventSubscriber for Worker {
             }
         }
         let now = self.clock.now();
-        for index in 0..self.links.len() {
-            self.stack.link_up(now, LinkId(index as u8), &mut self.edge);
+        if self.start == Start::New {
+            for index in 0..self.links.len() {
+                self.stack.link_up(now, LinkId(index as u8), &mut self.edge);
+            }
         }
         self.settle(now, ops);
     }

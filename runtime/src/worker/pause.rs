@@ -4,13 +4,18 @@ use super::{Source, Worker, word};
 use event_manager::{EventOps, Events};
 use hibernet_netstack::Time;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
+
+/// Who stood still for longer has to look after those who went on: a guest's kernel sends again after this time.
+const NOTICED: Duration = Duration::from_millis(200);
 
 /// Whether a worker stands still, and what it does not watch meanwhile.
 #[derive(Debug)]
 pub(super) struct Stillness {
-    still: bool,
+    /// Since when it stands still, by the clock that does not stop.
+    since: Option<Time>,
     /// Descriptors of traffic that are not watched.
     parked: Vec<(Source, usize, RawFd)>,
     /// Wakes the worker when it goes on.
@@ -19,7 +24,7 @@ pub(super) struct Stillness {
 
 impl Stillness {
     pub(super) fn new() -> std::io::Result<Self> {
-        Ok(Stillness { still: false, parked: Vec::new(), kick: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)? })
+        Ok(Stillness { since: None, parked: Vec::new(), kick: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)? })
     }
 
     pub(super) fn fd(&self) -> RawFd {
@@ -38,10 +43,10 @@ impl Worker {
     /// Stands still: reads nothing from links and sockets, accepts no connection, and its clock and the reaper stop. What comes waits in the
     /// kernel. Requests at the control socket are still answered. Any number of times.
     pub fn pause(&mut self) {
-        if self.stillness.still || self.finished.is_some() {
+        if self.is_paused() || self.finished.is_some() {
             return;
         }
-        self.stillness.still = true;
+        self.stillness.since = Some(self.host_clock.now());
         self.clock.stop();
         self.stack.conntrack().quiesce();
         slog::info!(self.log, "paused");
@@ -49,26 +54,33 @@ impl Worker {
 
     /// Goes on where it stood. Time that passed meanwhile does not count. Any number of times.
     pub fn resume(&mut self) {
-        if !self.stillness.still {
-            return;
-        }
-        self.stillness.still = false;
+        let Some(since) = self.stillness.since.take() else { return };
         self.clock.go_on();
         let now = self.clock.now();
         self.stack.conntrack().restart(now);
-        // The event loop has to watch what it does not: it wakes us to say so. A write of 1 cannot fill the counter.
-        let _ = self.stillness.kick.write(1);
+        let asleep = self.host_clock.now().since(since);
+        if asleep >= NOTICED {
+            self.stack.thaw(now, asleep, &|_| true, &mut self.edge);
+        }
+        // The event loop has to watch what it does not.
+        self.kick();
         slog::info!(self.log, "goes on");
+    }
+
+    /// Has the event loop call us, whoever asks for it.
+    pub(super) fn kick(&self) {
+        // A write of 1 cannot fill the counter.
+        let _ = self.stillness.kick.write(1);
     }
 
     /// Whether it stands still.
     pub fn is_paused(&self) -> bool {
-        self.stillness.still
+        self.stillness.since.is_some()
     }
 
     /// An event that is not for now: its descriptor is not watched until the worker goes on. Whether that is so.
     pub(super) fn park(&mut self, source: Source, index: usize, ops: &mut EventOps<'_>) -> bool {
-        if !self.stillness.still || !source.is_traffic() {
+        if !self.is_paused() || !source.is_traffic() {
             return false;
         }
         let found = self.watched().into_iter().find(|&(s, i, _)| (s, i) == (source, index));
@@ -84,7 +96,7 @@ impl Worker {
     /// Was woken to go on.
     pub(super) fn kicked(&mut self, ops: &mut EventOps<'_>) {
         let _ = self.stillness.kick.read();
-        if self.stillness.still {
+        if self.is_paused() {
             return;
         }
         for (source, index, fd) in std::mem::take(&mut self.stillness.parked) {

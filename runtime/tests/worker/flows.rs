@@ -10,9 +10,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
-const SIZE: usize = 3 << 20;
+pub const SIZE: usize = 3 << 20;
 
-fn stream(from: usize, n: usize) -> Vec<u8> {
+pub fn stream(from: usize, n: usize) -> Vec<u8> {
     (from..from + n).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
 }
 
@@ -23,7 +23,7 @@ fn tcp_socket(p: &mut Pair) -> SocketHandle {
     p.sockets.add(s)
 }
 
-fn loopback_of(a: IpAddr) -> SocketAddr {
+pub fn loopback_of(a: IpAddr) -> SocketAddr {
     if a.is_ipv4() { "127.0.0.1:0".parse().unwrap() } else { "[::1]:0".parse().unwrap() }
 }
 
@@ -32,11 +32,28 @@ fn endpoint(addr: IpAddr, port: u16) -> IpEndpoint {
 }
 
 /// Connects the guest to a listener behind a gateway address.
-fn connect(p: &mut Pair, to: IpAddr, port: u16, local: u16) -> SocketHandle {
+pub fn connect(p: &mut Pair, to: IpAddr, port: u16, local: u16) -> SocketHandle {
     let h = tcp_socket(p);
     let s = p.sockets.get_mut::<tcp::Socket<'_>>(h);
     s.connect(p.iface.context(), endpoint(to, port), local).unwrap();
     h
+}
+
+/// A peer that sends a stream and closes, and gives back what it gets until the end.
+pub fn stream_peer(listener: TcpListener) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let (mut s, _) = listener.accept().unwrap();
+        s.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut w = s.try_clone().unwrap();
+        let writer = thread::spawn(move || {
+            w.write_all(&stream(7, SIZE)).unwrap();
+            w.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let mut all = Vec::new();
+        s.read_to_end(&mut all).unwrap();
+        writer.join().unwrap();
+        all
+    })
 }
 
 #[test]
@@ -45,19 +62,7 @@ fn streams_both_ways_arrive_whole() {
     for (i, gateway) in p.gateways().into_iter().enumerate() {
         let Ok(listener) = TcpListener::bind(loopback_of(gateway)) else { continue };
         let port = listener.local_addr().unwrap().port();
-        let peer = thread::spawn(move || {
-            let (mut s, _) = listener.accept().unwrap();
-            s.set_read_timeout(Some(PATIENCE)).unwrap();
-            let mut w = s.try_clone().unwrap();
-            let writer = thread::spawn(move || {
-                w.write_all(&stream(7, SIZE)).unwrap();
-                w.shutdown(std::net::Shutdown::Write).unwrap();
-            });
-            let mut all = Vec::new();
-            s.read_to_end(&mut all).unwrap();
-            writer.join().unwrap();
-            all
-        });
+        let peer = stream_peer(listener);
         let h = connect(&mut p, gateway, port, 40_000 + i as u16);
         let (mut sent, mut got) = (0, Vec::new());
         p.until("streams both ways", |_, sockets| {

@@ -1,6 +1,7 @@
 //! A guest at the other end of a channel link (smoltcp), and the worker that serves it, on one thread.
 
 use event_manager::{EventManager, SubscriberId, SubscriberOps};
+use hibernet::link::Link;
 use hibernet::link::channel::{ChannelEnd, channel};
 use hibernet::worker::{Finished, RulesSetup, Worker, WorkerSetup};
 use hibernet_netstack::Config;
@@ -87,6 +88,13 @@ impl Device for Nic {
     }
 }
 
+/// A link, and the guest's end of it.
+fn link() -> (Box<dyn Link>, ChannelEnd) {
+    let info = LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(MAC), in_flight: u32::MAX };
+    let (link, end) = channel(info, 1024).unwrap();
+    (Box::new(link), end)
+}
+
 /// A worker and its guest.
 pub struct Pair {
     pub manager: EventManager<Worker>,
@@ -101,9 +109,8 @@ impl Pair {
     /// Adds a link with a guest to the setup and starts the worker.
     pub fn new(mut setup: WorkerSetup) -> Pair {
         let (v4, v6) = (setup.config.v4.unwrap(), setup.config.v6.unwrap());
-        let info = LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(MAC), in_flight: u32::MAX };
-        let (link, end) = channel(info, 1024).unwrap();
-        setup.links.push(Box::new(link));
+        let (link, end) = link();
+        setup.links.push(link);
         let mut manager = EventManager::new().unwrap();
         let id = manager.add_subscriber(Worker::new(setup).unwrap());
         let mut nic = Nic(end);
@@ -129,6 +136,22 @@ impl Pair {
             }
             assert!(Instant::now() < end, "in vain: {what}; {}", self.worker().report());
             self.manager.run_with_timeout(1).unwrap();
+        }
+    }
+
+    /// Plugs the guest into a new link, for another worker.
+    pub fn plug(&mut self) -> Box<dyn Link> {
+        let (link, end) = link();
+        self.nic = Nic(end);
+        link
+    }
+
+    /// Lets the worker go on until it is so.
+    pub fn until_worker(&mut self, what: &str, is: impl Fn(&Worker) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !is(self.worker()) {
+            assert!(Instant::now() < end, "in vain: {what}");
+            self.manager.run_with_timeout(100).unwrap();
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod control;
 mod flows;
+mod freeze;
 mod full;
 mod guest;
 mod life;

@@ -1,0 +1,71 @@
+//! Why a freeze or a thaw fails.
+
+use hibernet_netstack::conntrack::image::CaptureError;
+use hibernet_netstack::iptables::RuleError;
+use hibernet_netstack::state::StateError;
+use hibernet_snapshot::{CodecError, ImageError, ReadError, StateError as SectionError};
+use std::io;
+
+/// Why a worker cannot be frozen. It goes on as if nothing had happened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// It has ended.
+    #[error("the worker has ended")]
+    Finished,
+    /// It is frozen already, and neither committed nor given up.
+    #[error("a checkpoint is in progress; commit it or give it up first")]
+    InProgress,
+    /// It is not frozen, or by another freeze.
+    #[error("no checkpoint of this generation is in progress")]
+    WrongToken,
+    /// Connections were captured by two at a time.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// The host refused something.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// Why an image cannot be thawed. Nothing has happened to the sockets that were handed in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The image cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The image cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A section cannot be decoded.
+    #[error(transparent)]
+    Section(#[from] SectionError),
+    /// A section cannot be decoded.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// What it says cannot be.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// It is of another freeze than the caller expects.
+    #[error("the image is of another freeze: it has generation {found}, expected was {expected}")]
+    WrongToken {
+        /// Of the image.
+        found: String,
+        /// What the caller has.
+        expected: String,
+    },
+    /// The rules that were given in place of the image's make no sense.
+    #[error("rules: {0}")]
+    Rules(#[from] RuleError),
+    /// The worker cannot be made.
+    #[error(transparent)]
+    Worker(#[from] crate::worker::WorkerError),
+    /// The host sockets in the image make no sense, or cannot be watched.
+    #[error(transparent)]
+    Sockets(#[from] crate::sock::HoldError),
+}

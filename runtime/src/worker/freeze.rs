@@ -1,0 +1,282 @@
+//! Freezing a worker: rounds of copying while traffic runs, then a short stop in which the rest is taken.
+
+use super::{Finished, Worker};
+use crate::checkpoint::contents::{Contents, Origin};
+use crate::checkpoint::report::{Flow, FlowTier, FreezeReport, FreezeTimes, Tier, generation_text};
+use crate::checkpoint::{CheckpointError, Held};
+use crate::clock::{self, Clock};
+use crate::entropy;
+use hibernet_netstack::Time;
+use hibernet_netstack::conntrack::image::Capture;
+use hibernet_snapshot::GenerationId;
+use std::time::Duration;
+
+/// Slots of the table of connections that are copied between two wake-ups: a fraction of a millisecond.
+const SLOTS_PER_STEP: u32 = 2048;
+/// So few connections are copied in the freeze; more are worth another round.
+const FEW: u32 = 512;
+/// Rounds after which the freeze begins however much changes.
+const MAX_ROUNDS: u32 = 8;
+/// Turns of unfinished work before a freeze: what is left then waits in the kernel.
+const MAX_TURNS: u32 = 64;
+
+/// What is to become of the worker and of its host sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// It stands still until [`Worker::commit`] or [`Worker::abort`]; its sockets can be handed over.
+    #[default]
+    Hold,
+    /// It goes on at once. Flows of the image cannot be resumed: their sockets go on too.
+    GoOn,
+    /// As [`Mode::Hold`], but the sockets will be closed: every flow is reset on thaw.
+    Drop,
+}
+
+/// How to freeze.
+#[derive(Clone, Debug, Default)]
+pub struct Prepare {
+    /// What becomes of the worker.
+    pub mode: Mode,
+    /// Name of the sandbox, for the image.
+    pub name: String,
+}
+
+/// A frozen worker's state. It can be written while the worker goes on.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Which freeze this is: the token for commit, abort, and restore.
+    pub token: GenerationId,
+    /// What it came to.
+    pub report: FreezeReport,
+    /// The image to be.
+    pub contents: Contents,
+}
+
+/// A freeze in progress, or about to be.
+#[derive(Debug, Default)]
+pub(super) enum Freeze {
+    /// None.
+    #[default]
+    None,
+    /// Connections are being copied while traffic runs.
+    Copying {
+        capture: Capture,
+        rounds: u32,
+        ready: bool,
+    },
+    /// Everything was taken; the worker stands still.
+    Prepared {
+        token: GenerationId,
+        /// It stood still before.
+        was_paused: bool,
+    },
+}
+
+impl Worker {
+    /// Begins to copy the connections while traffic runs, so that a [`Worker::prepare`] finds little left to copy. It is ready for that when
+    /// [`Worker::is_copied`] says so. Does nothing if that was begun already.
+    pub fn begin_copy(&mut self) {
+        if matches!(self.freeze, Freeze::None) && self.finished.is_none() {
+            let capture = Capture::begin(self.stack.conntrack());
+            self.freeze = Freeze::Copying { capture, rounds: 0, ready: false };
+            self.kick();
+        }
+    }
+
+    /// Whether so little is left to copy that a freeze would be short, or that more copying would not make it shorter.
+    pub fn is_copied(&self) -> bool {
+        matches!(self.freeze, Freeze::Copying { ready: true, .. })
+    }
+
+    /// Does a piece of the copying. Whether there is more to be done.
+    pub(super) fn copy_some(&mut self) -> bool {
+        let Freeze::Copying { capture, rounds, ready } = &mut self.freeze else { return false };
+        if *ready {
+            return false;
+        }
+        match capture.step(self.stack.conntrack(), SLOTS_PER_STEP) {
+            Ok(p) if !p.complete || p.slots >= SLOTS_PER_STEP => {}
+            // The end of a round.
+            Ok(_) => {
+                *rounds += 1;
+                *ready = *rounds >= MAX_ROUNDS || capture.remaining(self.stack.conntrack()) <= FEW;
+            }
+            // Somebody else's capture took over; the freeze begins anew and copies all.
+            Err(_) => {
+                self.freeze = Freeze::None;
+                return false;
+            }
+        }
+        !matches!(self.freeze, Freeze::Copying { ready: true, .. })
+    }
+
+    /// Freezes: the worker stands still, and everything of it is taken. Nobody outside notices anything but a pause.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; the worker goes on as if nothing had happened.
+    pub fn prepare(&mut self, how: &Prepare) -> Result<Prepared, CheckpointError> {
+        if self.finished.is_some() {
+            return Err(CheckpointError::Finished);
+        }
+        let (capture, rounds) = match std::mem::take(&mut self.freeze) {
+            Freeze::None => (Capture::begin(self.stack.conntrack()), 0),
+            Freeze::Copying { capture, rounds, .. } => (capture, rounds),
+            prepared @ Freeze::Prepared { .. } => {
+                self.freeze = prepared;
+                return Err(CheckpointError::InProgress);
+            }
+        };
+        let was_paused = self.is_paused();
+        let taken = self.take(how, capture, rounds);
+        let go_on = taken.is_err() || how.mode == Mode::GoOn;
+        if go_on && !was_paused {
+            self.resume();
+        }
+        if let (Ok(p), false) = (&taken, go_on) {
+            self.freeze = Freeze::Prepared { token: p.token, was_paused };
+        }
+        taken
+    }
+
+    fn take(&mut self, how: &Prepare, capture: Capture, rounds: u32) -> Result<Prepared, CheckpointError> {
+        let system = |what| move |source| CheckpointError::System { what, source };
+        let token = GenerationId(entropy::seed().map_err(system("get entropy"))?);
+        let timer = Clock::start();
+        let mut last = Time::ZERO;
+        let mut lap = || {
+            let now = timer.now();
+            now.since(std::mem::replace(&mut last, now)).as_nanos() as u64
+        };
+        self.settle_down();
+        self.pause();
+        let mut times = FreezeTimes { quiesce_ns: lap(), rounds, ..FreezeTimes::default() };
+        times.connections_copied = capture.remaining(self.stack.conntrack());
+        let connections = capture.finish(self.stack.conntrack())?;
+        times.connections_ns = lap();
+        let stack = self.stack.save();
+        times.stack_ns = lap();
+        let sockets = self.edge.sockets.save().map_err(system("ask the host sockets"))?;
+        times.sockets_ns = lap();
+        let origin = Origin {
+            version: env!("CARGO_PKG_VERSION").into(),
+            name: how.name.clone(),
+            went_on: how.mode == Mode::GoOn,
+        };
+        let head = connections.head();
+        let report = FreezeReport {
+            generation: generation_text(&token),
+            times,
+            connections: u64::from(head.v4) + u64::from(head.v6),
+            flows: self.tiers(how.mode),
+        };
+        let contents =
+            Contents { generation: token, now: self.clock.now(), created: clock::wall(), origin, stack, connections, sockets };
+        Ok(Prepared { token, report, contents })
+    }
+
+    /// Which tier each flow takes under a mode.
+    pub fn tiers(&self, mode: Mode) -> Vec<FlowTier> {
+        let (tier, why) = match mode {
+            Mode::Hold => (Tier::Hold, None),
+            Mode::GoOn => (Tier::Reset, Some("the worker and its sockets go on")),
+            Mode::Drop => (Tier::Reset, Some("its socket is not kept")),
+        };
+        self.stack.flows().map(|f| FlowTier { flow: Flow::from(&f), tier, why: why.map(str::to_owned) }).collect()
+    }
+
+    /// Sends what was put off, so that nothing of it is in our memory alone.
+    fn settle_down(&mut self) {
+        if self.is_paused() {
+            return;
+        }
+        let now = self.clock.now();
+        let mut turns = 0;
+        while self.stack.flush(now, &mut self.edge) && turns < MAX_TURNS {
+            turns += 1;
+        }
+        self.edge.sockets.flush(&mut self.edge.slots);
+        let crate::edge::RuntimeEdge { slots, links, .. } = &mut self.edge;
+        for (link, state) in links.iter_mut().zip(&self.links) {
+            if !state.gone {
+                // A link that fails is found out about when it is read.
+                let _ = link.flush(slots);
+            }
+        }
+    }
+
+    /// Gives a freeze up: the worker goes on as if nothing had happened. Also ends the copying of [`Worker::begin_copy`].
+    ///
+    /// # Errors
+    /// [`CheckpointError::WrongToken`] if the freeze is another one.
+    pub fn abort(&mut self, token: Option<GenerationId>) -> Result<(), CheckpointError> {
+        match (&self.freeze, token) {
+            (Freeze::Prepared { token: held, was_paused }, Some(token)) if *held == token => {
+                let was_paused = *was_paused;
+                self.freeze = Freeze::None;
+                if !was_paused {
+                    self.resume();
+                }
+                Ok(())
+            }
+            (Freeze::Copying { .. } | Freeze::None, None) => {
+                self.freeze = Freeze::None;
+                Ok(())
+            }
+            _ => Err(CheckpointError::WrongToken),
+        }
+    }
+
+    /// Ends a frozen worker and hands its sockets out, in whose owner's hands the network is from now on. The worker is to be removed from its
+    /// event manager before; if there is another holder of copies of the descriptors, dropping what is returned ends nothing.
+    ///
+    /// # Errors
+    /// [`CheckpointError::WrongToken`] if the freeze is another one; the worker is returned.
+    pub fn commit(mut self, token: GenerationId) -> Result<Held, (Box<Worker>, CheckpointError)> {
+        match self.freeze {
+            Freeze::Prepared { token: held, .. } if held == token => {}
+            _ => return Err((Box::new(self), CheckpointError::WrongToken)),
+        }
+        for l in &mut self.edge.links {
+            l.stop(&mut self.edge.slots);
+        }
+        self.finished = Some(Finished::Frozen);
+        let raw = self.edge.sockets.raw_descriptors().map(|fd| fd.and_then(|fd| fd.try_clone_to_owned().ok()));
+        let [raw_icmp4, raw_icmp6] = raw;
+        Ok(Held {
+            generation: Some(token),
+            sockets: self.edge.sockets.release(),
+            tcp_listeners: self.listeners.into_iter().map(|l| (l.publish(), l.into_fd())).collect(),
+            raw_icmp4,
+            raw_icmp6,
+        })
+    }
+
+    /// Copies of all sockets of a frozen worker, for whoever is to hold them. The worker keeps its own until it ends.
+    ///
+    /// # Errors
+    /// If descriptors ran out.
+    pub fn copies(&self, token: GenerationId) -> Result<Held, CheckpointError> {
+        match self.freeze {
+            Freeze::Prepared { token: held, .. } if held == token => {}
+            _ => return Err(CheckpointError::WrongToken),
+        }
+        let copy = || -> std::io::Result<Held> {
+            let sockets = self.edge.sockets.descriptors().map(|(id, fd)| Ok((id, fd.try_clone_to_owned()?)));
+            let [raw4, raw6] = self.edge.sockets.raw_descriptors();
+            let listeners = self.listeners.iter().map(|l| Ok((l.publish(), l.try_clone()?)));
+            Ok(Held {
+                generation: Some(token),
+                sockets: sockets.collect::<std::io::Result<_>>()?,
+                tcp_listeners: listeners.collect::<std::io::Result<_>>()?,
+                raw_icmp4: raw4.map(|fd| fd.try_clone_to_owned()).transpose()?,
+                raw_icmp6: raw6.map(|fd| fd.try_clone_to_owned()).transpose()?,
+            })
+        };
+        copy().map_err(|source| CheckpointError::System { what: "copy the descriptors of host sockets", source })
+    }
+
+    /// When data or connections last moved, in either direction. Keep-alives do not count.
+    pub fn idle_for(&self) -> Duration {
+        self.clock.now().since(self.stack.last_moved())
+    }
+}
