@@ -12,8 +12,10 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 use smoltcp::time::Duration as GuestDuration;
 
-/// Bytes that the host's kernel holds for us before the peer has to wait.
+/// Memory that the host's kernel spends for us before the peer has to wait.
 const HOST_RCVBUF: usize = 96 << 10;
+/// How often the peer's kernel then probes the closed window.
+const PROBE_EVERY: Duration = Duration::from_millis(200);
 
 pub struct TcpFlow {
     plan: TcpPlan,
@@ -238,7 +240,10 @@ impl TcpFlow {
         if !established || !w.edge.host.is_open(sock) {
             return;
         }
-        let room = HOST_RCVBUF.saturating_sub(w.edge.host.tcp(sock).unconsumed());
+        let room = HOST_RCVBUF.saturating_sub(w.edge.host.tcp(sock).receive_memory());
+        if room == 0 {
+            self.peer_next = w.now() + PROBE_EVERY;
+        }
         let n = (self.peer.to_send - self.peer.sent).min(self.rng.range(1, 30_000)).min(room as u64);
         if n > 0 {
             w.edge.host.peer(sock).send(&stream::bytes(!self.plan.id, self.peer.sent, n as usize));
