@@ -16,9 +16,13 @@ use smoltcp::time::Duration as GuestDuration;
 const HOST_RCVBUF: usize = 96 << 10;
 /// How often the peer's kernel then probes the closed window.
 const PROBE_EVERY: Duration = Duration::from_millis(200);
+/// When a guest gives up that gets no answer, as every kernel does.
+const GIVE_UP: GuestDuration = GuestDuration::from_secs(600);
 
 pub struct TcpFlow {
     plan: TcpPlan,
+    /// Rules drop what tracking finds invalid.
+    rules: bool,
     rng: SplitMix,
     start: Time,
     socket: Option<SocketHandle>,
@@ -61,11 +65,12 @@ impl End {
 }
 
 impl TcpFlow {
-    pub fn new(plan: TcpPlan, now: Time, rng: SplitMix) -> TcpFlow {
+    pub fn new(plan: TcpPlan, rules: bool, now: Time, rng: SplitMix) -> TcpFlow {
         let guest = End::new(plan.up, !plan.id, plan.down);
         let peer = End::new(plan.down, plan.id, plan.up);
         let start = now + plan.start;
         TcpFlow {
+            rules,
             rng,
             start,
             socket: None,
@@ -123,6 +128,8 @@ impl TcpFlow {
         s.set_nagle_enabled(self.rng.chance(50));
         // Who says nothing never learns that a reset was lost; and the answers wake smoltcp when it forgot its timer.
         s.set_keep_alive(Some(GuestDuration::from_secs(5)));
+        // Where a reset of ours is lost, what the guest repeats is invalid from then on, and dropped by those rules.
+        s.set_timeout(self.rules.then_some(GIVE_UP));
         if p.inbound {
             s.listen(p.guest_port).unwrap();
         } else {
