@@ -143,6 +143,10 @@ impl Sim {
             }
             self.udp.iter_mut().for_each(|f| f.act(now, &mut self.world, &mut self.guest));
             self.guest.poll(now);
+            // A wake-up for the link alone comes before the one for the sockets.
+            if self.rng.chance(50) {
+                self.world.flush();
+            }
             let before = self.world.steps;
             self.world.settle();
             // An event at a socket may be what a peer waits for.
