@@ -205,6 +205,12 @@ impl World {
         self.collect();
     }
 
+    /// Ends a batch of calls without a look at what else there is: a wake-up of the worker's for the link alone.
+    pub fn flush(&mut self) {
+        self.stack.flush(self.now, &mut self.edge);
+        self.after_call();
+    }
+
     /// When something happens by itself next.
     pub fn next_deadline(&self) -> Option<Time> {
         [self.stack.next_deadline(), self.edge.host.next_deadline()].into_iter().flatten().min()

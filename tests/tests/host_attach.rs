@@ -1,7 +1,7 @@
 //! `hibernet attach`: links and namespaces that somebody else made.
 
 use hibernet_tests::lab::{Family, Lab, Place, Proc, bracketed, skip, wait_until};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn strings(argv: &[String]) -> Vec<&str> {
     argv.iter().map(String::as_str).collect()
@@ -161,6 +161,18 @@ fn the_interface_side_of_a_vmms_tap() {
     assert_eq!(attach.wait(Duration::from_secs(10)), 0, "{}", attach.output());
 }
 
+/// Bytes that have passed a sandbox's link, both ways.
+fn link_bytes(lab: &Lab, name: &str) -> u64 {
+    let stats = lab.hibernet(10, &["stats", name]);
+    let counters = ["links.0.rx_bytes ", "links.0.tx_bytes "];
+    stats.ok().lines().filter_map(|l| counters.iter().find_map(|c| l.strip_prefix(c)?.parse::<u64>().ok())).sum()
+}
+
+/// How long a transfer may make no progress after a pause of 6 s: the time-outs of TCP have doubled to less than 13 s.
+const STANDSTILL: Duration = Duration::from_secs(30);
+/// Progress, and not acknowledgements of probes.
+const PROGRESS: u64 = 100_000;
+
 #[test]
 fn a_paused_vm_loses_nothing() {
     let Some((lab, _servers, digest)) = lab(true) else { return };
@@ -168,23 +180,28 @@ fn a_paused_vm_loses_nothing() {
     // Slow enough to be caught in the middle. (The pause of minutes is in the simulation, in virtual time.)
     for family in Family::BOTH {
         let script = format!(
-            "nsenter --net=/run/netns/guest bash -c 'curl -sSf --limit-rate 20M {u} | sha256sum & curl -sSf --limit-rate 20M -T big {u} & wait'",
+            "nsenter --net=/run/netns/guest bash -c 'curl -sSf --limit-rate 10M {u} | sha256sum & curl -sSf --limit-rate 10M -T big {u} & wait'",
             u = url(family)
         );
+        let before = link_bytes(&lab, "vm");
         let transfer = lab.spawn(Place::Host, &["bash", "-c", &script]);
         let mut transfer: Proc = transfer;
-        std::thread::sleep(Duration::from_secs(1));
+        wait_until("much is under way", Duration::from_secs(30), || link_bytes(&lab, "vm") > before + 20_000_000);
         vmm.signal("STOP");
         std::thread::sleep(Duration::from_secs(6));
         assert!(transfer.running(), "it ended before the pause was over:\n{}", transfer.output());
         vmm.signal("CONT");
-        let end = std::time::Instant::now() + Duration::from_secs(45);
-        while transfer.running() && std::time::Instant::now() < end {
+        let (mut moved, mut at) = (link_bytes(&lab, "vm"), Instant::now());
+        while transfer.running() {
+            let bytes = link_bytes(&lab, "vm");
+            if bytes > moved + PROGRESS {
+                (moved, at) = (bytes, Instant::now());
+            }
+            if at.elapsed() > STANDSTILL {
+                let state = "ss -tnmi; nsenter --net=/run/netns/guest ss -tnmi; nsenter --net=/run/netns/guest ip neigh";
+                panic!("{family:?}: it hangs: {}\n{}", lab.hibernet(5, &["stats", "vm"]), lab.sh(Place::Host, 5, state));
+            }
             std::thread::sleep(Duration::from_millis(50));
-        }
-        if transfer.running() {
-            let state = "ss -tnmi; nsenter --net=/run/netns/guest ss -tnmi; nsenter --net=/run/netns/guest ip neigh";
-            panic!("{family:?}: it hangs: {}\n{}", lab.hibernet(5, &["stats", "vm"]), lab.sh(Place::Host, 5, state));
         }
         assert_eq!(transfer.wait(Duration::from_secs(1)), 0, "{}", transfer.output());
         assert_eq!(transfer.output().matches(&digest).count(), 2, "{family:?}: {}", transfer.output());

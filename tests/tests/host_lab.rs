@@ -13,6 +13,24 @@ fn namespaces_reach_each_other() {
 }
 
 #[test]
+fn what_a_lab_shows_does_not_change_by_itself() {
+    let Some(lab) = Lab::new(&[]) else { return };
+    for place in [Place::Host, Place::Remote] {
+        let done = lab.sh(place, 5, "ip -o addr");
+        assert!(done.ok().contains(" fe80:") && !done.ok().contains("tentative"), "{place:?}: {done}");
+    }
+    lab.own_temporary_files();
+    let others = std::env::temp_dir().join(format!("hibernet-others-{}", std::process::id()));
+    std::fs::write(&others, "").expect("a temporary file");
+    let seen = lab.sh(Place::Host, 5, "ls -A /tmp");
+    std::fs::remove_file(&others).ok();
+    assert!(!seen.ok().contains("hibernet-others-"), "{seen}");
+    // What belongs to the lab is shared with the test.
+    std::fs::write(lab.path("ours"), "from outside").expect("a file");
+    assert_eq!(lab.run(Place::Host, 5, &["cat", &lab.path("ours")]).ok(), "from outside");
+}
+
+#[test]
 fn programs_are_run_and_killed() {
     let Some(lab) = Lab::new(&["sleep"]) else { return };
     assert_eq!(lab.sh(Place::Remote, 5, "exit 7").code, 7);

@@ -101,15 +101,11 @@ fn a_terminal_and_job_control_work() {
 #[test]
 fn nothing_is_left_behind() {
     let Some(lab) = Lab::new(&[]) else { return };
+    lab.own_temporary_files();
     let state = |lab: &Lab| {
-        let script = "ip -o link; ip -o addr; ip route; ip -6 route show proto static; ls -A /run /run/netns; \
-                      find /run/hibernet* -type s -o -type f 2>/dev/null; cat /proc/mounts; cat /etc/resolv.conf; ls -A /tmp; ls /dev/shm";
-        lab.sh(Place::Host, 10, script)
-            .stdout
-            .lines()
-            .filter(|l| !l.contains("hibernet-lab-") && *l != "hibernet")
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
+        let script = "ip -o link; ip -o addr; ip route; ip -6 route; ls -A /run /run/netns; cat /proc/mounts; cat /etc/resolv.conf; \
+                      find /run/hibernet* -type s -o -type f 2>/dev/null; ls -A /tmp /var/tmp /dev/shm";
+        lab.sh(Place::Host, 10, script).stdout.lines().filter(|l| *l != "hibernet").map(str::to_owned).collect::<Vec<_>>()
     };
     let before = state(&lab);
     let check = |lab: &Lab, what: &str| {

@@ -4,7 +4,7 @@ use core::time::Duration;
 use hibernet_netstack::Config;
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_tests::wire::flags::ACK;
-use hibernet_tests::{TcpGuest, World, stream};
+use hibernet_tests::{SplitMix, TcpGuest, World, stream};
 
 /// The kernel frees its receive queue buffer by buffer. A few acknowledged bytes at the end of a large buffer that are not
 /// taken out hold all of it, and can keep the window to the peer closed for ever.
@@ -78,4 +78,62 @@ fn nothing_stays_for_long() {
     }
     let idle = w.now() + Duration::from_secs(3600);
     assert!(w.next_deadline().is_none_or(|d| d > idle), "{:?}", w.next_deadline());
+}
+
+/// A receive buffer of the host's, as connections begin with.
+const RCVBUF: usize = 128 << 10;
+/// The kernel offers no less than this.
+const LEAST_WINDOW: usize = 4096;
+
+/// A peer that sends what the host's receive buffer leaves room for, and wake-ups of the worker in every order. The window must
+/// open again by itself, at once: when it is closed, no event will come.
+fn bulk_through_a_window(seed: u64) {
+    const BYTES: usize = 2 << 20;
+    let mut rng = SplitMix::new(seed);
+    let mut w = World::with_link(Config::default(), World::offload_link(65_520));
+    let mut g = TcpGuest::connect(&mut w, 1000, Endpoint::new("198.51.100.9".parse().unwrap(), 80));
+    let (sock, start) = (w.edge.host.last(), w.now());
+    let (mut sent, mut got) = (0, 0);
+    while got < BYTES {
+        let (sent_before, got_before) = (sent, got);
+        for _ in 0..rng.range(1, 4) {
+            let room = Some(RCVBUF.saturating_sub(w.edge.host.tcp(sock).receive_memory())).filter(|r| *r >= LEAST_WINDOW);
+            let n = room.unwrap_or(0).min(rng.range(1000, 40_000) as usize).min(BYTES - sent);
+            if n > 0 {
+                w.edge.host.peer(sock).send(&stream::bytes(1, sent as u64, n));
+                sent += n;
+            }
+        }
+        // The link's wake-up comes before the socket's, or the socket's alone.
+        let link_first = rng.chance(50);
+        if link_first {
+            w.flush();
+        }
+        if !link_first || rng.chance(50) {
+            w.settle();
+        }
+        w.collect();
+        for s in g.drain(&mut w) {
+            assert_eq!(s.seq, g.rcv_nxt);
+            assert!(s.data == stream::bytes(1, got as u64, s.data.len()));
+            g.rcv_nxt = g.rcv_nxt.wrapping_add(s.data.len() as u32);
+            got += s.data.len();
+        }
+        if rng.chance(70) {
+            w.receive(&g.frame(&w, &g.segment(ACK, &[])));
+        }
+        if (sent, got) == (sent_before, got_before) {
+            g.ack(&mut w);
+            let socket = w.edge.host.tcp(sock);
+            let closed = socket.receive_memory() + LEAST_WINDOW > RCVBUF;
+            let (kept, memory) = (socket.unconsumed(), socket.receive_memory());
+            assert!(!closed || !w.inbox.is_empty(), "seed {seed}: closed at {got}: {kept} bytes are kept, in {memory} of memory");
+        }
+    }
+    assert_eq!(w.now(), start);
+}
+
+#[test]
+fn bulk_never_waits_for_a_window_that_stays_closed_for_bytes_that_the_guest_has() {
+    (0..24).for_each(bulk_through_a_window);
 }

@@ -2,6 +2,7 @@
 
 mod datagram;
 mod peer;
+mod receive;
 mod tcp;
 
 pub use datagram::{Incoming, PingSocket, Report, Sent, SentPing, UdpSocket};

@@ -1,5 +1,6 @@
 //! TCP sockets of the host, as Linux has them.
 
+use super::receive::ReceiveQueue;
 use super::{FakeHost, Kind};
 use core::time::Duration;
 use hibernet_netstack::Time;
@@ -122,7 +123,7 @@ pub struct TcpSocket {
     pub peeks: u64,
     state: State,
     error: Option<SockError>,
-    rx: VecDeque<u8>,
+    rx: ReceiveQueue,
     peeked: usize,
     consumed: u64,
     peer_fin: bool,
@@ -150,7 +151,7 @@ impl TcpSocket {
             peeks: 0,
             state,
             error: None,
-            rx: VecDeque::new(),
+            rx: ReceiveQueue::default(),
             peeked: 0,
             consumed: 0,
             peer_fin: false,
@@ -183,6 +184,11 @@ impl TcpSocket {
     /// Bytes from the peer that the stack has not consumed.
     pub fn unconsumed(&self) -> usize {
         self.rx.len()
+    }
+
+    /// Memory of the host that bytes from the peer take, consumed ones in the same buffer as others included.
+    pub fn receive_memory(&self) -> usize {
+        self.rx.memory()
     }
 
     /// Bytes from the peer that the stack has consumed.
@@ -268,7 +274,7 @@ impl TcpSocket {
 
     pub(crate) fn peer_send(&mut self, data: &[u8]) {
         assert!(!self.peer_fin, "the peer sends after its FIN");
-        self.rx.extend(data);
+        self.rx.push(data);
     }
 
     pub(crate) fn peer_fin(&mut self) {
@@ -413,7 +419,7 @@ impl FakeHost {
         if n > 0 {
             t.peeked = t.peeked.max(offset + n);
             let cut = n < max as usize && t.rx.len() > offset + n;
-            let data = t.rx.range(offset..offset + n).copied().collect();
+            let data = t.rx.copy(offset, n);
             if cut {
                 self.notify(sock);
             }
@@ -433,7 +439,7 @@ impl FakeHost {
         let t = self.stream(sock);
         let n = n as usize;
         assert!(n <= t.peeked, "{sock:?}: {n} bytes are consumed, of which only {} were peeked", t.peeked);
-        t.rx.drain(..n);
+        t.rx.consume(n);
         t.peeked -= n;
         t.consumed += n as u64;
         Ok(())

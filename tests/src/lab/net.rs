@@ -18,6 +18,10 @@ rm -f /run/etc/resolv.conf
 echo "nameserver 10.99.0.1" >/run/etc/resolv.conf
 mount --bind /run/etc /etc
 ip netns add remote
+# The links' own addresses are usable as soon as they are there.
+no_dad="cd /proc/sys/net/ipv6/conf && echo 0 >all/accept_dad && echo 0 >default/accept_dad"
+bash -c "$no_dad"
+ip netns exec remote bash -c "$no_dad"
 ip link set lo up
 ip -n remote link set lo up
 ip link add up0 type veth peer name re0 netns remote
@@ -30,8 +34,23 @@ ip -n remote link set re0 up
 ip route add default via 10.99.0.1
 ip -6 route add default via fd99::1
 { echo "0 2147483647" || echo "0 0"; } 2>/dev/null >/proc/sys/net/ipv4/ping_group_range
+# Nothing changes by itself any more once both ends have noticed each other.
+settled() {
+    [[ $(ip $1 -o link show $2) == *" state UP "* ]] &&
+    [[ $(ip $1 -o -6 addr show dev $2 scope link -tentative) == *" fe80:"* ]]
+}
+for i in {1..1000}; do settled "" up0 && settled "-n remote" re0 && break; sleep 0.01; done
 # A new link may lose its first neighbour solicitations.
 for i in 1 2 3 4 5; do ping -q -6 -c1 -W1 fd99::1 >/dev/null && ping -q -4 -c1 -W1 10.99.0.1 >/dev/null && break; done
+"#;
+
+/// Puts file systems of the lab's own over the machine's directories for temporary files, less the directories given.
+const OWN_TEMPORARY: &str = r#"
+set -e
+for d in "$@"; do i=$((i + 1)); mkdir -p /run/keep/$i; mount --rbind "$d" /run/keep/$i; done
+for d in /tmp /var/tmp /dev/shm; do [ ! -d $d ] || mount -t tmpfs -o mode=1777 own $d; done
+i=0
+for d in "$@"; do i=$((i + 1)); mkdir -p "$d"; mount --rbind /run/keep/$i "$d"; done
 "#;
 
 /// Start of a set-up that the test brings.
@@ -112,6 +131,13 @@ impl Lab {
             .and_then(|c| c.split_whitespace().next()?.parse().ok())
             .expect("unshare has a child");
         Some(Lab { holder, pid, dir, root, count: AtomicU32::new(0) })
+    }
+
+    /// Gives the lab directories for temporary files that no other process of the machine writes to.
+    pub fn own_temporary_files(&self) {
+        let binary = hibernet();
+        let beside = binary.parent().expect("a directory").to_string_lossy();
+        self.run(Place::Host, 10, &["bash", "-c", OWN_TEMPORARY, "bash", &self.path(""), &beside]).ok();
     }
 
     /// Whether the lab was made by root, so that it has no user namespace of its own.

@@ -109,7 +109,7 @@ pub fn seed(seed: u64) -> Done {
         guest: Guest::new(&plan, now, seed),
         up: Wire::new(plan.faults, now, rng.fork()),
         down: Wire::new(plan.faults, now, rng.fork()),
-        tcp: plan.tcp.iter().map(|p| TcpFlow::new(p.clone(), now, rng.fork())).collect(),
+        tcp: plan.tcp.iter().map(|p| TcpFlow::new(p.clone(), plan.rules, now, rng.fork())).collect(),
         udp: plan.udp.iter().map(|p| UdpFlow::new(p.clone(), now, rng.fork())).collect(),
         world,
         frames: 0,
@@ -143,6 +143,10 @@ impl Sim {
             }
             self.udp.iter_mut().for_each(|f| f.act(now, &mut self.world, &mut self.guest));
             self.guest.poll(now);
+            // A wake-up for the link alone comes before the one for the sockets.
+            if self.rng.chance(50) {
+                self.world.flush();
+            }
             let before = self.world.steps;
             self.world.settle();
             // An event at a socket may be what a peer waits for.

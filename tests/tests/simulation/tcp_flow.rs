@@ -12,11 +12,17 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 use smoltcp::time::Duration as GuestDuration;
 
-/// Bytes that the host's kernel holds for us before the peer has to wait.
+/// Memory that the host's kernel spends for us before the peer has to wait.
 const HOST_RCVBUF: usize = 96 << 10;
+/// How often the peer's kernel then probes the closed window.
+const PROBE_EVERY: Duration = Duration::from_millis(200);
+/// When a guest gives up that gets no answer, as every kernel does.
+const GIVE_UP: GuestDuration = GuestDuration::from_secs(600);
 
 pub struct TcpFlow {
     plan: TcpPlan,
+    /// Rules drop what tracking finds invalid.
+    rules: bool,
     rng: SplitMix,
     start: Time,
     socket: Option<SocketHandle>,
@@ -59,11 +65,12 @@ impl End {
 }
 
 impl TcpFlow {
-    pub fn new(plan: TcpPlan, now: Time, rng: SplitMix) -> TcpFlow {
+    pub fn new(plan: TcpPlan, rules: bool, now: Time, rng: SplitMix) -> TcpFlow {
         let guest = End::new(plan.up, !plan.id, plan.down);
         let peer = End::new(plan.down, plan.id, plan.up);
         let start = now + plan.start;
         TcpFlow {
+            rules,
             rng,
             start,
             socket: None,
@@ -121,6 +128,8 @@ impl TcpFlow {
         s.set_nagle_enabled(self.rng.chance(50));
         // Who says nothing never learns that a reset was lost; and the answers wake smoltcp when it forgot its timer.
         s.set_keep_alive(Some(GuestDuration::from_secs(5)));
+        // Where a reset of ours is lost, what the guest repeats is invalid from then on, and dropped by those rules.
+        s.set_timeout(self.rules.then_some(GIVE_UP));
         if p.inbound {
             s.listen(p.guest_port).unwrap();
         } else {
@@ -238,7 +247,10 @@ impl TcpFlow {
         if !established || !w.edge.host.is_open(sock) {
             return;
         }
-        let room = HOST_RCVBUF.saturating_sub(w.edge.host.tcp(sock).unconsumed());
+        let room = HOST_RCVBUF.saturating_sub(w.edge.host.tcp(sock).receive_memory());
+        if room == 0 {
+            self.peer_next = w.now() + PROBE_EVERY;
+        }
         let n = (self.peer.to_send - self.peer.sent).min(self.rng.range(1, 30_000)).min(room as u64);
         if n > 0 {
             w.edge.host.peer(sock).send(&stream::bytes(!self.plan.id, self.peer.sent, n as usize));
