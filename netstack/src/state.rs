@@ -12,7 +12,7 @@
 
 use crate::config::Config;
 use crate::conntrack::{Conntrack, CtConfig};
-use crate::edge::{Edge, SockId, Token};
+use crate::edge::{Edge, SockId, Token, TokenKind};
 use crate::gateway::GatewayState;
 use crate::rng::{Key, Rng};
 use crate::router::{LinksState, RulesState};
@@ -116,6 +116,17 @@ pub struct FlowInfo {
     pub tcp: Option<TcpStage>,
 }
 
+/// Whether a flow goes on after a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoesOn {
+    /// Its socket is there, and stands where the flow does.
+    Yes,
+    /// Its socket is gone, or is not to be used.
+    No,
+    /// As [`GoesOn::No`], and the guest has gone on since the state was saved.
+    Behind,
+}
+
 impl Stack {
     /// The state now. To be called after [`Stack::flush`]; changes nothing.
     pub fn save(&self) -> StackState {
@@ -210,15 +221,20 @@ impl Stack {
         &mut self,
         now: Time,
         asleep: Duration,
-        goes_on: &dyn Fn(SockId) -> bool,
+        goes_on: &dyn Fn(SockId) -> GoesOn,
         edge: &mut E,
     ) -> Vec<FlowInfo> {
         self.router.now = now;
-        let lost: Vec<FlowInfo> = self.flows().filter(|f| !goes_on(f.sock)).collect();
+        let lost: Vec<FlowInfo> = self.flows().filter(|f| goes_on(f.sock) != GoesOn::Yes).collect();
         for f in &lost {
-            self.translator.reset(&mut self.router, f.token, edge);
+            match f.token.kind() {
+                TokenKind::Tcp if goes_on(f.sock) == GoesOn::Behind => {
+                    self.translator.tcp.forget(&mut self.router, f.token, edge);
+                }
+                _ => self.translator.reset(&mut self.router, f.token, edge),
+            }
         }
-        self.gateway.forget_sockets(&mut self.router, goes_on);
+        self.gateway.forget_sockets(&mut self.router, &|sock| goes_on(sock) == GoesOn::Yes);
         self.translator.tcp.thaw(&mut self.router, asleep, edge);
         self.router.netfilter.conntrack.restart(now);
         lost

@@ -3,6 +3,7 @@
 use super::{Source, Worker, word};
 use event_manager::{EventOps, Events};
 use hibernet_netstack::Time;
+use hibernet_netstack::state::GoesOn;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
@@ -60,7 +61,7 @@ impl Worker {
         self.stack.conntrack().restart(now);
         let asleep = self.host_clock.now().since(since);
         if asleep >= NOTICED {
-            self.stack.thaw(now, asleep, &|_| true, &mut self.edge);
+            self.stack.thaw(now, asleep, &|_| GoesOn::Yes, &mut self.edge);
         }
         // The event loop has to watch what it does not.
         self.kick();

@@ -9,7 +9,7 @@ use crate::entropy;
 use crate::sock::Sockets;
 use crate::sock::{SocketFate, SocketsState, Supplied};
 use hibernet_netstack::edge::SockId;
-use hibernet_netstack::state::{Randomness, StackState};
+use hibernet_netstack::state::{GoesOn, Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{GenerationId, Image};
 use std::collections::HashMap;
@@ -103,7 +103,13 @@ impl Worker {
             },
         };
         let all: Vec<_> = self.stack.flows().collect();
-        self.stack.thaw(now, asleep, &|sock| fate(sock).is_ok(), &mut self.edge);
+        let behind = |sock| stale || fates.get(&sock) == Some(&SocketFate::Stale);
+        let goes_on = |sock| match fate(sock) {
+            Ok(()) => GoesOn::Yes,
+            Err(_) if behind(sock) => GoesOn::Behind,
+            Err(_) => GoesOn::No,
+        };
+        self.stack.thaw(now, asleep, &goes_on, &mut self.edge);
         let outcome = |f: &hibernet_netstack::state::FlowInfo| {
             let flow = Flow::from(f);
             match fate(f.sock) {

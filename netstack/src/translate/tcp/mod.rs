@@ -307,6 +307,18 @@ impl Tcp {
         }
     }
 
+    /// Ends a flow of which we know less than the guest, so that a reset of ours would not be in its window. A segment that is older than any
+    /// has it say where it stands, and that is answered with the reset of a connection that nobody knows (RFC 9293 section 3.10.7.4).
+    pub(crate) fn forget<E: Edge>(&mut self, r: &mut Router, token: Token, edge: &mut E) {
+        let Some(flow) = self.flows.get_live(token.index(), token.generation()) else { return };
+        if !flow.events.has(Events::ESTABLISHED) {
+            return self.reset(r, token, edge);
+        }
+        let (via, tuple, seq, ack) = (flow.via, flow.tuple.reversed(), flow.snd_una - 1, flow.rcv_nxt);
+        self.end(token.index(), Fate::ResetHost, r, edge);
+        send_bare(r, edge, &via, tuple, seq, ack, Flags::ACK);
+    }
+
     /// All flows, and how their segments reach the guest.
     pub(crate) fn connections(&self) -> impl Iterator<Item = (Token, Via)> {
         self.flows.iter().map(|(_, f)| (f.token, f.via))
