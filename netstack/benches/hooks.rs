@@ -1,14 +1,16 @@
-//! What rules and tracking add to the way of a packet: established TCP between two links, with all tables empty and everything tracked, and
-//! as configured by default (no tracking; the filter table has the safe reach). `cargo bench -p netstack --bench hooks`.
+//! What rules and tracking add to the way of a packet: TCP between two links, with all tables empty and everything tracked, and
+//! as configured by default (no tracking; the filter table has the safe reach): an established connection that is hot, established ones at
+//! random, new ones. `cargo bench -p netstack --bench hooks`.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a benchmark reads clocks")]
 
 #[path = "common/mod.rs"]
 mod common;
 
-use common::{dram_latency, measure, report};
+use common::{Lcg, Measured, dram_latency, measure, memcpy_rate, report};
 use core::net::{IpAddr, Ipv4Addr};
 use hibernet_netstack::admin::Recheck;
 use hibernet_netstack::config::{Config, LinkNet};
+use hibernet_netstack::conntrack::Status;
 use hibernet_netstack::edge::*;
 use hibernet_netstack::iptables::{Family, text};
 use hibernet_netstack::tuple::{Endpoint, proto};
@@ -23,7 +25,13 @@ static ALLOCATOR: common::Counting = common::Counting;
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
-const DATA: usize = 100;
+const DATA: u32 = 100;
+
+/// All there are, and empty.
+const TABLES: &str = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n*security\nCOMMIT\n";
+/// Where the segment begins in a frame.
+const TCP: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+const MILLION: u32 = 1_000_000;
 
 /// Links that take everything, a host that is never asked.
 #[derive(Default)]
@@ -119,16 +127,14 @@ impl HostSockets for Nobody {
     fn flush(&mut self) {}
 }
 
-/// A segment of the client's or the server's.
-fn frame(from_client: bool, flags: Flags, seq: u32, ack: u32, data: usize) -> Vec<u8> {
-    let (src, dst, src_port, dst_port) = if from_client { (CLIENT, SERVER, 5000, 80) } else { (SERVER, CLIENT, 80, 5000) };
-    let mut b = vec![0; ethernet::HEADER_LEN + ipv4::HEADER_LEN + tcp::HEADER_LEN + data];
+/// A segment of the client's, or the server's to the client as it knows it, of connection 0.
+fn frame(src: Ipv4Addr, dst: Ipv4Addr, flags: Flags, seq: u32, ack: u32, data: u32) -> Vec<u8> {
+    let mut b = vec![0; TCP + tcp::HEADER_LEN + data as usize];
     ethernet::Header { dst: Config::GATEWAY_MAC, src: MAC, ethertype: EtherType::Ipv4 }.emit(&mut b);
-    let total_len = (ipv4::HEADER_LEN + tcp::HEADER_LEN + data) as u16;
     ipv4::Header {
         header_len: ipv4::HEADER_LEN as u8,
         tos: 0,
-        total_len,
+        total_len: (b.len() - ethernet::HEADER_LEN) as u16,
         ident: 1,
         dont_fragment: true,
         more_fragments: false,
@@ -140,8 +146,8 @@ fn frame(from_client: bool, flags: Flags, seq: u32, ack: u32, data: usize) -> Ve
     }
     .emit(&mut b[ethernet::HEADER_LEN..]);
     tcp::Header {
-        src_port,
-        dst_port,
+        src_port: 0,
+        dst_port: 0,
         seq: Seq(seq),
         ack: Seq(ack),
         header_len: tcp::HEADER_LEN as u8,
@@ -150,68 +156,175 @@ fn frame(from_client: bool, flags: Flags, seq: u32, ack: u32, data: usize) -> Ve
         checksum: 0,
         urgent: 0,
     }
-    .emit(&mut b[ethernet::HEADER_LEN + ipv4::HEADER_LEN..]);
+    .emit(&mut b[TCP..]);
+    of(&mut b, src == CLIENT, 0);
     b
 }
 
-fn receive(stack: &mut Stack, edge: &mut Nobody, now: Time, link: u8, bytes: &[u8]) {
-    let frame = Payload { slot: 0, offset: 0, len: bytes.len() as u32 };
-    let head = &bytes[..bytes.len().min(HEAD_MAX)];
-    let rx = RxFrame { link: LinkId(link), head, frame, checksum: RxChecksum::Trusted, gso: None };
-    stack.receive(now, &rx, edge);
+/// Makes a frame one of connection `n`: by its ports, of which the header of IP says nothing.
+fn of(frame: &mut [u8], from_client: bool, n: u32) {
+    let (client, server) = ((n & 0x7fff) as u16 + 1024, (n >> 15) as u16 + 80);
+    let (src, dst) = if from_client { (client, server) } else { (server, client) };
+    frame[TCP..TCP + 2].copy_from_slice(&src.to_be_bytes());
+    frame[TCP + 2..TCP + 4].copy_from_slice(&dst.to_be_bytes());
 }
 
-/// Two links, an open connection between their guests.
-fn connected(rules: Option<&str>) -> (Stack, Nobody) {
-    let mut stack = Stack::new(Config::default(), [7; 16]);
-    let mut edge = Nobody::default();
-    let info = LinkInfo { mtu: 1500, checksum: true, tso: true, uso: true, guest_mac: Some(MAC), in_flight: u32::MAX };
-    for third in [1, 2] {
-        let net = LinkNet { v4: Some((Ipv4Addr::new(10, third, 0, 1), 24)), v6: None };
-        stack.add_link_with(info, net);
+fn number(frame: &mut [u8], seq: u32, ack: u32) {
+    frame[TCP + 4..TCP + 8].copy_from_slice(&seq.to_be_bytes());
+    frame[TCP + 8..TCP + 12].copy_from_slice(&ack.to_be_bytes());
+}
+
+/// Two links of a router with rules.
+struct Router {
+    stack: Stack,
+    edge: Nobody,
+    /// How the server knows the client.
+    public: Ipv4Addr,
+}
+
+impl Router {
+    fn new(rules: Option<&str>) -> Router {
+        Router::tracking(Config::default().conntrack.max, rules)
     }
-    if let Some(rules) = rules {
-        let rules = text::parse(Family::V4, rules).expect("rules");
-        stack.set_rules(Time::ZERO, rules, Recheck::Keep, &mut edge).expect("rules");
+
+    /// With room for so many connections.
+    fn tracking(max: u32, rules: Option<&str>) -> Router {
+        let mut cfg = Config::default();
+        cfg.conntrack.max = max;
+        let (mut stack, mut edge) = (Stack::new(cfg, [7; 16]), Nobody::default());
+        let info = LinkInfo { mtu: 1500, checksum: true, tso: true, uso: true, guest_mac: Some(MAC), in_flight: u32::MAX };
+        for third in [1, 2] {
+            let net = LinkNet { v4: Some((Ipv4Addr::new(10, third, 0, 1), 24)), v6: None };
+            stack.add_link_with(info, net);
+        }
+        if let Some(rules) = rules {
+            let rules = text::parse(Family::V4, rules).expect("rules");
+            stack.set_rules(Time::ZERO, rules, Recheck::Keep, &mut edge).expect("rules");
+        }
+        Router { stack, edge, public: CLIENT }
     }
-    let now = Time::from_millis(1);
-    receive(&mut stack, &mut edge, now, 0, &frame(true, Flags::SYN, 1000, 0, 0));
-    receive(&mut stack, &mut edge, now, 1, &frame(false, Flags::SYN | Flags::ACK, 5000, 1001, 0));
-    receive(&mut stack, &mut edge, now, 0, &frame(true, Flags::ACK, 1001, 5001, 0));
-    assert_eq!(edge.sent, 3, "{:?}", stack.stats());
-    (stack, edge)
+
+    fn receive(&mut self, now: Time, link: u8, bytes: &[u8]) {
+        let frame = Payload { slot: 0, offset: 0, len: bytes.len() as u32 };
+        let head = &bytes[..bytes.len().min(HEAD_MAX)];
+        let rx = RxFrame { link: LinkId(link), head, frame, checksum: RxChecksum::Trusted, gso: None };
+        self.stack.receive(now, &rx, &mut self.edge);
+    }
+
+    /// Opens connections between the links' guests.
+    fn open(&mut self, connections: core::ops::Range<u32>) {
+        let before = self.edge.sent;
+        let opened = 3 * u64::from(connections.end - connections.start);
+        let mut syn = frame(CLIENT, SERVER, Flags::SYN, 1000, 0, 0);
+        let mut answer = frame(SERVER, self.public, Flags::SYN | Flags::ACK, 5000, 1001, 0);
+        let mut ack = frame(CLIENT, SERVER, Flags::ACK, 1001, 5001, 0);
+        let now = Time::from_millis(1);
+        for n in connections {
+            for (link, frame) in [(0, &mut syn), (1, &mut answer), (0, &mut ack)] {
+                of(frame, link == 0, n);
+                self.receive(now, link, frame);
+            }
+        }
+        assert_eq!(self.edge.sent - before, opened, "{:?}", self.stack.stats());
+    }
+}
+
+/// One connection, data one way, acknowledgements the other.
+fn hot(mut r: Router) -> Measured {
+    const PACKETS: u64 = 200_000;
+    r.open(0..1);
+    let mut data = frame(CLIENT, SERVER, Flags::ACK | Flags::PSH, 1001, 5001, DATA);
+    let mut ack = frame(SERVER, r.public, Flags::ACK, 5001, 1001, 0);
+    let (mut seq, mut sent) = (1001_u32, 0);
+    let m = measure(
+        21,
+        PACKETS,
+        || (),
+        |()| {
+            for n in 0..PACKETS / 2 {
+                let now = Time::from_millis(2 + n / 1000);
+                number(&mut data, seq, 5001);
+                seq = seq.wrapping_add(DATA);
+                number(&mut ack, 5001, seq);
+                r.receive(now, 0, black_box(&data));
+                r.receive(now, 1, black_box(&ack));
+            }
+            sent += PACKETS;
+        },
+    );
+    assert_eq!(r.edge.sent, sent + 3, "{:?}", r.stack.stats());
+    assert_eq!(r.stack.conntrack().counters().invalid, 0);
+    m
+}
+
+/// Packets of `n` connections at random.
+fn random(r: &mut Router, n: u32) -> Measured {
+    const PACKETS: u64 = 300_000;
+    let mut random = Lcg(n.into());
+    let mut data = frame(CLIENT, SERVER, Flags::ACK | Flags::PSH, 1001, 5001, DATA);
+    measure(
+        9,
+        PACKETS,
+        || (),
+        |()| {
+            for _ in 0..PACKETS {
+                of(&mut data, true, random.below(n));
+                r.receive(Time::from_millis(1000), 0, black_box(&data));
+            }
+        },
+    )
+}
+
+/// First packets of connections, removed again between the rounds.
+fn new(r: &mut Router) -> Measured {
+    const PACKETS: u32 = 40_000;
+    let mut syn = frame(CLIENT, SERVER, Flags::SYN, 1, 0, 0);
+    let (mut next, now) = (2 * MILLION, Time::from_millis(1000));
+    let ct = r.stack.conntrack().clone();
+    let clean = || {
+        ct.remove_if(now, |c| !c.status.has(Status::ASSURED));
+    };
+    let m = measure(9, PACKETS.into(), clean, |()| {
+        for _ in 0..PACKETS {
+            of(&mut syn, true, next);
+            next += 1;
+            r.receive(now, 0, black_box(&syn));
+        }
+    });
+    clean();
+    m
+}
+
+/// What the hooks, tracking and empty tables took.
+fn difference(name: &str, with: Measured, without: Measured, dram: f64, target: &str) {
+    report(&format!("{name}, tracked, all tables empty"), with, dram, "-");
+    let ns = with.ns - without.ns;
+    println!(
+        "{:<52} {ns:>8.1} ns                      {:>5.2} DRAM                      target {target}",
+        "  of which hooks and tracking",
+        ns / dram
+    );
 }
 
 fn main() {
-    const ROUNDS: usize = 21;
-    const PACKETS: u64 = 200_000;
     let dram = dram_latency();
-    println!("random access to memory {dram:.0} ns");
-    let tables = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n*security\nCOMMIT\n";
-    let mut medians = Vec::new();
-    for (name, rules) in [
-        ("link to link, as configured by default", None),
-        ("link to link, tracked, all tables there and empty", Some(tables)),
-        ("link to link, tracked, behind SNAT", Some("*nat\n-A POSTROUTING -o tap1 -j SNAT --to-source 10.2.0.9\nCOMMIT\n")),
-    ] {
-        let (mut stack, mut edge) = connected(rules);
-        let data = frame(true, Flags::ACK | Flags::PSH, 1001, 5001, DATA);
-        let m = measure(
-            ROUNDS,
-            PACKETS,
-            || (),
-            |()| {
-                for n in 0..PACKETS {
-                    receive(&mut stack, &mut edge, Time::from_millis(2 + n / 1000), 0, black_box(&data));
-                }
-            },
-        );
-        report(name, m, dram, "-");
-        medians.push(m.ns);
+    println!("this machine, now: random access to memory {dram:.0} ns, memcpy {:.1} GB/s; all by CPU time", memcpy_rate());
+    let plain = hot(Router::new(None));
+    report("established, hot, as configured by default", plain, dram, "-");
+    difference("established, hot", hot(Router::new(Some(TABLES))), plain, dram, "150 ns");
+    let mut snat = Router::new(Some("*nat\n-A POSTROUTING -o tap1 -j SNAT --to-source 10.2.0.9\nCOMMIT\n"));
+    snat.public = Ipv4Addr::new(10, 2, 0, 9);
+    report("established, hot, tracked, behind SNAT", hot(snat), dram, "-");
+
+    let mut bare = Router::new(None);
+    // The smallest tables that hold so many, and some more.
+    for (n, max, target) in [(100_000, 1 << 18, "700 ns"), (MILLION, 1 << 20, "1500 ns")] {
+        let mut tracked = Router::tracking(max, Some(TABLES));
+        tracked.open(0..n);
+        let plain = random(&mut bare, n);
+        difference(&format!("random among {n}"), random(&mut tracked, n), plain, dram, "4 DRAM");
+        let plain = new(&mut bare);
+        difference(&format!("new connection at {n}"), new(&mut tracked), plain, dram, target);
+        assert_eq!(tracked.stack.conntrack().len(), n as usize);
     }
-    println!(
-        "{:<52} {:>8.1} ns                                             target 150 ns",
-        "all hooks, tracking and empty tables: the difference",
-        medians[1] - medians[0]
-    );
 }

@@ -179,3 +179,34 @@ fn a_source_that_is_gone_leaves_nothing_behind() {
     guest.handshake(&mut w);
     assert!(matches!(tcp_source(&mut w).port, SourcePort::Demand(40_000..=40_003)));
 }
+
+/// REDIRECT leads to the router itself, and from there to a port of the host's loopback only if the router's address was mapped to it.
+#[test]
+fn redirected_to_the_host_only_where_that_was_mapped() {
+    let cfg = Config::default();
+    let gateways = [cfg.v4.unwrap().gateway.into(), cfg.v6.unwrap().gateway.into()];
+    for mapped in [vec![], gateways.to_vec()] {
+        let mut cfg = Config::default();
+        cfg.reach.map_host_loopback = mapped.clone();
+        let mut w = World::new(cfg);
+        for (family, server, loopback) in [(Family::V4, SERVERS[0], "127.0.0.1"), (Family::V6, SERVERS[1], "::1")] {
+            let rules = "*nat\n-A PREROUTING -i tap0 -p tcp --dport 80 -j REDIRECT --to-ports 3128\nCOMMIT\n";
+            let now = w.now();
+            w.stack.set_rules(now, text::parse(family, rules).unwrap(), Recheck::Keep, &mut w.edge).unwrap();
+            let to = Endpoint::new(ip(server), 80);
+            if mapped.is_empty() {
+                let mut g = TcpGuest::new(&w, 4000, to);
+                g.syn(&mut w);
+                g.expect_rst(&mut w);
+                assert_eq!(w.edge.host.open_sockets(), 0);
+            } else {
+                let mut g = TcpGuest::connect(&mut w, 4000, to);
+                let sock = w.edge.host.last();
+                assert_eq!(w.edge.host.tcp(sock).remote, Endpoint::new(ip(loopback), 3128));
+                w.edge.host.peer(sock).send(b"from the proxy");
+                w.settle();
+                g.expect_data(&mut w, b"from the proxy");
+            }
+        }
+    }
+}

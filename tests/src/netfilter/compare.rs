@@ -7,13 +7,14 @@
 //! - a source port or identifier that address translation took by chance: both routers must have changed it, both must have
 //!   kept to the range of a rule, or else to the kernel's class of ports (below 512, below 1024, above), and each must mean
 //!   the same other one from then on;
-//! - time-outs may differ by two seconds.
+//! - time-outs may differ by two seconds, and by as long as it took to do what both do at the same time.
 
 use super::frames::header;
 use super::record::{Entry, Seen, ports};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-/// Time-outs may differ by so many seconds.
+/// Time-outs may differ by so many seconds on a machine that never stops.
 const SECONDS: u64 = 2;
 
 /// Ports chosen by chance: which of ours stands for which of the kernel's.
@@ -42,6 +43,11 @@ impl Renames {
             }
         }
         Renames { ranges, random: rules.contains("--random"), ..Renames::default() }
+    }
+
+    /// Whether rules choose ports at random.
+    pub fn by_chance(&self) -> bool {
+        self.random || !self.ranges.is_empty()
     }
 
     /// Whether `ours` stands for `kernels`; noted if it is new and may be.
@@ -185,8 +191,8 @@ fn describe(k: &[u8], o: &[u8]) -> String {
     format!("packets of {} and {} bytes differ first at {place}", k.len(), o.len())
 }
 
-/// Compares connections.
-pub fn connections(kernel: &[Entry], ours: &[Entry], renames: &Renames) -> Result<(), String> {
+/// Compares connections; `late` is how long the machine may have stopped between what the kernel did and our clock.
+pub fn connections(kernel: &[Entry], ours: &[Entry], renames: &Renames, late: Duration) -> Result<(), String> {
     let mut wrong = Vec::new();
     let mut left = ours.to_vec();
     for k in kernel {
@@ -196,7 +202,7 @@ pub fn connections(kernel: &[Entry], ours: &[Entry], renames: &Renames) -> Resul
             Some(i) => {
                 let o = left.remove(i);
                 let near = match (k.timeout, o.timeout) {
-                    (Some(a), Some(b)) => a.abs_diff(b) <= SECONDS,
+                    (Some(a), Some(b)) => a.abs_diff(b) <= SECONDS + late.as_secs(),
                     (a, b) => a == b,
                 };
                 if !near {

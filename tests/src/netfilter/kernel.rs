@@ -13,7 +13,7 @@ const PROGRAMS: [&str; 8] =
     ["iptables-legacy", "iptables-legacy-restore", "ip6tables-legacy-restore", "conntrack", "ethtool", "nft", "python3", "ip"];
 
 /// Settings of connection tracking as a fresh network namespace has them; some machines change them for new ones.
-pub(super) const SYSCTLS: [(&str, u32); 23] = [
+pub(super) const SYSCTLS: [(&str, u32); 25] = [
     ("checksum", 1),
     ("tcp_loose", 1),
     ("tcp_be_liberal", 0),
@@ -27,6 +27,8 @@ pub(super) const SYSCTLS: [(&str, u32); 23] = [
     ("icmpv6_timeout", 30),
     ("udp_timeout", 30),
     ("udp_timeout_stream", 120),
+    ("gre_timeout", 30),
+    ("gre_timeout_stream", 180),
     ("tcp_timeout_syn_sent", 120),
     ("tcp_timeout_syn_recv", 60),
     ("tcp_timeout_established", 432_000),

@@ -13,6 +13,8 @@
 //! - tracking of wrong checksums (`nf_conntrack_checksum=0`): there is no such switch;
 //! - trackers of SCTP and DCCP: to us they are protocols without ports;
 //! - `owner --socket-exists`: our own packets have no socket;
+//! - `--ctexpire` of a connection that is not confirmed yet: the kernel takes its time-out for a moment, so the answer depends on how long
+//!   the machine is up;
 //! - CT rules in OUTPUT on answers to what is not tracked; the order in which a rule finds a TCP header broken;
 //! - zones of one direction that overlap with others;
 //! - ICMP timestamp requests to the router, which the kernel answers;

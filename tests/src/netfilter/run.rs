@@ -73,6 +73,8 @@ pub struct Play<'a, K: Router, O: Router> {
     ours_past: Vec<Exchange>,
     renames: Renames,
     summary: Summary,
+    /// The longest time that a packet took the kernel: by so much our clock may be late against its.
+    late: Duration,
     /// Rules and connections are compared after every step.
     pub every_step: bool,
     /// Everything is printed (`HIBERNET_NETFILTER_SHOW`).
@@ -94,7 +96,8 @@ impl<'a, K: Router, O: Router> Play<'a, K, O> {
         if show {
             eprintln!("== {} (IPv{})\n{}", scenario.name, if scenario.v6 { 6 } else { 4 }, scenario.rules);
         }
-        Play { kernel, ours, scenario, past, ours_past, renames, summary: Summary::default(), every_step: false, show }
+        let (summary, late) = (Summary::default(), Duration::ZERO);
+        Play { kernel, ours, scenario, past, ours_past, renames, summary, late, every_step: false, show }
     }
 
     /// Plays a step on both.
@@ -125,6 +128,7 @@ impl<'a, K: Router, O: Router> Play<'a, K, O> {
             self.summary.seen += done.out.len() as u64;
             self.past[n] = done;
         }
+        self.late = self.late.max(self.kernel.now() - now);
         if self.show {
             eprint!("{n:3} {}", self.detail(n));
         }
@@ -144,17 +148,19 @@ impl<'a, K: Router, O: Router> Play<'a, K, O> {
     }
 
     fn check(&mut self, n: usize) -> Result<(), Box<Difference>> {
+        let before = self.kernel.now();
         let entries = record::entries(&self.kernel.connections());
         self.summary.connections = entries.len() as u64;
         if self.show {
             entries.iter().for_each(|e| eprintln!("    {:?} {}", e.timeout, e.words.join(" ")));
         }
         let now = self.kernel.now();
+        let late = self.late + (now - before);
         let Some(ours) = &mut self.ours else { return Ok(()) };
         ours.pass(now);
         let theirs = record::entries(&ours.connections());
         let tables = (record::tables(&self.kernel.rules()), record::tables(&ours.rules()));
-        let result = compare::connections(&entries, &theirs, &self.renames)
+        let result = compare::connections(&entries, &theirs, &self.renames, late)
             .map_err(|e| format!("connections:\n{e}"))
             .and_then(|()| compare::rules(&tables.0, &tables.1).map_err(|e| format!("rules and counters: {e}")));
         result.map_err(|what| self.differ(n, what))

@@ -82,6 +82,28 @@ fn others(v6: bool) -> Vec<Scenario> {
     s.check();
     all.push(s);
 
+    // Version 0, with and without a key; version 1, whose call identifiers are its ports; version 1 of another kind.
+    let mut s = Scenario::new("gre", v6, STATES).with("gre_timeout", 20).with("gre_timeout_stream", 1);
+    let plain = |data: u8| Body::Raw(47, vec![0, 0, 8, 0, data, data]);
+    let call = |id: u8, kind: u8| Body::Raw(47, vec![0x20, 1, 0x88, kind, 0, 4, 0, id, 1, 2, 3, 4]);
+    let (c, d) = ((s.node(Client), 0), (s.node(Server), 0));
+    let g = s.send(Client, c, d, plain(1));
+    s.again(g, Body::Raw(47, vec![0x20, 0, 8, 0, 0, 0, 0, 7]));
+    s.check();
+    s.answer(g, plain(2));
+    s.check();
+    s.again(g, plain(3));
+    for (id, kind) in [(5, 0x0b), (6, 0x0b), (7, 0x0c)] {
+        let one = s.send(Client, c, d, call(id, kind));
+        s.answer(one, call(id, kind));
+        s.again(one, call(id, kind));
+    }
+    s.send(Client, c, d, Body::Raw(47, vec![0, 1, 0x88, 0x0b]));
+    s.check();
+    s.wait(1300);
+    s.answer(g, plain(4));
+    all.push(s);
+
     let mut s = Scenario::new("pieces", v6, STATES);
     let u = s.across(Client, 4000, 53, Body::Udp(1000));
     s.ip(|ip| ip.pieces = Some(400));

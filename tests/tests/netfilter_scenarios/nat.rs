@@ -208,6 +208,37 @@ fn clashes(v6: bool) -> Vec<Scenario> {
     all
 }
 
+/// Which address of a range: always the same for a source and a destination, or with `--persistent` for a source.
+fn ranges(v6: bool) -> Vec<Scenario> {
+    let (range, net) = match v6 {
+        true => ("2001:db8::40-2001:db8::72", "fd68:6962:6e65:7400::"),
+        false => ("203.0.113.64-203.0.113.114", "10.0.2."),
+    };
+    let mut all = Vec::new();
+    for (name, rules) in [
+        ("range", format!("-A POSTROUTING -o tap1 -j SNAT --to-source {range}")),
+        ("range-persistent", format!("-A POSTROUTING -o tap1 -j SNAT --to-source {range} --persistent")),
+        (
+            "range-zone",
+            format!("-A POSTROUTING -o tap1 -j SNAT --to-source {range}\nCOMMIT\n*raw\n-A PREROUTING -j CT --zone 300"),
+        ),
+    ] {
+        let mut s = nat(&format!("nat-{name}"), v6, &rules);
+        for n in 20..50 {
+            let src = format!("{net}{n}").parse().expect("an address");
+            for dst in [node(Server, v6), beyond(Server, v6)] {
+                s.send(Client, (src, 4000), (dst, 53), Body::Udp(20));
+                s.send(Client, (src, 4000), (dst, 80), s.syn(1));
+                s.send(Client, (src, 4000), (dst, 0), s.ping(1));
+            }
+        }
+        s.check();
+        exercise(&mut s, Client, node(Server, v6), 80);
+        all.push(s);
+    }
+    all
+}
+
 fn special(v6: bool) -> Vec<Scenario> {
     let mut all = Vec::new();
 
@@ -271,6 +302,23 @@ fn special(v6: bool) -> Vec<Scenario> {
     s.ip(|ip| ip.pieces = Some(400));
     all.push(s);
 
+    // Protocols without ports: only addresses can be translated.
+    let mut s = nat(
+        "nat-without-ports",
+        v6,
+        "-A PREROUTING -d {vip} -j DNAT --to-destination {s}\n-A POSTROUTING -o tap1 -j MASQUERADE --random-fully",
+    );
+    let tunnel = vec![0, 0, 8, 0, 1, 1, 1, 1];
+    let call = vec![0x20, 1, 0x88, 0x0b, 0, 4, 0, 9, 1, 2, 3, 4];
+    for (protocol, bytes) in [(47, tunnel), (47, call), (50, vec![3; 20]), (253, vec![1; 9])] {
+        for dst in [elsewhere(1, v6), node(Server, v6)] {
+            let g = s.send(Client, (s.node(Client), 0), (dst, 0), Body::Raw(protocol, bytes.clone()));
+            s.answer(g, Body::Raw(protocol, bytes.clone()));
+            s.error(s.node(Server), g, s.time_exceeded(), None);
+        }
+    }
+    all.push(s);
+
     let text = format!(
         "*raw\n-A PREROUTING -p udp --dport 53 -j CT --notrack\nCOMMIT\n*nat\n-A PREROUTING -p udp -j DNAT --to-destination {}\nCOMMIT\n{STATES}",
         node(Server, v6)
@@ -288,6 +336,7 @@ pub fn all() -> Vec<Scenario> {
     for v6 in [false, true] {
         all.extend(kinds(v6));
         all.extend(clashes(v6));
+        all.extend(ranges(v6));
         all.extend(special(v6));
     }
     all

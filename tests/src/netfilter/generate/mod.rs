@@ -5,6 +5,7 @@
 mod packets;
 mod rules;
 
+use super::compare::Renames;
 use super::run::{Play, play};
 use super::{Difference, Router, Scenario, Step, Summary};
 use crate::SplitMix;
@@ -51,7 +52,7 @@ pub fn case<K: Router, O: Router>(
 /// another connection has. Then it is gone when the same case is played again.
 pub fn is_chance<K: Router, O: Router>(found: &Difference, kernel: &mut K, ours: &mut O) -> bool {
     let scenario = Scenario { silent: true, ..found.scenario.clone() };
-    scenario.rules.contains("--random") && (0..3).any(|_| play(&scenario, kernel, Some(&mut *ours), false).is_ok())
+    Renames::new(&scenario.rules).by_chance() && (0..3).any(|_| play(&scenario, kernel, Some(&mut *ours), false).is_ok())
 }
 
 /// Makes a failing case smaller: leaves out what it fails without. At most `tries` plays.

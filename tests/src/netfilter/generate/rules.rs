@@ -236,9 +236,10 @@ impl Writer<'_> {
                     4 if matches!(proto, "tcp" | "udp") => write!(m, " {not}--ctreplsrcport {}:{}", 80, 8080),
                     5 => write!(m, " {not}--ctstatus {}", self.pick(&["NONE", "SEEN_REPLY", "ASSURED", "CONFIRMED"])),
                     6 => write!(m, " --ctdir {}", self.pick(&["ORIGINAL", "REPLY"])),
+                    // (Before that, the kernel compares a span of time with its clock.)
                     7 => write!(
                         m,
-                        " {not}--ctexpire {}",
+                        " --ctstatus CONFIRMED {not}--ctexpire {}",
                         self.pick(&["0:20", "20:45", "45:90", "90:200", "200:1000", "20:500000"])
                     ),
                     _ => write!(m, " {not}--ctproto {}", self.pick(&["6", "17", "50"])),
