@@ -1,5 +1,6 @@
 //! Fuzzing of the stack: bytes become a story of frames from the guest, deeds of peers, and time.
 
+pub mod conntrack_image;
 mod play;
 pub mod rules;
 mod script;
