@@ -1,6 +1,7 @@
 //! Connection tracking shared by real threads. (Small cases in every interleaving: `./test.sh model`.)
 
 use hibernet_netstack::Time;
+use hibernet_netstack::conntrack::image::{Capture, Family, Loader, RECORD_V4};
 use hibernet_netstack::conntrack::{Conntrack, CtConfig, Dir, Track};
 use hibernet_netstack::packet::L4;
 use hibernet_netstack::rng::Key;
@@ -114,4 +115,68 @@ fn everything_at_once() {
     }
     renew();
     assert_eq!(ct.len(), LIVE as usize);
+}
+
+/// A capture beside packets, removals and the reaper has, when all stand still, what the table has; ten times in a row, every other one thrown
+/// away half-way.
+#[test]
+fn a_capture_beside_everything_is_complete() {
+    let ct = Conntrack::new(CtConfig { max: 4096, ..CtConfig::default() }, Key(1, 2));
+    let clock = AtomicU64::new(1000);
+    let now = || Time::from_millis(clock.load(Relaxed));
+    for round in 0..10_u32 {
+        let (over, packets) = (AtomicBool::new(false), AtomicU64::new(0));
+        let mut capture = Capture::begin(&ct);
+        std::thread::scope(|s| {
+            for thread in 0..2_u32 {
+                let (ct, over, packets, now) = (&ct, &over, &packets, &now);
+                s.spawn(move || {
+                    let mut n = round;
+                    while !over.load(Relaxed) {
+                        packets.fetch_add(1, Relaxed);
+                        n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        let dir = if n & 1 == 0 { Dir::Original } else { Dir::Reply };
+                        match pass(ct, now(), datagram(thread << 20 | n >> 21, dir)) {
+                            Track::Known { id, .. } if n >> 28 == 0 => drop(ct.remove(id)),
+                            Track::Known { id, .. } if n >> 28 == 1 => drop(ct.modify(id, |c| c.mark = n)),
+                            _ => {}
+                        }
+                    }
+                });
+            }
+            s.spawn(|| {
+                while !over.load(Relaxed) {
+                    clock.fetch_add(1, Relaxed);
+                    ct.reap(now());
+                }
+            });
+            while packets.load(Relaxed) < 20_000 {
+                capture.step(&ct, 97).expect("the only capture");
+            }
+            over.store(true, Relaxed);
+        });
+        if round % 2 == 1 {
+            continue;
+        }
+        let live = capture.finish(&ct).expect("the only capture");
+        let exact = ct.save();
+        assert_eq!(live.head(), exact.head());
+        let (live, v4) = (live.records(Family::V4).to_vec(), exact.records(Family::V4).to_vec());
+        assert_eq!(live.len(), v4.len());
+        for (a, b) in live.chunks(RECORD_V4).zip(v4.chunks(RECORD_V4)) {
+            let expires = |r: &[u8]| u64::from_le_bytes(r[8..16].try_into().expect("8 bytes"));
+            assert!(a[..8] == b[..8] && a[16..] == b[16..], "{a:?} {b:?}");
+            // Packets that only renew it are noted once a second.
+            assert!(expires(a) <= expires(b) && expires(b) - expires(a) < 1_000_000_000);
+        }
+        // Two threads load what was saved.
+        let loader = Loader::new(ct.config().clone(), Key(3, 4), now(), exact.head().clone()).expect("what was saved");
+        let half = v4.len() / RECORD_V4 / 2;
+        std::thread::scope(|s| {
+            s.spawn(|| loader.insert(Family::V4, 0, &v4[..half * RECORD_V4]).expect("what was saved"));
+            loader.insert(Family::V4, half as u32, &v4[half * RECORD_V4..]).expect("what was saved");
+        });
+        let loaded = loader.finish().expect("what was saved").save();
+        assert!(loaded.head() == exact.head() && loaded.records(Family::V4).to_vec() == v4);
+    }
 }

@@ -1,6 +1,5 @@
 //! Copying a table while packets go on.
 
-use super::record::Record;
 use super::records::Copies;
 use super::{Family, Head, Image};
 use crate::conntrack::changed::ones;
@@ -173,7 +172,7 @@ impl Capture {
                     let translated = conn.status.has(Status::SRC_NAT);
                     let number = if translated { t.sources.number_of(slot) } else { 0 };
                     let id = ConnId { index: slot, generation };
-                    self.copies.set(&Record { id, conn: *conn, number });
+                    self.copies.set(id, conn, number);
                 }
                 None => self.copies.clear(slot),
             }

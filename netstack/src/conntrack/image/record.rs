@@ -71,7 +71,9 @@ fn put<const N: usize>(to: &mut [u8], at: usize, bytes: [u8; N]) {
 
 #[inline(always)]
 fn get<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
-    core::array::from_fn(|i| from[at + i])
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&from[at..at + N]);
+    bytes
 }
 
 #[inline(always)]
@@ -95,7 +97,7 @@ pub(super) fn slot_of(core: &Core) -> u32 {
 }
 
 /// Writes a connection; of an IPv6 one without [`write_upper`].
-#[inline]
+#[inline(always)]
 pub(super) fn write(core: &mut Core, id: ConnId, conn: &Conn, number: u32) {
     *core = [0; RECORD_V4];
     put(core, INDEX, id.index.to_le_bytes());
@@ -198,7 +200,7 @@ pub(super) fn read(family: Family, bytes: &[u8]) -> Result<Record, RecordError> 
     Ok(Record { id, conn, number: u32_at(core, NUMBER) })
 }
 
-#[inline]
+#[inline(always)]
 fn read_tuple(core: &Core, upper: &[u8], n: usize, v6: bool) -> Result<CtTuple, RecordError> {
     let at = TUPLES + n * TUPLE;
     if core[at + 15] != 0 {

@@ -1,8 +1,9 @@
 //! The working copy of a capture, and records without holes out of it.
 
-use super::record::{self, Core, RECORD_V4, Record, UPPER, Upper};
+use super::record::{self, Core, RECORD_V4, UPPER, Upper};
 use super::{Family, Head, record_size};
 use crate::conntrack::changed::ones;
+use crate::conntrack::conn::{Conn, ConnId};
 
 /// Slots whose copies are allocated together: 64 KiB of IPv4 connections.
 const PART: u32 = 512;
@@ -65,17 +66,17 @@ impl Copies {
     }
 
     /// The slot has this connection.
-    pub(super) fn set(&mut self, record: &Record) {
-        let (slot, v6) = (record.id.index, record.conn.tuples[0].v6);
+    pub(super) fn set(&mut self, id: ConnId, conn: &Conn, number: u32) {
+        let (slot, v6) = (id.index, conn.tuples[0].v6);
         let part = self.part(slot);
         let at = (slot % PART) as usize;
-        record::write(&mut part.cores[at], record.id, &record.conn, record.number);
+        record::write(&mut part.cores[at], id, conn, number);
         let bit = 1 << (at % 64);
         part.present[usize::from(v6)][at / 64] |= bit;
         part.present[usize::from(!v6)][at / 64] &= !bit;
         if v6 {
             part.uppers.resize(PART as usize, [0; UPPER]);
-            record::write_upper(&mut part.uppers[at], &record.conn);
+            record::write_upper(&mut part.uppers[at], conn);
         }
     }
 
