@@ -1,5 +1,6 @@
 //! The owner of descriptors, clock, entropy and threads: links, host sockets, the worker, the sandbox.
 
+pub mod checkpoint;
 pub mod cli;
 pub mod checkpoint;
 pub mod clock;

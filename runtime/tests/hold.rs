@@ -437,7 +437,7 @@ fn impossible_states_are_refused_before_anything_is_taken() {
 }
 
 fn notice(id: u32) -> hibernet::sock::Notice {
-    hibernet::sock::Notice { id, readable: true, error: true }
+    hibernet::sock::Notice { id, readable: true, peer_closed: true, error: true }
 }
 
 proptest! {

@@ -76,6 +76,8 @@ pub struct TcpState {
     pub at_mark: bool,
     /// Urgent data came at some time.
     pub urgent: bool,
+    /// The peer has ended its stream, whether or not the socket knows it.
+    pub ended: bool,
     /// Where its streams stand.
     pub fingerprint: Fingerprint,
 }
@@ -146,6 +148,8 @@ pub struct Notice {
     pub id: u32,
     /// See [`Ready::readable`].
     pub readable: bool,
+    /// See [`Ready::peer_closed`].
+    pub peer_closed: bool,
     /// See [`Ready::error`].
     pub error: bool,
 }
@@ -214,7 +218,8 @@ impl Fingerprint {
 pub enum Supplied {
     /// The socket itself: it was held, or handed over.
     Held(OwnedFd),
-    /// Another one that continues it. It has no history that could be compared.
+    /// Another one that continues it. It has no history that could be compared. The end of the peer's stream, if it had come, is behind the
+    /// last byte that the socket has.
     Rebuilt(OwnedFd),
 }
 
@@ -275,8 +280,17 @@ impl Sockets {
         pending.sort_by_key(|(id, _)| id.0);
         for (id, ready) in pending {
             match notices.last_mut().filter(|n| n.id == id.0) {
-                Some(n) => (n.readable, n.error) = (n.readable | ready.readable, n.error | ready.error),
-                None => notices.push(Notice { id: id.0, readable: ready.readable, error: ready.error }),
+                Some(n) => {
+                    n.readable |= ready.readable;
+                    n.peer_closed |= ready.peer_closed;
+                    n.error |= ready.error;
+                }
+                None => notices.push(Notice {
+                    id: id.0,
+                    readable: ready.readable,
+                    peer_closed: ready.peer_closed,
+                    error: ready.error,
+                }),
             }
         }
         Ok(SocketsState { slots: slots.collect::<io::Result<_>>()?, free: self.free.clone(), notices, stats: self.stats })
@@ -335,7 +349,7 @@ impl Sockets {
             let Some(s) = slot.socket else { continue };
             let id = SockId(u32::from(slot.generation) << INDEX_BITS | index as u32);
             let fate = match all.take_over(id, &s, take) {
-                Ok(sock) => all.put_back(index, id, &s, sock),
+                Ok((sock, is_held)) => all.put_back(index, id, &s, sock, is_held),
                 Err(fate) => fate,
             };
             if fate != SocketFate::Resumed {
@@ -346,21 +360,26 @@ impl Sockets {
         }
         for n in state.notices {
             if all.entry(SockId(n.id)).is_some() {
-                all.notice(SockId(n.id), Ready { readable: n.readable, error: n.error, ..Ready::default() });
+                let ready = Ready { readable: n.readable, peer_closed: n.peer_closed, error: n.error, writable: false };
+                all.notice(SockId(n.id), ready);
             }
         }
         Ok((all, fates))
     }
 
-    /// Checks and takes what is supplied for a socket.
+    /// Checks and takes what is supplied for a socket; whether it is the socket itself.
     fn take_over(
         &mut self,
         id: SockId,
         s: &SocketState,
         take: &mut dyn FnMut(SockId) -> Option<Supplied>,
-    ) -> Result<Sock, SocketFate> {
+    ) -> Result<(Sock, bool), SocketFate> {
         if let SocketKind::RawPing(s) = &s.kind {
-            return if self.raw.reopened(s, id) { Ok(Sock::RawPing(RawPing::restore(s))) } else { Err(SocketFate::Missing) };
+            return if self.raw.reopened(s, id) {
+                Ok((Sock::RawPing(RawPing::restore(s)), true))
+            } else {
+                Err(SocketFate::Missing)
+            };
         }
         let (fd, is_held) = match take(id) {
             Some(Supplied::Held(fd)) => (fd, true),
@@ -380,7 +399,7 @@ impl Sockets {
         if is_held && s.cookie != 0 && socket::cookie(fd.as_fd()) != s.cookie {
             return Err(SocketFate::Stale);
         }
-        Ok(match &s.kind {
+        let sock = match &s.kind {
             SocketKind::Tcp(s) => {
                 if is_held && !s.fingerprint.is_of(fd.as_fd()).map_err(refused)? {
                     return Err(SocketFate::Stale);
@@ -390,11 +409,12 @@ impl Sockets {
             SocketKind::Udp(s) => Sock::Udp(Udp::restore(fd, s)),
             SocketKind::Ping(s) => Sock::Ping(Ping::restore(fd, s)),
             SocketKind::RawPing(s) => Sock::RawPing(RawPing::restore(s)),
-        })
+        };
+        Ok((sock, is_held))
     }
 
     /// Puts a socket into its slot and has its events reported.
-    fn put_back(&mut self, index: usize, id: SockId, s: &SocketState, sock: Sock) -> SocketFate {
+    fn put_back(&mut self, index: usize, id: SockId, s: &SocketState, sock: Sock, is_held: bool) -> SocketFate {
         let e = &mut self.entries[index];
         e.token = s.token.and_then(Token::from_bits);
         e.reports = s.reports;
@@ -403,7 +423,13 @@ impl Sockets {
             return SocketFate::Resumed;
         }
         match self.watch(id) {
-            Ok(()) => SocketFate::Resumed,
+            Ok(()) => {
+                // Such an end is no event of the kernel's.
+                if matches!(&s.kind, SocketKind::Tcp(t) if t.ended && !(is_held && tcp::peer_finished(t.fingerprint.state))) {
+                    self.notice(id, Ready { readable: true, peer_closed: true, ..Ready::default() });
+                }
+                SocketFate::Resumed
+            }
             Err(error) => {
                 let e = &mut self.entries[index];
                 e.token = None;

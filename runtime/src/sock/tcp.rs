@@ -31,22 +31,25 @@ pub(super) struct Tcp {
     at_mark: bool,
     /// Urgent data came at some time: a peek may stop at their mark although more is there.
     urgent: bool,
+    /// The peer's FIN had come before the socket was rebuilt: behind the last byte stands the end, of which the kernel does not know.
+    ended: bool,
 }
 
 impl Tcp {
     pub(super) fn new(fd: OwnedFd, v6: bool) -> Self {
-        Tcp { fd, v6, peek_at: OFF, at_mark: false, urgent: false }
+        Tcp { fd, v6, peek_at: OFF, at_mark: false, urgent: false, ended: false }
     }
 
     pub(super) fn save(&self) -> io::Result<TcpState> {
         let fingerprint = Fingerprint::of(self.fd.as_fd())?;
-        Ok(TcpState { v6: self.v6, at_mark: self.at_mark, urgent: self.urgent, fingerprint })
+        let ended = self.ended || tcp::peer_finished(fingerprint.state) && fingerprint.state != tcp::CLOSE;
+        Ok(TcpState { v6: self.v6, at_mark: self.at_mark, urgent: self.urgent, ended, fingerprint })
     }
 
     /// Where the peek offset stands is asked of the kernel: that of a socket that was held goes on, that of a new one is off.
     pub(super) fn restore(fd: OwnedFd, s: &TcpState) -> Self {
         let peek_at = socket::get_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_or(OFF, i64::from);
-        Tcp { fd, v6: s.v6, peek_at, at_mark: s.at_mark, urgent: s.urgent }
+        Tcp { fd, v6: s.v6, peek_at, at_mark: s.at_mark, urgent: s.urgent, ended: s.ended }
     }
 }
 
@@ -139,6 +142,16 @@ impl Sockets {
 
     /// Peeks at `offset`: the number of bytes, 0 at the end of the stream, `WouldBlock` if there are none yet.
     fn peek_into(&mut self, id: SockId, offset: u32, out: &mut [u8]) -> io::Result<usize> {
+        match self.peek_kernel(id, offset, out) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self.tcp(id) {
+                Ok(s) if s.ended && tcp::unread(s.fd.as_fd())? <= offset => Ok(0),
+                _ => Err(e),
+            },
+            r => r,
+        }
+    }
+
+    fn peek_kernel(&mut self, id: SockId, offset: u32, out: &mut [u8]) -> io::Result<usize> {
         let known = self.peek_offset;
         let stale = |_| io::Error::from_raw_os_error(libc::EBADF);
         let s = self.tcp(id).map_err(stale)?;

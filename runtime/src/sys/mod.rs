@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod packet;
 pub mod process;
 pub mod random;
+pub mod repair;
 pub mod rlimit;
 pub mod socket;
 pub mod stream;

@@ -83,6 +83,13 @@ pub fn set_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
     check(r).map(drop)
 }
 
+/// Sets an option of any form.
+pub fn set_option_bytes(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length describe `value`, which outlives the call and is only read.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), value.len() as libc::socklen_t) })
+        .map(drop)
+}
+
 /// Reads an option of any form into `out`; returns how many bytes the kernel wrote.
 pub fn get_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, out: &mut [u8]) -> io::Result<usize> {
     let mut len = out.len() as libc::socklen_t;

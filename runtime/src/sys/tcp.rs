@@ -128,6 +128,16 @@ pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::try_from(n).unwrap_or(0))
 }
 
+/// Bytes that were written and never sent (`SIOCOUTQNSD`), an unsent FIN included.
+pub fn unsent(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    /// From linux/sockios.h; not in the `libc` crate.
+    const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+    let mut n: libc::c_int = 0;
+    // SAFETY: SIOCOUTQNSD writes one int, to `n`.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCOUTQNSD, &raw mut n) })?;
+    Ok(u32::try_from(n).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
