@@ -6,6 +6,7 @@
 
 pub mod contents;
 mod error;
+pub mod file;
 pub mod report;
 
 pub use contents::{config_of, known};
