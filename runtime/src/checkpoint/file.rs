@@ -140,8 +140,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(Errno) -> FileError {
 fn resolve(target: &Path) -> Result<PathBuf, FileError> {
     match statat(CWD, target, AtFlags::empty()) {
         Ok(s) if FileType::from_raw_mode(s.st_mode) != FileType::RegularFile => Err(FileError::NotAFile { path: target.into() }),
-        Ok(_) => std::fs::canonicalize(target)
-            .map_err(|source| FileError::System { what: "find", path: target.into(), source }),
+        Ok(_) => std::fs::canonicalize(target).map_err(|source| FileError::System { what: "find", path: target.into(), source }),
         Err(Errno::NOENT) => Ok(target.into()),
         Err(e) => Err(failed("look at", target)(e)),
     }

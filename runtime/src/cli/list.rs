@@ -56,7 +56,15 @@ fn table(rows: &[Row<'_>]) -> String {
         let command = if r.command.is_empty() { "(attached)".into() } else { r.command.join(" ") };
         // What a program was called with may contain anything; a terminal gets only what prints.
         let command = command.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        [r.name.to_owned(), r.pid.to_string(), r.state.to_string(), uptime(r.uptime_seconds), addresses.join(","), r.publish.join(","), command]
+        [
+            r.name.to_owned(),
+            r.pid.to_string(),
+            r.state.to_string(),
+            uptime(r.uptime_seconds),
+            addresses.join(","),
+            r.publish.join(","),
+            command,
+        ]
     }));
     let widths: [usize; 7] = std::array::from_fn(|i| cells.iter().map(|c| c[i].chars().count()).max().unwrap_or(0));
     let mut out = String::new();

@@ -107,10 +107,9 @@ impl Asking {
                 Err(e) => Failure::os(Status::File, format_args!("cannot hear the supervisor of '{name}'"), e),
                 Ok(_) => Failure::new(Status::Internal, format!("the supervisor of '{name}' ended before it answered")),
             }),
-            Err(e) => Err(Failure::new(
-                Status::Internal,
-                format!("the supervisor of '{name}' gave an answer that cannot be read: {e}"),
-            )),
+            Err(e) => {
+                Err(Failure::new(Status::Internal, format!("the supervisor of '{name}' gave an answer that cannot be read: {e}")))
+            }
         }
     }
 }

@@ -142,7 +142,12 @@ impl Channel {
 }
 
 /// Receives from a socket of messages or of bytes: how many bytes, and the descriptors that came along.
-pub(crate) fn recv_packet(socket: &impl AsFd, bytes: &mut [u8], fds: &mut Vec<OwnedFd>, flags: RecvFlags) -> Result<usize, Errno> {
+pub(crate) fn recv_packet(
+    socket: &impl AsFd,
+    bytes: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    flags: RecvFlags,
+) -> Result<usize, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags | RecvFlags::CMSG_CLOEXEC)?;

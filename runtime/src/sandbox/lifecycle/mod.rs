@@ -13,7 +13,7 @@ use crate::control::protocol::ProblemKind;
 use crate::control::registry::Registration;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Pid;
-use server::{ClientId, Event};
+use server::{ClientId, Line};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -91,16 +91,8 @@ impl Network {
                 Heard::Closed => self.silent = true,
             }
         }
-        let mut events = Vec::new();
-        if let Some(s) = &mut self.server {
-            s.turn(&mut events);
-        }
-        for e in events {
-            match e {
-                Event::Line(client, line, _) => self.asked(client, &line)?,
-                // What takes no time is done all the same.
-                Event::Left(_) => {}
-            }
+        for line in self.server.as_mut().map_or_else(Vec::new, Server::turn) {
+            self.asked(&line)?;
         }
         if self.state != before {
             self.enter(registration);
@@ -117,9 +109,14 @@ impl Network {
         }
     }
 
-    fn asked(&mut self, client: ClientId, line: &[u8]) -> Result<(), Failure> {
-        let request = match serde_json::from_slice(line) {
-            Ok(r) => r,
+    fn asked(&mut self, line: &Line) -> Result<(), Failure> {
+        let client = line.client;
+        let request = match serde_json::from_slice(&line.text) {
+            Ok(r) if line.fds.is_empty() => r,
+            Ok(_) => {
+                self.refuse(client, ProblemKind::Request, "this request brings no descriptors".into());
+                return Ok(());
+            }
             Err(e) => {
                 self.refuse(client, ProblemKind::Request, format!("not a request: {e}"));
                 return Ok(());

@@ -24,7 +24,7 @@ const MAX_FDS: usize = 4;
 const CHUNK: usize = 16 << 10;
 const READS: usize = 16;
 /// How long a client may take to ask, and to take what it is told.
-const TIME: Duration = Duration::from_secs(10);
+const TIME: Duration = Duration::from_secs(5);
 /// After how long clients are accepted again if that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -32,13 +32,12 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClientId(u64);
 
-/// What clients do.
+/// A line that a client has said, with the descriptors that came along.
 #[derive(Debug)]
-pub(crate) enum Event {
-    /// It says a line, with descriptors.
-    Line(ClientId, Vec<u8>, Vec<OwnedFd>),
-    /// It has left, before it was answered.
-    Left(ClientId),
+pub(crate) struct Line {
+    pub(crate) client: ClientId,
+    pub(crate) text: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
 }
 
 /// The socket and its clients.
@@ -104,8 +103,9 @@ impl Server {
         self.clients.iter().filter_map(Client::deadline).chain(self.retry).min()
     }
 
-    /// Looks at everything, without waiting; adds what happened to `events`.
-    pub(crate) fn turn(&mut self, events: &mut Vec<Event>) {
+    /// Looks at everything, without waiting; returns what clients have said.
+    pub(crate) fn turn(&mut self) -> Vec<Line> {
+        let mut said = Vec::new();
         let now = Instant::now();
         if self.retry.is_none_or(|t| t <= now) {
             self.retry = None;
@@ -114,10 +114,11 @@ impl Server {
         let mut held: usize = self.clients.iter().map(Client::held).sum();
         self.clients.retain_mut(|c| {
             let before = c.held();
-            let fate = c.turn(now, MAX_HELD.saturating_sub(held - before), events);
+            let fate = c.turn(now, MAX_HELD.saturating_sub(held - before), &mut said);
             held = held - before + c.held();
             fate == Fate::Stays
         });
+        said
     }
 
     fn accept(&mut self, now: Instant) {
@@ -172,14 +173,18 @@ impl Server {
 
     /// Tells a client something; it does not matter whether it is still there.
     fn tell(&mut self, id: ClientId, value: &impl Serialize, last: bool) {
-        let Some(c) = self.clients.iter_mut().find(|c| c.id == id && !c.answered) else { return };
+        let Some(index) = self.clients.iter().position(|c| c.id == id && !c.answered) else { return };
+        let c = &mut self.clients[index];
         // Nothing that we say cannot be written as JSON; were it so, the client would learn by the end that comes early.
         if serde_json::to_writer(&mut c.out, value).is_ok() {
             c.out.push(b'\n');
         }
         (c.answered, c.begun) = (last, Instant::now());
-        // Mostly all fits into the socket. What becomes of a client that is done or gone shows at the next turn.
+        // Mostly all fits into the socket.
         c.write();
+        if c.is_done() {
+            self.clients.swap_remove(index);
+        }
     }
 
     /// Gives the last answer.
@@ -194,6 +199,10 @@ impl Server {
 }
 
 impl Client {
+    fn is_done(&self) -> bool {
+        self.answered && self.out.is_empty()
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let waited_for = !self.asked || !self.text.is_empty() || !self.out.is_empty();
         waited_for.then(|| self.begun + TIME)
@@ -203,25 +212,19 @@ impl Client {
         self.text.capacity() + self.out.capacity()
     }
 
-    fn turn(&mut self, now: Instant, room: usize, events: &mut Vec<Event>) -> Fate {
+    fn turn(&mut self, now: Instant, room: usize, said: &mut Vec<Line>) -> Fate {
         if !self.silent && !self.answered {
-            self.read(now, room, events);
+            self.read(now, room, said);
         }
         self.write();
-        if self.answered && self.out.is_empty() {
+        if self.is_done() {
             return Fate::Goes;
         }
         let late = self.deadline().is_some_and(|t| t <= now);
-        if late || self.has_hung_up() {
-            if !self.answered {
-                events.push(Event::Left(self.id));
-            }
-            return Fate::Goes;
-        }
-        Fate::Stays
+        if late || self.has_hung_up() { Fate::Goes } else { Fate::Stays }
     }
 
-    fn read(&mut self, now: Instant, room: usize, events: &mut Vec<Event>) {
+    fn read(&mut self, now: Instant, room: usize, said: &mut Vec<Line>) {
         let mut chunk = [0; CHUNK];
         for _ in 0..READS {
             let n = match recv_packet(&self.stream, &mut chunk, &mut self.fds, RecvFlags::DONTWAIT) {
@@ -242,12 +245,16 @@ impl Client {
                 self.text.extend_from_slice(&rest[..end]);
                 rest = &rest[end + 1..];
                 self.asked = true;
-                events.push(Event::Line(self.id, std::mem::take(&mut self.text), std::mem::take(&mut self.fds)));
+                let (text, fds) = (std::mem::take(&mut self.text), std::mem::take(&mut self.fds));
+                said.push(Line { client: self.id, text, fds });
             }
             self.text.extend_from_slice(rest);
             if self.text.len() > MAX_REQUEST.min(room) || self.fds.len() > MAX_FDS {
                 self.silent = true;
-                let why = format!("a request has at most {} MiB and {MAX_FDS} descriptors; or too much is asked at a time", MAX_REQUEST >> 20);
+                let why = format!(
+                    "a request has at most {} MiB and {MAX_FDS} descriptors; or too much is asked at a time",
+                    MAX_REQUEST >> 20
+                );
                 return self.refuse(ProblemKind::Request, why);
             }
         }

@@ -67,8 +67,8 @@ fn run(channel: &Channel) -> Result<(), Failure> {
 fn make(parts: Parts) -> Result<Worker, Failure> {
     let Parts { config, rules, log, end, users, link, resolvers, stop, control, host } = parts;
     let link = make_link(&end, link)?;
-    let file_on_stderr = fstat(rustix::stdio::stderr())
-        .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile);
+    let file_on_stderr =
+        fstat(rustix::stdio::stderr()).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile);
     confine::drop_privileges(host.pcap.is_some() || host.log.is_some() || file_on_stderr)?;
     let log = log::root(&log, host.log);
     let link = match host.pcap {
@@ -99,7 +99,10 @@ fn make(parts: Parts) -> Result<Worker, Failure> {
 enum Subscriber {
     Network(Box<Worker>),
     /// The channel. It only notes that something came: that is read between two turns of the loop, when the worker can be had.
-    Supervisor { channel: RawFd, ready: Rc<Cell<bool>> },
+    Supervisor {
+        channel: RawFd,
+        ready: Rc<Cell<bool>>,
+    },
 }
 
 impl MutEventSubscriber for Subscriber {
