@@ -2,7 +2,6 @@
 
 pub mod checkpoint;
 pub mod cli;
-pub mod checkpoint;
 pub mod clock;
 pub mod control;
 pub mod edge;

@@ -9,6 +9,7 @@
 
 pub mod contents;
 mod error;
+pub mod file;
 pub mod image;
 pub mod lock;
 pub mod probe;

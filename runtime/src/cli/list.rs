@@ -1,6 +1,7 @@
 //! `hibernet list`.
 
 use super::{print, print_json};
+use crate::control::lifecycle::State;
 use crate::control::registry::{Entry, Registry};
 use crate::sandbox::failure::Failure;
 use serde::Serialize;
@@ -16,6 +17,9 @@ struct Row<'a> {
     interface: &'a str,
     addresses: &'a [IpAddr],
     publish: &'a [String],
+    state: State,
+    /// In seconds since 1970; 0 if it is in this state since its start.
+    since: u64,
     uptime_seconds: u64,
 }
 
@@ -29,6 +33,8 @@ impl<'a> From<&'a Entry> for Row<'a> {
             interface: &e.interface,
             addresses: &e.addresses,
             publish: &e.publish,
+            state: e.state,
+            since: e.since,
             uptime_seconds: e.uptime().as_secs(),
         }
     }
@@ -44,15 +50,23 @@ pub(super) fn list(json: bool) -> Result<u8, Failure> {
 }
 
 fn table(rows: &[Row<'_>]) -> String {
-    let mut cells = vec![["NAME", "PID", "UPTIME", "ADDRESSES", "PUBLISHED", "COMMAND"].map(str::to_owned)];
+    let mut cells = vec![["NAME", "PID", "STATE", "UPTIME", "ADDRESSES", "PUBLISHED", "COMMAND"].map(str::to_owned)];
     cells.extend(rows.iter().map(|r| {
         let addresses: Vec<String> = r.addresses.iter().map(IpAddr::to_string).collect();
         let command = if r.command.is_empty() { "(attached)".into() } else { r.command.join(" ") };
         // What a program was called with may contain anything; a terminal gets only what prints.
         let command = command.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        [r.name.to_owned(), r.pid.to_string(), uptime(r.uptime_seconds), addresses.join(","), r.publish.join(","), command]
+        [
+            r.name.to_owned(),
+            r.pid.to_string(),
+            r.state.to_string(),
+            uptime(r.uptime_seconds),
+            addresses.join(","),
+            r.publish.join(","),
+            command,
+        ]
     }));
-    let widths: [usize; 6] = std::array::from_fn(|i| cells.iter().map(|c| c[i].chars().count()).max().unwrap_or(0));
+    let widths: [usize; 7] = std::array::from_fn(|i| cells.iter().map(|c| c[i].chars().count()).max().unwrap_or(0));
     let mut out = String::new();
     for row in &cells {
         let mut line = String::new();
@@ -94,6 +108,8 @@ mod tests {
             interface: "eth0",
             addresses: &[],
             publish: &[],
+            state: State::Running,
+            since: 0,
             uptime_seconds: 1,
         };
         assert!(!table(&[row]).contains('\u{1b}'));

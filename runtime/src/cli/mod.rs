@@ -5,6 +5,7 @@ mod conntrack;
 mod doctor;
 mod drops;
 mod exec;
+mod lifecycle;
 mod list;
 mod options;
 mod rules;
@@ -16,6 +17,7 @@ pub use options::NetOptions;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::supervisor::{self, RunRequest};
 use crate::sandbox::target::Target;
+use crate::sandbox::worker_process::{self, COMMAND};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -41,7 +43,8 @@ Exit status:
   that of the command; 128+N if signal N ended it; 127 command not found; 126 not executable.
   Of hibernet's own: 2 usage, 70 internal error, 71 namespaces not allowed, 72 link, 73 port cannot be published,
   74 out of descriptors, processes or memory, 75 name taken or unknown, 76 network worker ended unexpectedly,
-  77 a file cannot be read or written, 78 rules that cannot be read or make no sense.";
+  77 a file cannot be read or written, 78 rules that cannot be read or make no sense, 79 not possible while the
+  sandbox's network is paused.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -57,6 +60,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Let a sandbox's network stand still: what comes waits, nothing is lost
+    Pause(lifecycle::NameArgs),
+    /// Let a paused network go on
+    Resume(lifecycle::NameArgs),
     /// Run a command inside a running sandbox
     Exec {
         /// The sandbox
@@ -91,6 +98,12 @@ enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Be the network worker of the supervisor that executed this (for hibernet itself)
+    #[command(hide = true, name = COMMAND)]
+    NetworkWorker {
+        /// Number of the channel's descriptor
+        channel: i32,
     },
     /// What becomes of an attempt by a confined process (for tests)
     #[command(hide = true)]
@@ -170,6 +183,9 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run(args),
         Command::Attach(args) => attach(args),
         Command::List { json } => list::list(json),
+        Command::Pause(args) => lifecycle::pause(&args),
+        Command::Resume(args) => lifecycle::resume(&args),
+        Command::NetworkWorker { channel } => worker_process::main(channel),
         Command::Exec { name, command } => exec::exec(&name, &command),
         Command::Stats { name, json } => stats::stats(&name, json),
         Command::Rules { command } => rules::rules(command),

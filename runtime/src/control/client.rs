@@ -84,6 +84,7 @@ impl Client {
             ProblemKind::Syntax | ProblemKind::Meaning => Status::Rules,
             ProblemKind::Busy => Status::Resources,
             ProblemKind::Denied => Status::File,
+            ProblemKind::State => Status::State,
             ProblemKind::Internal => Status::Internal,
         };
         Failure::new(status, format!("the sandbox '{}': {}", self.name, p.message))

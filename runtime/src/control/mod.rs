@@ -2,6 +2,7 @@
 
 pub mod client;
 pub(crate) mod connection;
+pub mod lifecycle;
 pub mod protocol;
 pub mod registry;
 pub mod rules;

@@ -248,6 +248,8 @@ pub enum ProblemKind {
     Syntax,
     /// Rules can be read but make no sense.
     Meaning,
+    /// Not in the state in which the sandbox is.
+    State,
     /// Something that should not happen.
     Internal,
 }

@@ -4,6 +4,7 @@
 //! Others are left over from a supervisor that was killed; whoever meets one removes it. Files appear and change by link
 //! and rename, so that a reader sees a whole one; changes of the set are made under a lock of the directory.
 
+use super::lifecycle::State;
 use crate::sandbox::failure::{Failure, Status};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, linkat, mkdir, open, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -39,6 +40,12 @@ pub struct Entry {
     pub publish: Vec<String>,
     /// The supervisor's descriptors of the sandbox's user, mount and network namespaces.
     pub namespaces: Option<[i32; 3]>,
+    /// Whether the network is served.
+    #[serde(default)]
+    pub state: State,
+    /// Since when it has been in this state, in seconds since 1970; 0 since the start.
+    #[serde(default)]
+    pub since: u64,
 }
 
 impl Entry {
@@ -123,6 +130,11 @@ impl Registry {
     /// Where the worker of a sandbox answers requests.
     pub fn control_socket(&self, name: &str) -> PathBuf {
         self.path.join(format!("{name}.sock"))
+    }
+
+    /// Where the supervisor of a sandbox answers requests. No name of a sandbox makes another of our files of it.
+    pub fn lifecycle_socket(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.life"))
     }
 
     fn lock(&self) -> Result<Locked<'_>, Failure> {
@@ -235,7 +247,7 @@ impl Locked<'_> {
     }
 
     fn remove(&self, name: &str) {
-        for suffix in ["json", "sock"] {
+        for suffix in ["json", "sock", "life"] {
             let _ = unlinkat(&self.0.dir, format!("{name}.{suffix}"), AtFlags::empty());
         }
     }
@@ -263,6 +275,11 @@ impl Registration {
     /// Where the worker is to answer requests.
     pub fn control_socket(&self) -> PathBuf {
         self.registry.control_socket(&self.entry.name)
+    }
+
+    /// Where the supervisor is to answer requests.
+    pub fn lifecycle_socket(&self) -> PathBuf {
+        self.registry.lifecycle_socket(&self.entry.name)
     }
 
     /// Changes what is said about the sandbox, but not its name.
@@ -317,6 +334,8 @@ mod tests {
             addresses: Vec::new(),
             publish: Vec::new(),
             namespaces: None,
+            state: State::Running,
+            since: 0,
         }
     }
 

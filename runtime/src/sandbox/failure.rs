@@ -28,6 +28,8 @@ pub enum Status {
     File = 77,
     /// Rules cannot be read, or make no sense.
     Rules = 78,
+    /// Not possible in the state in which the sandbox is.
+    State = 79,
     /// The command was found but cannot be executed.
     NotExecutable = 126,
     /// The command was not found.

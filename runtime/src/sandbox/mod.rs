@@ -7,6 +7,7 @@ pub mod failure;
 pub mod fds;
 pub(crate) mod guest;
 pub(crate) mod host;
+pub(crate) mod lifecycle;
 pub(crate) mod log;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;

@@ -257,6 +257,29 @@ pub fn exec(argv: &[impl AsRef<OsStr>]) -> io::Error {
     io::Error::last_os_error()
 }
 
+/// Replaces the process by the program in an open file, with an empty environment. Returns only on failure.
+pub fn exec_file(file: BorrowedFd<'_>, argv: &[impl AsRef<OsStr>]) -> io::Error {
+    let Ok(args) = argv.iter().map(|a| CString::new(a.as_ref().as_bytes())).collect::<Result<Vec<_>, _>>() else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let mut pointers: Vec<*const libc::c_char> = args.iter().map(|a| a.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    let environment: [*const libc::c_char; 1] = [std::ptr::null()];
+    // SAFETY: every element of `pointers` is NUL-terminated and lives until the call returns; both arrays end with null, and so
+    // does the empty path, with which the file itself is meant.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            pointers.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
 /// The user namespace that a namespace belongs to.
 ///
 /// # Errors

@@ -4,13 +4,13 @@ use crate::kit::{finish, hibernet, listed, lives, sandboxes_work, unique_name, w
 use vmm_sys_util::tempdir::TempDir;
 
 /// A detached sandbox, ended with the test.
-struct Detached {
-    name: String,
-    pid: i32,
+pub struct Detached {
+    pub name: String,
+    pub pid: i32,
 }
 
 impl Detached {
-    fn start(hint: &str, options: &[&str], command: &[&str]) -> Detached {
+    pub fn start(hint: &str, options: &[&str], command: &[&str]) -> Detached {
         let name = unique_name(hint);
         let (code, out, err) = finish(hibernet(&["run", "--detach", "--name", &name]).args(options).arg("--").args(command));
         assert_eq!((code, out.trim(), err.as_str()), (0, name.as_str(), ""), "{err}");
@@ -18,7 +18,7 @@ impl Detached {
         Detached { name, pid }
     }
 
-    fn kill(&self, signal: &str) {
+    pub fn kill(&self, signal: &str) {
         let _ = std::process::Command::new("kill").args([signal, &self.pid.to_string()]).status();
     }
 }

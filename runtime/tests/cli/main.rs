@@ -4,6 +4,7 @@ mod attach;
 mod confinement;
 mod control;
 mod kit;
+mod lifecycle;
 mod mistakes;
 mod resolver;
 mod rules;

@@ -1,0 +1,54 @@
+//! The supervisor of a link or a namespace that somebody else made.
+
+use super::base::Base;
+use super::events::{WorkerEnd, follow_resolver, next_child, next_signal, wait_for_events, worker_died, worker_end};
+use crate::control::registry::Registration;
+use crate::sandbox::failure::Failure;
+use crate::sandbox::guest::Opened;
+use crate::sandbox::lifecycle::{Network, Server};
+use crate::sandbox::plan::Plan;
+use crate::sandbox::target::{Gone, Target};
+use crate::sandbox::worker_process::{Given, WorkerProcess};
+use std::os::fd::AsFd;
+
+pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
+    let mut base = Base::new(plan, &[])?;
+    let mut gone = Gone::watch(target)?;
+    let (Opened { end, fd: link, removal }, unconfigured) = target.open(plan)?;
+    gone.interface = removal;
+    let host = std::mem::take(&mut base.host);
+    // The worker alone holds the link: it goes when the worker does.
+    let given = Given { end, link, host, control: base.control.take().map(Into::into) };
+    let worker = WorkerProcess::start(base.program.as_fd(), plan, given)?;
+    let mut network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?);
+    unconfigured.configure()?;
+    if let Some(r) = &mut base.registration {
+        let pid = network.worker().as_raw_nonzero().get();
+        r.update(|e| e.worker = pid)?;
+    }
+    started(base.registration.as_ref().map_or("", Registration::name));
+    loop {
+        wait_for_events(&base, &network, &gone.fds())?;
+        while let Some(s) = next_signal(&base.signals)? {
+            if s.signal != libc::SIGCHLD && !matches!(s.signal, libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGALRM | libc::SIGTSTP) {
+                network.end();
+                return Ok(0);
+            }
+        }
+        follow_resolver(&mut base, plan, &network);
+        network.turn(base.registration.as_mut())?;
+        if gone.is_gone() {
+            network.end();
+            return Ok(0);
+        }
+        while let Some((pid, status)) = next_child()? {
+            if pid == network.worker() && !status.stopped() {
+                network.worker_has_ended();
+                return match worker_end(status) {
+                    WorkerEnd::LinkGone => Ok(0),
+                    WorkerEnd::Unexpected(why) => Err(worker_died(why)),
+                };
+            }
+        }
+    }
+}

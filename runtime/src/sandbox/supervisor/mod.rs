@@ -1,0 +1,45 @@
+//! The supervisor: parent of the command and of the network worker. It has no part in the traffic.
+
+mod attach;
+mod background;
+mod base;
+mod events;
+mod run;
+
+use super::failure::Failure;
+use super::plan::Plan;
+use super::target::Target;
+use background::in_background_if;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// A command to be run in a sandbox.
+#[derive(Clone, Debug)]
+pub struct RunRequest {
+    /// The sandbox.
+    pub plan: Plan,
+    /// The command and its arguments.
+    pub argv: Vec<OsString>,
+    /// Give it an /etc/resolv.conf of its own.
+    pub resolv_conf: bool,
+    /// Where its output goes if it is detached.
+    pub output: Option<PathBuf>,
+}
+
+/// Runs a command in a sandbox; returns its exit status once it has ended. The caller has no threads.
+///
+/// # Errors
+///
+/// If the sandbox cannot be made, or did not last as long as the command.
+pub fn run(request: &RunRequest) -> Result<u8, Failure> {
+    in_background_if(request.plan.detach, request.output.as_deref(), |started| run::run_here(request, started))
+}
+
+/// Serves a link or a namespace that somebody else made, until it goes. The caller has no threads.
+///
+/// # Errors
+///
+/// If it cannot be served.
+pub fn attach(plan: &Plan, target: &Target) -> Result<u8, Failure> {
+    in_background_if(plan.detach, None, |started| attach::attach_here(plan, target, started))
+}

@@ -1,0 +1,183 @@
+//! What supervisor and worker say to each other, and how a worker gets what it works with.
+
+use crate::control::protocol::Recheck;
+use crate::control::rules;
+use crate::sandbox::failure::{Failure, Status};
+use crate::sandbox::guest::LinkEnd;
+use crate::sandbox::host::HostFds;
+use crate::sandbox::plan::{LogPlan, Plan};
+use crate::worker::RulesSetup;
+use hibernet_netstack::Config;
+use hibernet_netstack::iptables::text::{self, PrintOptions, RestoreOptions};
+use hibernet_netstack::iptables::{Family, Ruleset};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::str::FromStr;
+
+/// From the supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToWorker {
+    /// Ids are mapped: become the worker's program.
+    Mapped,
+    /// What to be, with the descriptors that [`Start::roles`] names; answered by [`FromWorker::Ready`].
+    Start(Box<Start>),
+    /// Stand still; answered by [`FromWorker::Paused`].
+    Pause,
+    /// Go on; answered by [`FromWorker::Resumed`].
+    Resume,
+}
+
+/// From the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromWorker {
+    /// Confined, and about to read the first frame.
+    Ready,
+    /// It stands still.
+    Paused,
+    /// It goes on.
+    Resumed,
+    /// It cannot work, and is about to end.
+    Failed(Failure),
+}
+
+/// What a worker is to be. Its program may be another version than the supervisor's.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Start {
+    config: Config,
+    rules4: Option<String>,
+    rules6: Option<String>,
+    recheck: Recheck,
+    log_level: String,
+    log_json: bool,
+    link: LinkEnd,
+    users: Vec<u32>,
+    roles: Vec<Role>,
+}
+
+/// What a descriptor is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Role {
+    Link,
+    Resolvers,
+    Stop,
+    Control,
+    /// Of a published port, by its index in the configuration.
+    Tcp(usize),
+    Udp(usize),
+    RawIcmp4,
+    RawIcmp6,
+    AddressWatch,
+    Pcap,
+    Log,
+}
+
+/// Everything that a worker's process works with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) rules: RulesSetup,
+    pub(crate) log: LogPlan,
+    pub(crate) end: LinkEnd,
+    /// Who may ask at the control socket, by ids as the worker knows them.
+    pub(crate) users: Vec<u32>,
+    pub(crate) link: OwnedFd,
+    pub(crate) resolvers: OwnedFd,
+    pub(crate) stop: OwnedFd,
+    pub(crate) control: Option<OwnedFd>,
+    pub(crate) host: HostFds,
+}
+
+fn wrong(what: impl std::fmt::Display) -> Failure {
+    Failure::new(Status::Internal, format!("the network worker cannot be started: {what}"))
+}
+
+impl Parts {
+    /// The parts that a plan asks for, once their descriptors are there.
+    pub(super) fn new(plan: &Plan, users: Vec<u32>, given: super::Given, resolvers: OwnedFd, stop: OwnedFd) -> Parts {
+        let super::Given { end, link, host, control } = given;
+        let (config, rules, log) = (plan.config.clone(), plan.rules.clone(), plan.log.clone());
+        Parts { config, rules, log, end, users, link, resolvers, stop, control, host }
+    }
+
+    /// As a message, with its descriptors.
+    pub(super) fn into_message(self) -> (ToWorker, Vec<OwnedFd>) {
+        let mut all = vec![(Role::Link, self.link), (Role::Resolvers, self.resolvers), (Role::Stop, self.stop)];
+        all.extend(self.control.map(|fd| (Role::Control, fd)));
+        all.extend(self.host.tcp.into_iter().map(|(i, fd)| (Role::Tcp(i), fd)));
+        all.extend(self.host.udp.into_iter().map(|(i, fd)| (Role::Udp(i), fd)));
+        all.extend(self.host.raw_icmp4.map(|fd| (Role::RawIcmp4, fd)));
+        all.extend(self.host.raw_icmp6.map(|fd| (Role::RawIcmp6, fd)));
+        all.extend(self.host.address_watch.map(|fd| (Role::AddressWatch, fd)));
+        all.extend(self.host.pcap.map(|f| (Role::Pcap, f.into())));
+        all.extend(self.host.log.map(|f| (Role::Log, f.into())));
+        let (roles, fds) = all.into_iter().unzip();
+        let rules = |r: Option<Ruleset>| r.map(|r| text::print(&r, PrintOptions { counters: true, date: None }));
+        let start = Start {
+            config: self.config,
+            rules4: rules(self.rules.v4),
+            rules6: rules(self.rules.v6),
+            recheck: self.rules.recheck,
+            log_level: self.log.level.as_str().to_owned(),
+            log_json: self.log.json,
+            link: self.end,
+            users: self.users,
+            roles,
+        };
+        (ToWorker::Start(Box::new(start)), fds)
+    }
+
+    /// From a message and its descriptors.
+    pub(super) fn from_message(start: Start, fds: Vec<OwnedFd>) -> Result<Parts, Failure> {
+        if start.roles.len() != fds.len() {
+            return Err(wrong("descriptors are missing"));
+        }
+        let (mut link, mut resolvers, mut stop, mut control) = (None, None, None, None);
+        let mut host = HostFds::default();
+        for (role, fd) in start.roles.into_iter().zip(fds) {
+            match role {
+                Role::Link => link = Some(fd),
+                Role::Resolvers => resolvers = Some(fd),
+                Role::Stop => stop = Some(fd),
+                Role::Control => control = Some(fd),
+                Role::Tcp(i) => host.tcp.push((i, fd)),
+                Role::Udp(i) => host.udp.push((i, fd)),
+                Role::RawIcmp4 => host.raw_icmp4 = Some(fd),
+                Role::RawIcmp6 => host.raw_icmp6 = Some(fd),
+                Role::AddressWatch => host.address_watch = Some(fd),
+                Role::Pcap => host.pcap = Some(File::from(fd)),
+                Role::Log => host.log = Some(File::from(fd)),
+            }
+        }
+        let (Some(link), Some(resolvers), Some(stop)) = (link, resolvers, stop) else {
+            return Err(wrong("descriptors are missing"));
+        };
+        let rules = |family: Family, text: Option<String>| {
+            let read = |text: String| {
+                rules::restore(&Ruleset::new(family), &text, RestoreOptions { counters: true, noflush: false })
+                    .map_err(|p| wrong(format_args!("its rules cannot be read: {}", p.message)))
+            };
+            text.map(read).transpose()
+        };
+        Ok(Parts {
+            rules: RulesSetup {
+                v4: rules(Family::V4, start.rules4)?,
+                v6: rules(Family::V6, start.rules6)?,
+                recheck: start.recheck,
+            },
+            config: start.config,
+            log: LogPlan {
+                level: slog::Level::from_str(&start.log_level).map_err(|()| wrong("no such log level"))?,
+                json: start.log_json,
+                file: None,
+            },
+            end: start.link,
+            users: start.users,
+            link,
+            resolvers,
+            stop,
+            control,
+            host,
+        })
+    }
+}
