@@ -10,6 +10,7 @@
 pub mod contents;
 mod error;
 pub mod file;
+mod held;
 pub mod image;
 pub mod lock;
 pub mod probe;
@@ -20,22 +21,4 @@ pub mod switch;
 
 pub use contents::{config_of, known};
 pub use error::{CheckpointError, RestoreError};
-
-use hibernet_netstack::edge::SockId;
-use hibernet_snapshot::GenerationId;
-use std::os::fd::OwnedFd;
-
-/// The descriptors of a frozen worker. Whoever has them keeps its connections alive.
-#[derive(Debug, Default)]
-pub struct Held {
-    /// The freeze to which they belong; `None` if there are none, and nothing is to be compared.
-    pub generation: Option<GenerationId>,
-    /// Sockets of flows, of DNS queries, and of published UDP ports.
-    pub sockets: Vec<(SockId, OwnedFd)>,
-    /// Listeners of published TCP ports: the index in the configuration's list, and the socket.
-    pub tcp_listeners: Vec<(usize, OwnedFd)>,
-    /// Shared raw ICMP socket.
-    pub raw_icmp4: Option<OwnedFd>,
-    /// Shared raw ICMPv6 socket.
-    pub raw_icmp6: Option<OwnedFd>,
-}
+pub use held::Held;

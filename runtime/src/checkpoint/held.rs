@@ -1,0 +1,62 @@
+//! The descriptors of a frozen worker, and handing them to another process.
+
+use crate::sandbox::fds::{self, FdsError};
+use hibernet_netstack::edge::SockId;
+use hibernet_snapshot::GenerationId;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+/// Most descriptors of a kind that are taken over.
+const MOST: usize = 1 << 20;
+
+/// The descriptors of a frozen worker. Whoever has them keeps its connections alive.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// The freeze to which they belong; `None` if there are none, and nothing is to be compared.
+    pub generation: Option<GenerationId>,
+    /// Sockets of flows, of DNS queries, and of published UDP ports.
+    pub sockets: Vec<(SockId, OwnedFd)>,
+    /// Listeners of published TCP ports: the index in the configuration's list, and the socket.
+    pub tcp_listeners: Vec<(usize, OwnedFd)>,
+    /// Shared raw ICMP socket.
+    pub raw_icmp4: Option<OwnedFd>,
+    /// Shared raw ICMPv6 socket.
+    pub raw_icmp6: Option<OwnedFd>,
+}
+
+impl Held {
+    /// Hands copies of all descriptors to the process at the other end of a Unix socket that keeps messages apart, which calls
+    /// [`Held::receive`]. Until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// If the other side is gone or does not answer, or limits of open files are too low.
+    pub fn send(&self, socket: impl AsFd, deadline: Instant) -> Result<(), FdsError> {
+        let socket = socket.as_fd();
+        fds::send_message(socket, &self.generation.map_or([0; 16], |g| g.0), &[], deadline)?;
+        fds::send(socket, self.sockets.iter().map(|(id, fd)| (id.0, fd.as_fd())), deadline)?;
+        fds::send(socket, self.tcp_listeners.iter().map(|(i, fd)| (*i as u32, fd.as_fd())), deadline)?;
+        let raw = [(4, &self.raw_icmp4), (6, &self.raw_icmp6)];
+        let raw: Vec<_> = raw.into_iter().filter_map(|(n, fd)| Some((n, fd.as_ref()?.as_fd()))).collect();
+        fds::send(socket, raw, deadline)
+    }
+
+    /// What [`Held::send`] hands over.
+    ///
+    /// # Errors
+    /// If the other side is gone or does not speak this language, or the limit of open files is too low.
+    pub fn receive(socket: impl AsFd, deadline: Instant) -> Result<Held, FdsError> {
+        let socket = socket.as_fd();
+        let mut generation = [0; 16];
+        if fds::receive_message(socket, &mut generation, &mut Vec::new(), deadline)? != generation.len() {
+            return Err(FdsError::Garbled);
+        }
+        let mut held = Held { generation: (generation != [0; 16]).then_some(GenerationId(generation)), ..Held::default() };
+        held.sockets = fds::receive(socket, MOST, deadline)?.into_iter().map(|(id, fd)| (SockId(id), fd)).collect();
+        held.tcp_listeners = fds::receive(socket, MOST, deadline)?.into_iter().map(|(i, fd)| (i as usize, fd)).collect();
+        for (n, fd) in fds::receive(socket, 2, deadline)? {
+            let place = if n == 4 { &mut held.raw_icmp4 } else { &mut held.raw_icmp6 };
+            *place = Some(fd);
+        }
+        Ok(held)
+    }
+}
