@@ -98,6 +98,26 @@ pub fn known() -> Vec<Known> {
     known
 }
 
+/// What a section holds, in a word.
+pub fn section_name(kind: SectionKind) -> &'static str {
+    match kind {
+        kind::CONFIG => "configuration",
+        kind::LINKS => "links",
+        kind::RULES => "rules",
+        kind::GATEWAY => "services",
+        kind::TCP => "tcp",
+        kind::UDP => "udp",
+        kind::ICMP => "icmp",
+        kind::STATS => "statistics",
+        kind::CONNTRACK => "tracking",
+        kind::CONNECTIONS => "connections4",
+        kind::CONNECTIONS_V6 => "connections6",
+        SOCKETS => "sockets",
+        ORIGIN => "origin",
+        _ => "unknown",
+    }
+}
+
 /// The configuration in an image, which is to be put in force or changed before [`Worker::restore`](crate::worker::Worker::restore).
 ///
 /// # Errors

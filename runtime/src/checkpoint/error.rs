@@ -19,6 +19,16 @@ pub enum CheckpointError {
     /// It is not frozen, or by another freeze.
     #[error("no checkpoint of this generation is in progress")]
     WrongToken,
+    /// Too few of its flows would survive.
+    #[error("only {surviving} of {flows} flows would survive, {require} % are required")]
+    Require {
+        /// Flows that would.
+        surviving: usize,
+        /// All flows.
+        flows: usize,
+        /// What is required, in percent.
+        require: u8,
+    },
     /// Connections were captured by two at a time.
     #[error(transparent)]
     Capture(#[from] CaptureError),

@@ -25,6 +25,27 @@ pub struct Held {
 }
 
 impl Held {
+    /// All descriptors: sockets, listeners, raw sockets.
+    pub(crate) fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
+        let sockets = self.sockets.into_iter().map(|(_, fd)| fd);
+        let listeners = self.tcp_listeners.into_iter().map(|(_, fd)| fd);
+        sockets.chain(listeners).chain(self.raw_icmp4).chain(self.raw_icmp6)
+    }
+
+    /// Copies of all.
+    ///
+    /// # Errors
+    /// If descriptors ran out.
+    pub fn try_clone(&self) -> std::io::Result<Held> {
+        Ok(Held {
+            generation: self.generation,
+            sockets: self.sockets.iter().map(|(id, fd)| Ok((*id, fd.try_clone()?))).collect::<std::io::Result<_>>()?,
+            tcp_listeners: self.tcp_listeners.iter().map(|(i, fd)| Ok((*i, fd.try_clone()?))).collect::<std::io::Result<_>>()?,
+            raw_icmp4: self.raw_icmp4.as_ref().map(OwnedFd::try_clone).transpose()?,
+            raw_icmp6: self.raw_icmp6.as_ref().map(OwnedFd::try_clone).transpose()?,
+        })
+    }
+
     /// Hands copies of all descriptors to the process at the other end of a Unix socket that keeps messages apart, which calls
     /// [`Held::receive`]. Until `deadline` at the latest.
     ///

@@ -1,13 +1,16 @@
 //! The command line.
 
 mod attempt;
+mod checkpoint;
 mod conntrack;
 mod doctor;
 mod drops;
 mod exec;
+mod inspect;
 mod lifecycle;
 mod list;
 mod options;
+mod restore;
 mod rules;
 mod stats;
 pub(crate) mod values;
@@ -44,7 +47,8 @@ Exit status:
   Of hibernet's own: 2 usage, 70 internal error, 71 namespaces not allowed, 72 link, 73 port cannot be published,
   74 out of descriptors, processes or memory, 75 name taken or unknown, 76 network worker ended unexpectedly,
   77 a file cannot be read or written, 78 rules that cannot be read or make no sense, 79 not possible while the
-  sandbox's network is paused.";
+  sandbox's network is paused or asleep, 80 an image that is damaged or cannot be restored, 3 what `checkpoint --require` asks
+  for cannot be had.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -64,6 +68,15 @@ enum Command {
     Pause(lifecycle::NameArgs),
     /// Let a paused network go on
     Resume(lifecycle::NameArgs),
+    /// Save a sandbox's network to a file: rules, connections, flows; put it to sleep, or let it go on
+    #[command(after_help = CHECKPOINT_HELP)]
+    Checkpoint(checkpoint::CheckpointArgs),
+    /// Have a sleeping network go on from an image, or put a new command into an image's network
+    Restore(Box<restore::RestoreArgs>),
+    /// Replace the program that serves a sandbox's network by this one, without anybody noticing
+    Upgrade(lifecycle::UpgradeArgs),
+    /// Say what an image contains
+    Inspect(inspect::InspectArgs),
     /// Run a command inside a running sandbox
     Exec {
         /// The sandbox
@@ -118,6 +131,13 @@ enum Command {
         json: bool,
     },
 }
+
+const CHECKPOINT_HELP: &str = "\
+Examples:
+  hibernet checkpoint web web.img                    sleep: connections are held, `hibernet restore web.img` wakes it
+  hibernet checkpoint web - --live --leave-running | ssh store 'cat > web.img'
+  hibernet checkpoint web web.img --require all      only if every flow survives; else exit status 3 and nothing happened
+  hibernet checkpoint web --dry-run                  which flows would survive, and how";
 
 const ATTACH_HELP: &str = "\
 Examples:
@@ -185,6 +205,10 @@ pub fn main() -> ExitCode {
         Command::List { json } => list::list(json),
         Command::Pause(args) => lifecycle::pause(&args),
         Command::Resume(args) => lifecycle::resume(&args),
+        Command::Checkpoint(args) => checkpoint::checkpoint(&args),
+        Command::Restore(args) => restore::restore(*args),
+        Command::Upgrade(args) => lifecycle::upgrade(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
         Command::NetworkWorker { channel } => worker_process::main(channel),
         Command::Exec { name, command } => exec::exec(&name, &command),
         Command::Stats { name, json } => stats::stats(&name, json),
@@ -205,7 +229,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: RunArgs) -> Result<u8, Failure> {
     let plan = args.net.plan()?;
-    supervisor::run(&RunRequest { plan, argv: args.command, resolv_conf: !args.no_resolv_conf, output: args.output })
+    supervisor::run(&RunRequest { plan, argv: args.command, resolv_conf: !args.no_resolv_conf, output: args.output, thaw: None })
 }
 
 fn attach(args: AttachArgs) -> Result<u8, Failure> {

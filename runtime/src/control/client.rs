@@ -1,5 +1,6 @@
 //! The asking end of a control socket.
 
+use super::lifecycle::State;
 use super::protocol::{Answer, MAX_ANSWER, Problem, ProblemKind, Request};
 use super::registry::Registry;
 use crate::sandbox::failure::{Failure, Status};
@@ -27,7 +28,12 @@ impl Client {
     /// [`Status::Name`] if there is none.
     pub fn new(name: &str) -> Result<Client, Failure> {
         let registry = Registry::open()?;
-        registry.get(name)?;
+        if registry.get(name)?.state == State::Asleep {
+            let why = format!(
+                "the network of '{name}' is asleep; wake it with `hibernet restore IMAGE`, or look into the image with `hibernet inspect`"
+            );
+            return Err(Failure::new(Status::State, why));
+        }
         Ok(Client { name: name.into(), path: registry.control_socket(name) })
     }
 
@@ -85,6 +91,8 @@ impl Client {
             ProblemKind::Busy => Status::Resources,
             ProblemKind::Denied => Status::File,
             ProblemKind::State => Status::State,
+            ProblemKind::Require => Status::Require,
+            ProblemKind::Image => Status::Image,
             ProblemKind::Internal => Status::Internal,
         };
         Failure::new(status, format!("the sandbox '{}': {}", self.name, p.message))

@@ -3,12 +3,16 @@
 //! A client says one line of JSON, with descriptors where a request needs them. The supervisor says lines of JSON too, the last of which
 //! is an [`Answer`](super::protocol::Answer), and closes. A client that closes before has given up what it asked for.
 
-use super::protocol::{Answer, MAX_ANSWER, Problem, ProblemKind};
+use super::protocol::{Answer, MAX_ANSWER, Problem, ProblemKind, Recheck};
 use super::registry::Registry;
+use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
+use crate::sandbox::channel::send_with_fds;
 use crate::sandbox::failure::{Failure, Status};
+use crate::worker::{Mode, Prepare, RestorePolicy};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -21,6 +25,8 @@ pub enum State {
     Running,
     /// The worker stands still; what comes waits.
     Paused,
+    /// There is no worker: its state is in an image, its sockets are held.
+    Asleep,
 }
 
 impl State {
@@ -29,6 +35,7 @@ impl State {
         match self {
             State::Running => "running",
             State::Paused => "paused",
+            State::Asleep => "asleep",
         }
     }
 }
@@ -47,6 +54,70 @@ pub enum Request {
     Pause,
     /// Go on: a [`Changed`].
     Resume,
+    /// Which tier each flow would take: a [`Tiers`].
+    Tiers {
+        /// What a checkpoint would do with the sockets.
+        mode: Mode,
+    },
+    /// Freeze, and write the image into the descriptor that comes along: [`Event`]s, then a [`FreezeReport`]. Unless the network is to go on it stands still
+    /// behind [`Event::Written`] until the client says [`Request::Commit`]; one who leaves has given up.
+    Checkpoint {
+        /// How.
+        #[serde(flatten)]
+        how: Prepare,
+    },
+    /// In the middle of a checkpoint: the image is safe, the worker may end.
+    Commit,
+    /// Go on from the image in the descriptor that comes along, with the sockets that are held: a [`ThawReport`].
+    Restore(Box<Restore>),
+    /// Another worker in place of the one that serves, executed from the descriptor that comes along: a [`Upgraded`].
+    Upgrade,
+}
+
+/// How to go on from an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// What becomes of flows, and which freeze is expected.
+    #[serde(default)]
+    pub policy: RestorePolicy,
+    /// IPv4 rules in place of the image's.
+    #[serde(default)]
+    pub rules4: Option<String>,
+    /// IPv6 rules in place of the image's.
+    #[serde(default)]
+    pub rules6: Option<String>,
+    /// What becomes of flows that these rules forbid.
+    #[serde(default)]
+    pub recheck: Recheck,
+}
+
+/// Which tier each flow would take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tiers {
+    /// All flows.
+    pub flows: Vec<FlowTier>,
+}
+
+/// What happens in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// It is frozen.
+    Frozen(Box<FreezeReport>),
+    /// So many bytes, of so many, are written.
+    Progress(u64, u64),
+    /// All is written: so many bytes.
+    Written(u64),
+}
+
+/// A worker has taken another one's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// What became of the flows.
+    pub thawed: ThawReport,
+    /// For how long nothing was served, nanoseconds.
+    pub gap_ns: u64,
 }
 
 /// What a request has changed.
@@ -66,26 +137,82 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Asking {
     name: String,
     stream: BufReader<UnixStream>,
+    /// A line that was looked at only.
+    next: Option<Vec<u8>>,
 }
 
 impl Asking {
-    /// Asks the supervisor of this sandbox.
+    /// Asks the supervisor of this sandbox; the descriptors go along.
     ///
     /// # Errors
     ///
     /// [`Status::Name`] if there is no such sandbox; else if its supervisor cannot be reached.
-    pub fn new(name: &str, request: &Request) -> Result<Asking, Failure> {
+    pub fn new(name: &str, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Asking, Failure> {
         let registry = Registry::open()?;
         registry.get(name)?;
         let fail = |e: io::Error| Failure::os(Status::File, format_args!("cannot ask the supervisor of '{name}'"), e);
-        let mut line = serde_json::to_vec(request).map_err(|e| Failure::new(Status::Internal, e.to_string()))?;
-        line.push(b'\n');
-        let mut stream = UnixStream::connect(registry.lifecycle_socket(name)).map_err(fail)?;
+        let stream = UnixStream::connect(registry.lifecycle_socket(name)).map_err(fail)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(fail)?;
+        let mut asking = Asking { name: name.into(), stream: BufReader::new(stream), next: None };
         // One who refuses does not read everything first: what is said counts, not how the writing ended.
-        let _ = stream.write_all(&line);
-        Ok(Asking { name: name.into(), stream: BufReader::new(stream) })
+        let _ = asking.say(request, fds);
+        Ok(asking)
+    }
+
+    /// Says something more.
+    ///
+    /// # Errors
+    ///
+    /// If the supervisor does not hear it.
+    pub fn say(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(request).map_err(|e| Failure::new(Status::Internal, e.to_string()))?;
+        line.push(b'\n');
+        let stream = self.stream.get_mut();
+        let sent = send_with_fds(&*stream, &line, fds).and_then(|n| stream.write_all(&line[n..]));
+        sent.map_err(|e| Failure::os(Status::File, format_args!("cannot ask the supervisor of '{}'", self.name), e))
+    }
+
+    /// Waits for as long as it takes, from now on.
+    pub fn be_patient(&self) {
+        // Fails only for no time at all.
+        let _ = self.stream.get_ref().set_read_timeout(None);
+    }
+
+    /// What happens next, if it is not the end yet: then [`Asking::answer`] has it.
+    ///
+    /// # Errors
+    ///
+    /// If what the supervisor says cannot be understood, or it says nothing.
+    pub fn event(&mut self) -> Result<Option<Event>, Failure> {
+        let line = self.line(true)?;
+        match serde_json::from_slice::<Event>(&line) {
+            Ok(event) => {
+                self.line(false)?;
+                Ok(Some(event))
+            }
+            // An answer; or nothing at all, which the one who reads it says better.
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The next line; it stays to be read again if it is only looked at.
+    fn line(&mut self, look: bool) -> Result<Vec<u8>, Failure> {
+        let name = &self.name;
+        if self.next.is_none() {
+            let mut line = Vec::new();
+            match (&mut self.stream).take(MAX_ANSWER as u64).read_until(b'\n', &mut line) {
+                Ok(0) => {
+                    return Err(Failure::new(Status::Internal, format!("the supervisor of '{name}' ended before it answered")));
+                }
+                Ok(_) => self.next = Some(line),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Failure::new(Status::Internal, format!("the supervisor of '{name}' does not answer")));
+                }
+                Err(e) => return Err(Failure::os(Status::File, format_args!("cannot hear the supervisor of '{name}'"), e)),
+            }
+        }
+        Ok(if look { self.next.clone() } else { self.next.take() }.unwrap_or_default())
     }
 
     /// The answer.
@@ -94,19 +221,11 @@ impl Asking {
     ///
     /// What the supervisor says, or that it says nothing.
     pub fn answer<T: DeserializeOwned>(mut self) -> Result<T, Failure> {
+        let line = self.line(false)?;
         let name = &self.name;
-        let mut line = Vec::new();
-        let read = (&mut self.stream).take(MAX_ANSWER as u64).read_until(b'\n', &mut line);
         match serde_json::from_slice(&line) {
             Ok(Answer::Ok(value)) => Ok(value),
             Ok(Answer::Error(p)) => Err(failure(name, &p)),
-            Err(_) if line.is_empty() => Err(match read {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    Failure::new(Status::Internal, format!("the supervisor of '{name}' does not answer"))
-                }
-                Err(e) => Failure::os(Status::File, format_args!("cannot hear the supervisor of '{name}'"), e),
-                Ok(_) => Failure::new(Status::Internal, format!("the supervisor of '{name}' ended before it answered")),
-            }),
             Err(e) => {
                 Err(Failure::new(Status::Internal, format!("the supervisor of '{name}' gave an answer that cannot be read: {e}")))
             }
@@ -121,6 +240,8 @@ fn failure(name: &str, p: &Problem) -> Failure {
         ProblemKind::Busy => Status::Resources,
         ProblemKind::Denied => Status::File,
         ProblemKind::State => Status::State,
+        ProblemKind::Require => Status::Require,
+        ProblemKind::Image => Status::Image,
         ProblemKind::Internal => Status::Internal,
     };
     Failure::new(status, format!("the sandbox '{name}': {}", p.message))

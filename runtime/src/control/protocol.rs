@@ -250,6 +250,10 @@ pub enum ProblemKind {
     Meaning,
     /// Not in the state in which the sandbox is.
     State,
+    /// What was required of a checkpoint cannot be met.
+    Require,
+    /// An image is of no use.
+    Image,
     /// Something that should not happen.
     Internal,
 }

@@ -141,6 +141,21 @@ impl Channel {
     }
 }
 
+/// Sends bytes over a socket of bytes, with descriptors: how many it took. The descriptors go with the first of them.
+pub(crate) fn send_with_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> std::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::TOOBIG.into());
+    }
+    loop {
+        match sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            r => return Ok(r?),
+        }
+    }
+}
+
 /// Receives from a socket of messages or of bytes: how many bytes, and the descriptors that came along.
 pub(crate) fn recv_packet(
     socket: &impl AsFd,

@@ -10,6 +10,8 @@ use std::fmt::Display;
 pub enum Status {
     /// The command line is wrong. Also used by the option parser.
     Usage = 2,
+    /// What was required of a checkpoint cannot be met; nothing has changed.
+    Require = 3,
     /// Something that should not happen.
     Internal = 70,
     /// The namespaces cannot be made or entered.
@@ -30,6 +32,8 @@ pub enum Status {
     Rules = 78,
     /// Not possible in the state in which the sandbox is.
     State = 79,
+    /// An image is damaged, of a version that is not known, or cannot be true.
+    Image = 80,
     /// The command was found but cannot be executed.
     NotExecutable = 126,
     /// The command was not found.

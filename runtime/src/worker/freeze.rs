@@ -9,6 +9,7 @@ use crate::entropy;
 use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::image::Capture;
 use hibernet_snapshot::GenerationId;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Slots of the table of connections that are copied between two wake-ups: a fraction of a millisecond.
@@ -21,7 +22,8 @@ const MAX_ROUNDS: u32 = 8;
 const MAX_TURNS: u32 = 64;
 
 /// What is to become of the worker and of its host sockets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// It stands still until [`Worker::commit`] or [`Worker::abort`]; its sockets can be handed over.
     #[default]
@@ -33,10 +35,14 @@ pub enum Mode {
 }
 
 /// How to freeze.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepare {
     /// What becomes of the worker.
     pub mode: Mode,
+    /// Copy while traffic runs, before the freeze. (Whoever calls [`Worker::prepare`] sees to that.)
+    pub live: bool,
+    /// Flows that must survive, in percent; else nothing happens.
+    pub require: u8,
     /// Name of the sandbox, for the image.
     pub name: String,
 }
@@ -113,6 +119,11 @@ impl Worker {
     pub fn prepare(&mut self, how: &Prepare) -> Result<Prepared, CheckpointError> {
         if self.finished.is_some() {
             return Err(CheckpointError::Finished);
+        }
+        let tiers = self.tiers(how.mode);
+        let surviving = tiers.iter().filter(|t| t.tier != Tier::Reset).count();
+        if surviving * 100 < tiers.len() * usize::from(how.require) {
+            return Err(CheckpointError::Require { surviving, flows: tiers.len(), require: how.require });
         }
         let (capture, rounds) = match std::mem::take(&mut self.freeze) {
             Freeze::None => (Capture::begin(self.stack.conntrack()), 0),

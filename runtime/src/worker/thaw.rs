@@ -12,12 +12,14 @@ use hibernet_netstack::edge::SockId;
 use hibernet_netstack::state::{GoesOn, Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{GenerationId, Image};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// What becomes of the flows of an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum FlowPolicy {
     /// Those whose sockets are there go on.
     #[default]
@@ -29,14 +31,29 @@ pub enum FlowPolicy {
 }
 
 /// How to thaw.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestorePolicy {
     /// Which freeze the image must be of; any if it does not say.
+    #[serde(with = "token")]
     pub expected: Option<GenerationId>,
     /// What becomes of flows.
     pub flows: FlowPolicy,
     /// How much of the time asleep connections age. Leases and the like always do.
     pub age: Duration,
+}
+
+/// A token in messages.
+mod token {
+    use hibernet_snapshot::GenerationId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(token: &Option<GenerationId>, s: S) -> Result<S::Ok, S::Error> {
+        token.map(|t| t.0).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<GenerationId>, D::Error> {
+        Ok(Option::<[u8; 16]>::deserialize(d)?.map(GenerationId))
+    }
 }
 
 impl Worker {

@@ -1,71 +1,93 @@
 //! The life of a sandbox's network: which process serves it and whether it does, on the word of clients of the supervisor's
-//! socket. Nothing here waits: the supervisor calls [`Network::turn`] whenever one of [`Network::poll_fds`] is ready.
+//! socket. Nothing here waits but for processes to begin or end: the supervisor calls [`Network::turn`] whenever one of [`Network::poll_fds`] is ready.
 
+mod freeze;
+mod kit;
 mod server;
+mod thaw;
 
+pub(crate) use kit::Kit;
 pub(crate) use server::Server;
 
 use super::channel::Heard;
 use super::failure::{Failure, Status, complain};
 use super::worker_process::{FromWorker, ToWorker, WorkerProcess};
-use crate::control::lifecycle::{Changed, Request, State};
+use crate::checkpoint::Held;
+use crate::control::lifecycle::{Changed, Request, State, Tiers};
 use crate::control::protocol::ProblemKind;
 use crate::control::registry::Registration;
+use freeze::Freezing;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Pid;
 use server::{ClientId, Line};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// A worker, and who asks for something that concerns it.
+/// A sandbox's network, and who asks for something that concerns it.
 #[derive(Debug)]
 pub(crate) struct Network {
-    worker: WorkerProcess,
+    /// The one that serves; none while it sleeps.
+    worker: Option<WorkerProcess>,
     /// The worker has closed its end: its death will be noticed as that of any child.
     silent: bool,
     state: State,
     server: Option<Server>,
     task: Option<Task>,
+    /// What another worker is made of.
+    kit: Kit,
+    /// While it sleeps: the sockets of its flows.
+    held: Held,
 }
 
 /// What is being done. One at a time: what is asked for meanwhile is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Task {
     Pause(ClientId),
     Resume(ClientId),
+    Tiers(ClientId),
+    Freeze(Freezing),
 }
 
 impl Network {
     /// Of a worker that has just started to serve.
-    pub(crate) fn new(worker: WorkerProcess, server: Option<Server>) -> Network {
-        Network { worker, silent: false, state: State::Running, server, task: None }
+    pub(crate) fn new(worker: WorkerProcess, server: Option<Server>, kit: Kit) -> Network {
+        Network { worker: Some(worker), silent: false, state: State::Running, server, task: None, kit, held: Held::default() }
     }
 
-    /// Process id of the worker.
-    pub(crate) fn worker(&self) -> Pid {
-        self.worker.pid
+    /// Process id of the worker, if there is one.
+    pub(crate) fn worker(&self) -> Option<Pid> {
+        self.worker.as_ref().map(|w| w.pid)
     }
 
     /// The worker was waited for.
     pub(crate) fn worker_has_ended(&mut self) {
-        self.worker.has_ended();
+        if let Some(w) = &mut self.worker {
+            w.has_ended();
+        }
         self.silent = true;
     }
 
-    /// Ends the worker.
+    /// Ends the worker, and what is held.
     pub(crate) fn end(&mut self) {
-        self.worker.end();
+        if let Some(w) = &mut self.worker {
+            w.end();
+        }
+        self.held = Held::default();
     }
 
     /// Hands on the host's resolvers.
-    pub(crate) fn set_resolvers(&self, servers: &[IpAddr]) {
-        self.worker.set_resolvers(servers);
+    pub(crate) fn set_resolvers(&mut self, servers: &[IpAddr]) {
+        self.kit.plan.config.resolvers = servers.to_vec();
+        if let Some(w) = &self.worker {
+            w.set_resolvers(servers);
+        }
     }
 
     /// What to wait for.
     pub(crate) fn poll_fds<'a>(&'a self, out: &mut Vec<PollFd<'a>>) {
-        if !self.silent {
-            out.push(PollFd::from_borrowed_fd(self.worker.channel(), PollFlags::IN));
+        if let Some(w) = self.worker.as_ref().filter(|_| !self.silent) {
+            out.push(PollFd::from_borrowed_fd(w.channel(), PollFlags::IN));
         }
         if let Some(s) = &self.server {
             s.poll_fds(out);
@@ -83,18 +105,19 @@ impl Network {
     ///
     /// If the worker does not behave; it must be ended.
     pub(crate) fn turn(&mut self, registration: Option<&mut Registration>) -> Result<(), Failure> {
-        let before = self.state;
-        while !self.silent {
-            match self.worker.hear()? {
-                Heard::Message(m, _) => self.heard(m)?,
+        let before = (self.state, self.worker());
+        while let Some(w) = self.worker.as_ref().filter(|_| !self.silent) {
+            match w.hear()? {
+                Heard::Message(m, fds) => self.heard(m, fds)?,
                 Heard::Nothing => break,
                 Heard::Closed => self.silent = true,
             }
         }
         for line in self.server.as_mut().map_or_else(Vec::new, Server::turn) {
-            self.asked(&line)?;
+            self.asked(line)?;
         }
-        if self.state != before {
+        self.give_up_if_left()?;
+        if (self.state, self.worker()) != before {
             self.enter(registration);
         }
         Ok(())
@@ -103,27 +126,43 @@ impl Network {
     /// Lets `hibernet list` know.
     fn enter(&self, registration: Option<&mut Registration>) {
         let (state, since) = (self.state, SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()));
-        let done = registration.map_or(Ok(()), |r| r.update(|e| (e.state, e.since) = (state, since)));
+        let worker = self.worker().map_or(0, |p| p.as_raw_nonzero().get());
+        let done = registration.map_or(Ok(()), |r| r.update(|e| (e.state, e.since, e.worker) = (state, since, worker)));
         if let Err(e) = done {
             complain(format_args!("warning: {e}; `list` does not know that the network is {state}"));
         }
     }
 
-    fn asked(&mut self, line: &Line) -> Result<(), Failure> {
+    fn asked(&mut self, line: Line) -> Result<(), Failure> {
         let client = line.client;
+        let mut fds = line.fds;
         let request = match serde_json::from_slice(&line.text) {
-            Ok(r) if line.fds.is_empty() => r,
-            Ok(_) => {
-                self.refuse(client, ProblemKind::Request, "this request brings no descriptors".into());
-                return Ok(());
-            }
+            Ok(r) => r,
             Err(e) => {
                 self.refuse(client, ProblemKind::Request, format!("not a request: {e}"));
                 return Ok(());
             }
         };
+        let wanted = usize::from(matches!(request, Request::Checkpoint { .. } | Request::Restore(_) | Request::Upgrade));
+        if fds.len() != wanted {
+            self.refuse(client, ProblemKind::Request, format!("this request brings {wanted} descriptors, not {}", fds.len()));
+            return Ok(());
+        }
+        if let Request::Commit = request {
+            return self.commit(client);
+        }
         if self.task.is_some() {
             self.refuse(client, ProblemKind::Busy, "another request is being carried out; try again".into());
+            return Ok(());
+        }
+        if let Request::Restore(how) = request {
+            let image = fds.swap_remove(0);
+            self.restore(client, &how, image);
+            return Ok(());
+        }
+        if self.state == State::Asleep {
+            let why = "its network is asleep; wake it with `hibernet restore IMAGE`";
+            self.refuse(client, ProblemKind::State, why.into());
             return Ok(());
         }
         if self.silent {
@@ -133,19 +172,25 @@ impl Network {
         match request {
             Request::Pause if self.state == State::Paused => self.answer_changed(client, false),
             Request::Resume if self.state == State::Running => self.answer_changed(client, false),
-            Request::Pause => self.begin(Task::Pause(client), &ToWorker::Pause)?,
-            Request::Resume => self.begin(Task::Resume(client), &ToWorker::Resume)?,
+            Request::Pause => self.begin(Task::Pause(client), &ToWorker::Pause, &[])?,
+            Request::Resume => self.begin(Task::Resume(client), &ToWorker::Resume, &[])?,
+            Request::Tiers { mode } => self.begin(Task::Tiers(client), &ToWorker::Tiers(mode), &[])?,
+            Request::Checkpoint { how } => self.checkpoint(client, how, fds.swap_remove(0))?,
+            Request::Upgrade => self.upgrade(client, fds.swap_remove(0))?,
+            Request::Commit | Request::Restore(_) => {}
         }
         Ok(())
     }
 
-    fn begin(&mut self, task: Task, message: &ToWorker) -> Result<(), Failure> {
-        self.worker.tell(message, &[])?;
-        self.task = Some(task);
+    fn begin(&mut self, task: Task, message: &ToWorker, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Failure> {
+        if let Some(w) = &self.worker {
+            w.tell(message, fds)?;
+            self.task = Some(task);
+        }
         Ok(())
     }
 
-    fn heard(&mut self, message: FromWorker) -> Result<(), Failure> {
+    fn heard(&mut self, message: FromWorker, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         match (message, self.task.take()) {
             (FromWorker::Paused, Some(Task::Pause(client))) => {
                 self.state = State::Paused;
@@ -157,18 +202,33 @@ impl Network {
                 self.answer_changed(client, true);
                 Ok(())
             }
+            (FromWorker::Tiers(flows), Some(Task::Tiers(client))) => {
+                self.answer(client, &Tiers { flows });
+                Ok(())
+            }
             (FromWorker::Failed(e), _) => {
                 complain(&e);
                 Ok(())
             }
+            (m, Some(Task::Freeze(freezing))) => self.freezing(freezing, m, fds),
             (m, _) => Err(Failure::new(Status::WorkerDied, format!("the network worker says what it was not asked: {m:?}"))),
         }
     }
 
     fn answer_changed(&mut self, client: ClientId, changed: bool) {
         let state = self.state;
+        self.answer(client, &Changed { state, changed });
+    }
+
+    fn answer(&mut self, client: ClientId, value: &impl serde::Serialize) {
         if let Some(s) = &mut self.server {
-            s.answer(client, &Changed { state, changed });
+            s.answer(client, value);
+        }
+    }
+
+    fn event(&mut self, client: ClientId, value: &impl serde::Serialize) {
+        if let Some(s) = &mut self.server {
+            s.event(client, value);
         }
     }
 

@@ -187,6 +187,16 @@ impl Server {
         }
     }
 
+    /// Whether a client is still there.
+    pub(crate) fn is_there(&self, id: ClientId) -> bool {
+        self.clients.iter().any(|c| c.id == id)
+    }
+
+    /// Tells what happens before the last answer.
+    pub(crate) fn event(&mut self, id: ClientId, value: &impl Serialize) {
+        self.tell(id, value, false);
+    }
+
     /// Gives the last answer.
     pub(crate) fn answer(&mut self, id: ClientId, value: &impl Serialize) {
         self.tell(id, &Answer::Ok(value), true);

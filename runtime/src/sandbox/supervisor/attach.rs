@@ -5,7 +5,7 @@ use super::events::{WorkerEnd, follow_resolver, next_child, next_signal, wait_fo
 use crate::control::registry::Registration;
 use crate::sandbox::failure::Failure;
 use crate::sandbox::guest::Opened;
-use crate::sandbox::lifecycle::{Network, Server};
+use crate::sandbox::lifecycle::{Kit, Network, Server};
 use crate::sandbox::plan::Plan;
 use crate::sandbox::target::{Gone, Target};
 use crate::sandbox::worker_process::{Given, WorkerProcess};
@@ -17,13 +17,14 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
     let (Opened { end, fd: link, removal }, unconfigured) = target.open(plan)?;
     gone.interface = removal;
     let host = std::mem::take(&mut base.host);
-    // The worker alone holds the link: it goes when the worker does.
-    let given = Given { end, link, host, control: base.control.take().map(Into::into) };
-    let worker = WorkerProcess::start(base.program.as_fd(), plan, given)?;
-    let mut network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?);
+    // The link goes when we do: a worker that ends for no reason ends us.
+    let given = Given { end, link, host, control: base.control.take().map(Into::into), thaw: None };
+    let kit = Kit::of(plan, &base.program, &given)?;
+    let (worker, _) = WorkerProcess::start(base.program.as_fd(), plan, given)?;
+    let mut network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit);
     unconfigured.configure()?;
     if let Some(r) = &mut base.registration {
-        let pid = network.worker().as_raw_nonzero().get();
+        let pid = network.worker().map_or(0, |p| p.as_raw_nonzero().get());
         r.update(|e| e.worker = pid)?;
     }
     started(base.registration.as_ref().map_or("", Registration::name));
@@ -35,14 +36,14 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
                 return Ok(0);
             }
         }
-        follow_resolver(&mut base, plan, &network);
+        follow_resolver(&mut base, plan, &mut network);
         network.turn(base.registration.as_mut())?;
         if gone.is_gone() {
             network.end();
             return Ok(0);
         }
         while let Some((pid, status)) = next_child()? {
-            if pid == network.worker() && !status.stopped() {
+            if Some(pid) == network.worker() && !status.stopped() {
                 network.worker_has_ended();
                 return match worker_end(status) {
                     WorkerEnd::LinkGone => Ok(0),

@@ -38,7 +38,7 @@ pub(super) fn next_signal(signals: &SignalFd) -> Result<Option<Received>, Failur
 }
 
 /// Hands news of the host's resolvers to the worker; whether there may be any.
-pub(super) fn follow_resolver(base: &mut Base, plan: &Plan, network: &Network) -> bool {
+pub(super) fn follow_resolver(base: &mut Base, plan: &Plan, network: &mut Network) -> bool {
     let Some(changes) = base.watch.as_mut().and_then(Watch::changes) else { return false };
     if let (true, Some(r)) = (plan.follow_resolver, changes.resolver) {
         network.set_resolvers(&r.servers);

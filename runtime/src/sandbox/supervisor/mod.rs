@@ -9,12 +9,15 @@ mod run;
 use super::failure::Failure;
 use super::plan::Plan;
 use super::target::Target;
+use crate::checkpoint::report::ThawReport;
+use crate::worker::RestorePolicy;
 use background::in_background_if;
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::PathBuf;
 
 /// A command to be run in a sandbox.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RunRequest {
     /// The sandbox.
     pub plan: Plan,
@@ -24,6 +27,19 @@ pub struct RunRequest {
     pub resolv_conf: bool,
     /// Where its output goes if it is detached.
     pub output: Option<PathBuf>,
+    /// Go on with an image's network.
+    pub thaw: Option<Thawing>,
+}
+
+/// An image that a new sandbox's network goes on from.
+#[derive(Debug)]
+pub struct Thawing {
+    /// The image.
+    pub image: File,
+    /// How.
+    pub policy: RestorePolicy,
+    /// Called with what became of its flows.
+    pub told: fn(&ThawReport),
 }
 
 /// Runs a command in a sandbox; returns its exit status once it has ended. The caller has no threads.

@@ -3,12 +3,13 @@
 use super::RunRequest;
 use super::base::Base;
 use super::events::{WorkerEnd, follow_resolver, next_child, next_signal, wait_for_events, worker_died, worker_end};
+use crate::checkpoint::Held;
 use crate::control::registry::Registration;
 use crate::sandbox::child::{self, Child, Namespaces};
 use crate::sandbox::failure::{Failure, Status, complain};
-use crate::sandbox::lifecycle::{Network, Server};
+use crate::sandbox::lifecycle::{Kit, Network, Server};
 use crate::sandbox::stragglers;
-use crate::sandbox::worker_process::{Given, WorkerProcess};
+use crate::sandbox::worker_process::{Given, Thaw, WorkerProcess};
 use crate::sys::process::{self, Received};
 use crate::sys::tun;
 use rustix::process::{Pid, WaitStatus};
@@ -20,12 +21,16 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
     let (child, end, link, namespaces) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
     let host = std::mem::take(&mut base.host);
     let worker_link = link.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the link over", e))?;
-    let given = Given { end, link: worker_link, host, control: base.control.take().map(Into::into) };
-    let worker = WorkerProcess::start(base.program.as_fd(), plan, given)?;
-    let network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?);
+    let given = Given { end, link: worker_link, host, control: base.control.take().map(Into::into), thaw: thaw_of(request)? };
+    let kit = Kit::of(plan, &base.program, &given)?;
+    let (worker, thawed) = WorkerProcess::start(base.program.as_fd(), plan, given)?;
+    if let (Some(t), Some(report)) = (&request.thaw, &thawed) {
+        (t.told)(report);
+    }
+    let network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit);
     if let Some(r) = &mut base.registration {
         let ns = [&namespaces.user, &namespaces.mount, &namespaces.net].map(AsRawFd::as_raw_fd);
-        let pid = network.worker().as_raw_nonzero().get();
+        let pid = network.worker().map_or(0, |p| p.as_raw_nonzero().get());
         r.update(|e| {
             e.worker = pid;
             e.namespaces = Some(ns);
@@ -38,6 +43,15 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
     });
     sandbox.finish(&namespaces);
     ended
+}
+
+/// What the network goes on from, if from anything: nothing is held for it here.
+fn thaw_of(request: &RunRequest) -> Result<Option<Thaw>, Failure> {
+    let thaw = |t: &super::Thawing| {
+        let image = t.image.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the image over", e))?;
+        Ok(Thaw { image: image.into(), held: Held::default(), policy: t.policy.clone() })
+    };
+    request.thaw.as_ref().map(thaw).transpose()
 }
 
 /// A sandbox with its command, under supervision.
@@ -57,7 +71,7 @@ impl Running {
             while let Some(s) = next_signal(&self.base.signals)? {
                 self.forward(s);
             }
-            if follow_resolver(&mut self.base, &request.plan, &self.network) && request.resolv_conf {
+            if follow_resolver(&mut self.base, &request.plan, &mut self.network) && request.resolv_conf {
                 child::cover_resolv_conf_again(&request.plan, namespaces);
             }
             self.network.turn(self.base.registration.as_mut())?;
@@ -67,7 +81,7 @@ impl Running {
                     if let Some(code) = self.child_changed(status) {
                         return Ok(code);
                     }
-                } else if pid == self.network.worker() && !status.stopped() {
+                } else if Some(pid) == self.network.worker() && !status.stopped() {
                     // The last descriptor of the link: the sandbox sees its interface go.
                     self.link = None;
                     match worker_end(status) {
@@ -109,7 +123,7 @@ impl Running {
         }
         if pid == self.child.pid {
             self.child.ended();
-        } else if pid == self.network.worker() {
+        } else if Some(pid) == self.network.worker() {
             self.network.worker_has_ended();
         }
     }

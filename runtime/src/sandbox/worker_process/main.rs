@@ -1,6 +1,8 @@
 //! The worker's own side: confines itself, serves the network, and does what the supervisor tells it.
 
-use super::messages::{FromWorker, Parts, ToWorker};
+use super::messages::{FromWorker, Handed, Parts, Thaw, ToWorker};
+use super::writer::{Writer, Written};
+use crate::checkpoint::{CheckpointError, known};
 use crate::link::Link;
 use crate::link::pcap::PcapLink;
 use crate::link::socket::SocketLink;
@@ -11,15 +13,22 @@ use crate::sandbox::guest::{LinkEnd, LinkKind};
 use crate::sandbox::{confine, log, open_null};
 use crate::sys::packet::PacketSocket;
 use crate::sys::{process, tun};
-use crate::worker::{ControlSocket, Finished, Worker, WorkerSetup};
+use crate::worker::{ControlSocket, Finished, Prepare, Prepared, Worker, WorkerSetup};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
+use hibernet_snapshot::Image;
 use rustix::fs::{FileType, fstat};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::cell::Cell;
+use std::fs::File;
+use std::io::Seek;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 use vmm_sys_util::epoll::EventSet;
+
+/// Longest image that is read.
+const MAX_IMAGE: u64 = 8 << 30;
 
 /// Is a worker, over the channel with this number; its exit status. The calling process was executed for that and for nothing else.
 ///
@@ -52,20 +61,23 @@ fn run(channel: &Channel) -> Result<(), Failure> {
         .map_err(internal("cannot let go of the terminal"))?;
     drop(null);
     let Some((ToWorker::Start(start), fds)) = channel.recv()? else { return Ok(()) };
-    let worker = make(Parts::from_message(*start, fds)?)?;
+    let worker = make(Parts::from_message(*start, fds)?, channel)?;
+    let writer = Writer::start().map_err(|e| Failure::os(Status::Resources, "cannot start the network worker's thread", e))?;
     let fail = |e: event_manager::Error| Failure::new(Status::Internal, format!("cannot start the network worker: {e}"));
     let mut events = EventManager::new().map_err(fail)?;
     let id = events.add_subscriber(Subscriber::Network(Box::new(worker)));
     let told = Rc::new(Cell::new(false));
-    events.add_subscriber(Subscriber::Supervisor { channel: channel.as_fd().as_raw_fd(), ready: told.clone() });
+    for fd in [channel.as_fd().as_raw_fd(), writer.fd()] {
+        events.add_subscriber(Subscriber::Bell { fd, rung: told.clone() });
+    }
     confine::restrict_system_calls()?;
     channel.send(&FromWorker::Ready, &[])?;
-    serve(&mut events, id, channel, &told)
+    Served { events, id, channel, told, writer, freeze: None, waiting: None }.serve()
 }
 
 /// Makes the worker, and gives up everything that it does not need.
-fn make(parts: Parts) -> Result<Worker, Failure> {
-    let Parts { config, rules, log, end, users, link, resolvers, stop, control, host } = parts;
+fn make(parts: Parts, channel: &Channel) -> Result<Worker, Failure> {
+    let Parts { config, rules, log, end, users, link, resolvers, stop, control, host, thaw } = parts;
     let link = make_link(&end, link)?;
     let file_on_stderr =
         fstat(rustix::stdio::stderr()).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile);
@@ -92,16 +104,31 @@ fn make(parts: Parts) -> Result<Worker, Failure> {
         stop: Some(stop),
         log,
     };
-    Worker::new(setup).map_err(|e| Failure::new(Status::Internal, format!("cannot start the network worker: {e}")))
+    match thaw {
+        Some(thaw) => go_on(setup, thaw, channel),
+        None => Worker::new(setup).map_err(|e| Failure::new(Status::Internal, format!("cannot start the network worker: {e}"))),
+    }
+}
+
+/// A worker that goes on where the one stood of which the image is.
+fn go_on(setup: WorkerSetup, thaw: Thaw, channel: &Channel) -> Result<Worker, Failure> {
+    let bad = |e: &dyn std::fmt::Display| Failure::new(Status::Image, format!("the image cannot be restored: {e}"));
+    let mut file = File::from(thaw.image);
+    file.rewind().map_err(|e| bad(&e))?;
+    let image = Image::read(&mut file, MAX_IMAGE, &known()).map_err(|e| bad(&e))?;
+    let (worker, report) = Worker::restore(setup, &image, thaw.held, &thaw.policy).map_err(|e| bad(&e))?;
+    channel.send(&FromWorker::Thawed(Box::new(report)), &[])?;
+    Ok(worker)
 }
 
 /// What the process's loop serves.
 enum Subscriber {
     Network(Box<Worker>),
-    /// The channel. It only notes that something came: that is read between two turns of the loop, when the worker can be had.
-    Supervisor {
-        channel: RawFd,
-        ready: Rc<Cell<bool>>,
+    /// The channel, or the thread that writes images. It only notes that something came: that is read between two turns of the loop, when the worker
+    /// can be had.
+    Bell {
+        fd: RawFd,
+        rung: Rc<Cell<bool>>,
     },
 }
 
@@ -109,16 +136,16 @@ impl MutEventSubscriber for Subscriber {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         match self {
             Subscriber::Network(w) => w.process(events, ops),
-            Subscriber::Supervisor { ready, .. } => ready.set(true),
+            Subscriber::Bell { rung, .. } => rung.set(true),
         }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
         match self {
             Subscriber::Network(w) => w.init(ops),
-            Subscriber::Supervisor { channel, .. } => {
+            Subscriber::Bell { fd, .. } => {
                 // Refused only for want of memory; then the supervisor finds that it gets no answers.
-                let _ = ops.add(Events::new_raw(*channel, EventSet::IN));
+                let _ = ops.add(Events::new_raw(*fd, EventSet::IN));
             }
         }
     }
@@ -130,50 +157,147 @@ fn loop_failed(why: impl std::fmt::Display) -> Failure {
     Failure::new(Status::Internal, format!("the network worker's event loop failed: {why}"))
 }
 
-fn network(events: &mut Loop, id: SubscriberId) -> Result<&mut Worker, Failure> {
-    match events.subscriber_mut(id) {
-        Ok(Subscriber::Network(w)) => Ok(w),
-        _ => Err(loop_failed("the worker is not in it")),
-    }
+/// A worker that serves and does what its supervisor says.
+struct Served<'a> {
+    events: Loop,
+    id: SubscriberId,
+    channel: &'a Channel,
+    /// Somebody has said something.
+    told: Rc<Cell<bool>>,
+    writer: Writer,
+    /// A freeze whose image is written, or about to be committed.
+    freeze: Option<Arc<Prepared>>,
+    /// A freeze that begins when so little is left to copy that it is short, and where its image goes.
+    waiting: Option<(Prepare, File)>,
 }
 
-/// Serves until the worker has finished or the supervisor is gone.
-fn serve(events: &mut Loop, id: SubscriberId, channel: &Channel, told: &Cell<bool>) -> Result<(), Failure> {
-    loop {
-        match network(events, id)?.finished() {
-            None => {}
-            Some(Finished::Stopped | Finished::LinksGone | Finished::Frozen) => return Ok(()),
-            Some(Finished::LoopFailed) => return Err(loop_failed("it refused a descriptor")),
+impl Served<'_> {
+    fn worker(&mut self) -> Result<&mut Worker, Failure> {
+        match self.events.subscriber_mut(self.id) {
+            Ok(Subscriber::Network(w)) => Ok(w),
+            _ => Err(loop_failed("the worker is not in it")),
         }
-        match events.run() {
-            Ok(_) => {}
-            Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EINTR => {}
-            Err(e) => return Err(loop_failed(e)),
-        }
-        while told.get() {
-            match channel.try_recv()? {
-                Heard::Message(message, _) => obey(network(events, id)?, &message, channel)?,
-                Heard::Nothing => told.set(false),
-                Heard::Closed => return Ok(()),
+    }
+
+    /// Serves until the worker has finished, or the supervisor is gone.
+    fn serve(mut self) -> Result<(), Failure> {
+        loop {
+            match self.worker()?.finished() {
+                None => {}
+                Some(Finished::Stopped | Finished::LinksGone | Finished::Frozen) => return Ok(()),
+                Some(Finished::LoopFailed) => return Err(loop_failed("it refused a descriptor")),
+            }
+            match self.events.run() {
+                Ok(_) => {}
+                Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EINTR => {}
+                Err(e) => return Err(loop_failed(e)),
+            }
+            if self.waiting.is_some() && self.worker()?.is_copied() {
+                self.freeze()?;
+            }
+            if self.told.take() && !self.listen()? {
+                return Ok(());
             }
         }
     }
-}
 
-/// Does what the supervisor says, between two turns of the loop.
-fn obey(worker: &mut Worker, message: &ToWorker, channel: &Channel) -> Result<(), Failure> {
-    match message {
-        ToWorker::Pause => {
-            worker.pause();
-            channel.send(&FromWorker::Paused, &[])
+    /// Hears the writing thread and the supervisor; `false` at the end.
+    fn listen(&mut self) -> Result<bool, Failure> {
+        for news in self.writer.news() {
+            let message = match news {
+                Written::Part(done, total) => FromWorker::Progress(done, total),
+                Written::Done(result) => {
+                    // One that went on keeps nothing of it.
+                    let went_on = self.freeze.as_ref().is_some_and(|p| p.contents.origin.went_on);
+                    self.freeze.take_if(|_| went_on);
+                    FromWorker::Written(result)
+                }
+            };
+            self.channel.send(&message, &[])?;
         }
-        ToWorker::Resume => {
-            worker.resume();
-            channel.send(&FromWorker::Resumed, &[])
+        loop {
+            match self.channel.try_recv()? {
+                Heard::Message(ToWorker::Commit, _) => return self.commit().map(|()| false),
+                Heard::Message(message, fds) => self.obey(message, fds)?,
+                Heard::Nothing => return Ok(true),
+                Heard::Closed => return Ok(false),
+            }
         }
-        ToWorker::Mapped | ToWorker::Start(_) => {
-            Err(Failure::new(Status::Internal, "the supervisor told a running network worker to start"))
+    }
+
+    /// Does what the supervisor says, between two turns of the loop.
+    fn obey(&mut self, message: ToWorker, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let answer = match message {
+            ToWorker::Pause => {
+                self.worker()?.pause();
+                FromWorker::Paused
+            }
+            ToWorker::Resume => {
+                self.worker()?.resume();
+                FromWorker::Resumed
+            }
+            ToWorker::Tiers(mode) => FromWorker::Tiers(self.worker()?.tiers(mode)),
+            ToWorker::Prepare(how) => {
+                let Some(file) = fds.into_iter().next().map(File::from) else {
+                    return self.not_prepared("there is nowhere to write the image", false);
+                };
+                let live = how.live;
+                self.waiting = Some((how, file));
+                if !live {
+                    return self.freeze();
+                }
+                self.worker()?.begin_copy();
+                return Ok(());
+            }
+            ToWorker::Abort => {
+                self.waiting = None;
+                self.writer.give_up();
+                let token = self.freeze.take().filter(|p| !p.contents.origin.went_on).map(|p| p.token);
+                // The freeze is the one that we made.
+                let _ = self.worker()?.abort(token);
+                FromWorker::Aborted
+            }
+            ToWorker::Commit | ToWorker::Mapped | ToWorker::Start(_) => {
+                return Err(Failure::new(
+                    Status::Internal,
+                    "the supervisor told a running network worker to start, or to end what it has not begun",
+                ));
+            }
+        };
+        self.channel.send(&answer, &[])
+    }
+
+    /// The freeze that was waited for.
+    fn freeze(&mut self) -> Result<(), Failure> {
+        let Some((how, file)) = self.waiting.take() else { return Ok(()) };
+        match self.worker()?.prepare(&how) {
+            Ok(prepared) => {
+                self.channel.send(&FromWorker::Prepared(Box::new(prepared.report.clone())), &[])?;
+                let prepared = Arc::new(prepared);
+                self.writer.write(prepared.clone(), file);
+                self.freeze = Some(prepared);
+                Ok(())
+            }
+            Err(e) => {
+                let _ = self.worker()?.abort(None);
+                self.not_prepared(&e.to_string(), matches!(e, CheckpointError::Require { .. }))
+            }
         }
+    }
+
+    fn not_prepared(&self, why: &str, require: bool) -> Result<(), Failure> {
+        self.channel.send(&FromWorker::NotPrepared { why: why.into(), require }, &[])
+    }
+
+    /// Hands everything out; nothing is left to be done then.
+    fn commit(&mut self) -> Result<(), Failure> {
+        let Some(prepared) = self.freeze.take() else { return Err(loop_failed("nothing is frozen")) };
+        let Ok(Subscriber::Network(worker)) = self.events.remove_subscriber(self.id) else {
+            return Err(loop_failed("the worker is not in it"));
+        };
+        let held = worker.commit(prepared.token).map_err(|(_, e)| loop_failed(e))?;
+        let (handed, fds) = Handed::of(&held);
+        self.channel.send(&FromWorker::Committed(Box::new(handed)), &fds)
     }
 }
 

@@ -1,18 +1,22 @@
 //! What supervisor and worker say to each other, and how a worker gets what it works with.
 
+use crate::checkpoint::Held;
+use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
 use crate::control::protocol::Recheck;
 use crate::control::rules;
 use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::LinkEnd;
 use crate::sandbox::host::HostFds;
 use crate::sandbox::plan::{LogPlan, Plan};
-use crate::worker::RulesSetup;
+use crate::worker::{Mode, Prepare, RestorePolicy, RulesSetup};
 use hibernet_netstack::Config;
+use hibernet_netstack::edge::SockId;
 use hibernet_netstack::iptables::text::{self, PrintOptions, RestoreOptions};
 use hibernet_netstack::iptables::{Family, Ruleset};
+use hibernet_snapshot::GenerationId;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
 
 /// From the supervisor.
@@ -26,6 +30,15 @@ pub(crate) enum ToWorker {
     Pause,
     /// Go on; answered by [`FromWorker::Resumed`].
     Resume,
+    /// Which tier each flow would take; answered by [`FromWorker::Tiers`].
+    Tiers(Mode),
+    /// Freeze, and write the image into the descriptor that comes along; [`FromWorker::Prepared`] or [`FromWorker::NotPrepared`], then
+    /// [`FromWorker::Progress`] until [`FromWorker::Written`].
+    Prepare(Prepare),
+    /// Hand the sockets out, answered by [`FromWorker::Committed`], and end.
+    Commit,
+    /// Go on as if nothing had happened; answered by [`FromWorker::Aborted`].
+    Abort,
 }
 
 /// From the worker.
@@ -37,8 +50,90 @@ pub(crate) enum FromWorker {
     Paused,
     /// It goes on.
     Resumed,
+    /// Which tier each flow would take.
+    Tiers(Vec<FlowTier>),
+    /// It is frozen, unless it is to go on.
+    Prepared(Box<FreezeReport>),
+    /// It cannot be frozen, or enough of its flows would not survive, and goes on.
+    NotPrepared {
+        /// Why.
+        why: String,
+        /// Because of what was required.
+        require: bool,
+    },
+    /// So many bytes of the image, of so many, are written.
+    Progress(u64, u64),
+    /// All is written, or why not.
+    Written(Result<u64, String>),
+    /// Its sockets, which come along in this order, are the supervisor's from now on.
+    Committed(Box<Handed>),
+    /// It goes on.
+    Aborted,
+    /// It goes on where another one stood; said before [`FromWorker::Ready`].
+    Thawed(Box<ThawReport>),
     /// It cannot work, and is about to end.
     Failed(Failure),
+}
+
+/// Which descriptors come along, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Handed {
+    generation: Option<[u8; 16]>,
+    sockets: Vec<u32>,
+    listeners: Vec<usize>,
+    raw4: bool,
+    raw6: bool,
+}
+
+impl Handed {
+    /// What there is, and its descriptors.
+    pub(crate) fn of(held: &Held) -> (Handed, Vec<BorrowedFd<'_>>) {
+        let handed = Handed {
+            generation: held.generation.map(|g| g.0),
+            sockets: held.sockets.iter().map(|(id, _)| id.0).collect(),
+            listeners: held.tcp_listeners.iter().map(|(i, _)| *i).collect(),
+            raw4: held.raw_icmp4.is_some(),
+            raw6: held.raw_icmp6.is_some(),
+        };
+        let sockets = held.sockets.iter().map(|(_, fd)| fd);
+        let listeners = held.tcp_listeners.iter().map(|(_, fd)| fd);
+        let raw = [&held.raw_icmp4, &held.raw_icmp6].into_iter().flatten();
+        (handed, sockets.chain(listeners).chain(raw).map(AsFd::as_fd).collect())
+    }
+
+    /// From the descriptors that came along.
+    pub(crate) fn take(self, fds: Vec<OwnedFd>) -> Result<Held, Failure> {
+        let expected = self.sockets.len() + self.listeners.len() + usize::from(self.raw4) + usize::from(self.raw6);
+        if expected != fds.len() {
+            return Err(wrong("descriptors are missing"));
+        }
+        let mut fds = fds.into_iter();
+        Ok(Held {
+            generation: self.generation.map(GenerationId),
+            sockets: self.sockets.into_iter().map(SockId).zip(&mut fds).collect(),
+            tcp_listeners: self.listeners.into_iter().zip(&mut fds).collect(),
+            raw_icmp4: if self.raw4 { fds.next() } else { None },
+            raw_icmp6: if self.raw6 { fds.next() } else { None },
+        })
+    }
+}
+
+/// An image to go on from.
+#[derive(Debug)]
+pub(crate) struct Thaw {
+    /// The image, to be read from its beginning.
+    pub(crate) image: OwnedFd,
+    /// What is held for it.
+    pub(crate) held: Held,
+    /// How.
+    pub(crate) policy: RestorePolicy,
+}
+
+/// As a part of [`Start`].
+#[derive(Debug, Serialize, Deserialize)]
+struct StartThaw {
+    handed: Handed,
+    policy: RestorePolicy,
 }
 
 /// What a worker is to be. Its program may be another version than the supervisor's.
@@ -53,6 +148,8 @@ pub(crate) struct Start {
     link: LinkEnd,
     users: Vec<u32>,
     roles: Vec<Role>,
+    /// Go on from an image. It is the first descriptor behind those of `roles`, the others are what is held.
+    thaw: Option<StartThaw>,
 }
 
 /// What a descriptor is for.
@@ -86,6 +183,7 @@ pub(crate) struct Parts {
     pub(crate) stop: OwnedFd,
     pub(crate) control: Option<OwnedFd>,
     pub(crate) host: HostFds,
+    pub(crate) thaw: Option<Thaw>,
 }
 
 fn wrong(what: impl std::fmt::Display) -> Failure {
@@ -95,9 +193,9 @@ fn wrong(what: impl std::fmt::Display) -> Failure {
 impl Parts {
     /// The parts that a plan asks for, once their descriptors are there.
     pub(super) fn new(plan: &Plan, users: Vec<u32>, given: super::Given, resolvers: OwnedFd, stop: OwnedFd) -> Parts {
-        let super::Given { end, link, host, control } = given;
+        let super::Given { end, link, host, control, thaw } = given;
         let (config, rules, log) = (plan.config.clone(), plan.rules.clone(), plan.log.clone());
-        Parts { config, rules, log, end, users, link, resolvers, stop, control, host }
+        Parts { config, rules, log, end, users, link, resolvers, stop, control, host, thaw }
     }
 
     /// As a message, with its descriptors.
@@ -111,7 +209,13 @@ impl Parts {
         all.extend(self.host.address_watch.map(|fd| (Role::AddressWatch, fd)));
         all.extend(self.host.pcap.map(|f| (Role::Pcap, f.into())));
         all.extend(self.host.log.map(|f| (Role::Log, f.into())));
-        let (roles, fds) = all.into_iter().unzip();
+        let (roles, mut fds): (_, Vec<OwnedFd>) = all.into_iter().unzip();
+        let thaw = self.thaw.map(|t| {
+            let (handed, _) = Handed::of(&t.held);
+            fds.push(t.image);
+            fds.extend(t.held.into_descriptors());
+            StartThaw { handed, policy: t.policy }
+        });
         let rules = |r: Option<Ruleset>| r.map(|r| text::print(&r, PrintOptions { counters: true, date: None }));
         let start = Start {
             config: self.config,
@@ -123,15 +227,24 @@ impl Parts {
             link: self.end,
             users: self.users,
             roles,
+            thaw,
         };
         (ToWorker::Start(Box::new(start)), fds)
     }
 
     /// From a message and its descriptors.
     pub(super) fn from_message(start: Start, fds: Vec<OwnedFd>) -> Result<Parts, Failure> {
-        if start.roles.len() != fds.len() {
+        let mut fds = fds;
+        if start.roles.len() + usize::from(start.thaw.is_some()) > fds.len()
+            || start.thaw.is_none() && start.roles.len() < fds.len()
+        {
             return Err(wrong("descriptors are missing"));
         }
+        let mut rest = fds.split_off(start.roles.len()).into_iter();
+        let thaw = match (start.thaw, rest.next()) {
+            (Some(t), Some(image)) => Some(Thaw { image, held: t.handed.take(rest.collect())?, policy: t.policy }),
+            _ => None,
+        };
         let (mut link, mut resolvers, mut stop, mut control) = (None, None, None, None);
         let mut host = HostFds::default();
         for (role, fd) in start.roles.into_iter().zip(fds) {
@@ -178,6 +291,7 @@ impl Parts {
             stop,
             control,
             host,
+            thaw,
         })
     }
 }

@@ -5,9 +5,10 @@
 
 mod main;
 mod messages;
+mod writer;
 
 pub(crate) use main::main;
-pub(crate) use messages::{FromWorker, ToWorker};
+pub(crate) use messages::{FromWorker, Thaw, ToWorker};
 
 use super::channel::{Channel, Heard};
 use super::failure::{Failure, Status};
@@ -15,6 +16,7 @@ use super::guest::LinkEnd;
 use super::host::HostFds;
 use super::namespaces;
 use super::plan::Plan;
+use crate::checkpoint::report::ThawReport;
 use crate::sys::process::{self, Forked};
 use crate::worker::resolver_update;
 use messages::Parts;
@@ -49,17 +51,24 @@ pub(crate) struct Given {
     pub(crate) host: HostFds,
     /// The socket at which it is asked.
     pub(crate) control: Option<OwnedFd>,
+    /// What to go on from.
+    pub(crate) thaw: Option<Thaw>,
 }
 
 impl WorkerProcess {
-    /// Starts a worker and waits until it is confined and ready. The caller has no threads.
-    pub(crate) fn start(program: BorrowedFd<'_>, plan: &Plan, given: Given) -> Result<Self, Failure> {
+    /// Starts a worker and waits until it is confined and ready; with what became of the flows of its image, if it has one. The caller has no
+    /// threads.
+    pub(crate) fn start(program: BorrowedFd<'_>, plan: &Plan, given: Given) -> Result<(Self, Option<ThawReport>), Failure> {
         let worker = WorkerProcess::launch(program, plan, given)?;
-        match worker.channel.recv::<FromWorker>()? {
-            Some((FromWorker::Ready, _)) => Ok(worker),
-            Some((FromWorker::Failed(e), _)) => Err(e),
-            Some(_) => Err(Failure::new(Status::Internal, "the network worker does not do what it was told")),
-            None => Err(Failure::new(Status::WorkerDied, "the network worker ended while it was being started")),
+        let mut thawed = None;
+        loop {
+            match worker.channel.recv::<FromWorker>()? {
+                Some((FromWorker::Ready, _)) => return Ok((worker, thawed)),
+                Some((FromWorker::Thawed(report), _)) => thawed = Some(*report),
+                Some((FromWorker::Failed(e), _)) => return Err(e),
+                Some(_) => return Err(Failure::new(Status::Internal, "the network worker does not do what it was told")),
+                None => return Err(Failure::new(Status::WorkerDied, "the network worker ended while it was being started")),
+            }
         }
     }
 

@@ -1,0 +1,164 @@
+//! `hibernet restore`.
+
+use super::{NetOptions, print, print_json};
+use crate::checkpoint::report::{Outcome, ThawReport};
+use crate::checkpoint::{self, contents::Origin};
+use crate::control::lifecycle::{Asking, Request, Restore, State};
+use crate::control::registry::Registry;
+use crate::sandbox::failure::{Failure, Status, complain};
+use crate::sandbox::supervisor::{self, RunRequest, Thawing};
+use crate::worker::{FlowPolicy, RestorePolicy};
+use clap::Args;
+use hibernet_snapshot::{GenerationId, Image};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest image that is read.
+const MAX_IMAGE: u64 = 8 << 30;
+
+#[derive(Debug, Args)]
+pub(super) struct RestoreArgs {
+    /// The image; `-` for standard input
+    file: PathBuf,
+    #[command(flatten)]
+    net: NetOptions,
+    /// What becomes of flows: resume (those whose sockets are held), reset (none), clone (none: others go on from the same image)
+    #[arg(long, value_name = "HOW", default_value = "resume", help_heading = "Restoring")]
+    flows: FlowPolicy,
+    /// Refuse an image that is not of this freeze, as `checkpoint` printed it
+    #[arg(long, value_name = "GENERATION", value_parser = generation, help_heading = "Restoring")]
+    token: Option<GenerationId>,
+    /// Let the time asleep age tracked connections
+    #[arg(long, help_heading = "Restoring")]
+    age_while_asleep: bool,
+    /// As JSON
+    #[arg(long, help_heading = "Restoring")]
+    json: bool,
+    /// Put this command into a new sandbox with the image's network, instead of waking the one that sleeps
+    #[arg(last = true)]
+    command: Vec<OsString>,
+}
+
+fn generation(text: &str) -> Result<GenerationId, String> {
+    let digits: Vec<_> = text.as_bytes().chunks(2).collect();
+    let byte =
+        |pair: &&[u8]| std::str::from_utf8(pair).ok().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok());
+    let bytes: Option<Vec<u8>> = digits.iter().map(byte).collect();
+    let bytes = bytes.and_then(|b| <[u8; 16]>::try_from(b).ok());
+    bytes.map(GenerationId).ok_or_else(|| format!("'{text}' is no generation: 32 hexadecimal digits"))
+}
+
+/// Opens an image; a stream is read to its end first.
+pub(super) fn open(path: &Path) -> Result<File, Failure> {
+    let fail = |e: std::io::Error| Failure::os(Status::File, format_args!("cannot read {}", path.display()), e);
+    if path.as_os_str() != "-" {
+        return File::open(path).map_err(fail);
+    }
+    let mut file: File = memfd_create("image", MemfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?.into();
+    std::io::copy(&mut std::io::stdin().lock().take(MAX_IMAGE), &mut file).map_err(fail)?;
+    Ok(file)
+}
+
+/// Reads an image.
+pub(super) fn read(path: &Path, file: &mut File) -> Result<Image<'static>, Failure> {
+    let fail = |e: &dyn std::fmt::Display| Failure::new(Status::Image, format!("{}: {e}", path.display()));
+    file.rewind().map_err(|e| fail(&e))?;
+    Image::read(file, MAX_IMAGE, &checkpoint::known()).map_err(|e| fail(&e))
+}
+
+pub(super) fn restore(args: RestoreArgs) -> Result<u8, Failure> {
+    let mut file = open(&args.file)?;
+    let image = read(&args.file, &mut file)?;
+    let age = if args.age_while_asleep { asleep(&image) } else { Duration::ZERO };
+    let policy = RestorePolicy { expected: args.token, flows: args.flows, age };
+    if args.command.is_empty() { wake(&args, &file, &image, policy) } else { begin(args, file, &image, policy) }
+}
+
+/// For how long the network has slept, as far as the wall clock can tell.
+fn asleep(image: &Image<'_>) -> Duration {
+    Duration::from_nanos(crate::clock::wall().saturating_sub(image.inventory().header.created))
+}
+
+/// Has a sandbox go on that sleeps.
+fn wake(args: &RestoreArgs, file: &File, image: &Image<'_>, policy: RestorePolicy) -> Result<u8, Failure> {
+    let origin: Origin = image.state().unwrap_or_default();
+    let name = match (&args.net.name, origin.name.is_empty()) {
+        (Some(name), _) => name.clone(),
+        (None, false) => origin.name,
+        (None, true) => {
+            return Err(Failure::new(
+                Status::Usage,
+                "the image does not say of which sandbox it is: give --name, or a command behind `--`",
+            ));
+        }
+    };
+    let entry = Registry::open()?.get(&name).map_err(|e| {
+        Failure::new(
+            e.status,
+            format!("{e}; to put a new command into the image's network: restore {} -- COMMAND", args.file.display()),
+        )
+    })?;
+    if entry.state != State::Asleep {
+        return Err(Failure::new(Status::State, format!("the sandbox '{name}' is not asleep but {}", entry.state)));
+    }
+    let text = |path: &Option<PathBuf>| {
+        let read = |p: &PathBuf| {
+            std::fs::read_to_string(p).map_err(|e| Failure::os(Status::File, format_args!("cannot read {}", p.display()), e))
+        };
+        path.as_ref().map(read).transpose()
+    };
+    let how = Restore { policy, rules4: text(&args.net.rules)?, rules6: text(&args.net.rules6)?, recheck: args.net.recheck };
+    let asking = Asking::new(&name, &Request::Restore(Box::new(how)), &[file.as_fd()])?;
+    asking.be_patient();
+    let report: ThawReport = asking.answer()?;
+    if args.json { print_json(&report) } else { print(&outcomes(&name, &report)) }
+}
+
+/// A new sandbox that goes on with the image's network.
+fn begin(args: RestoreArgs, file: File, image: &Image<'_>, policy: RestorePolicy) -> Result<u8, Failure> {
+    let mut plan = args.net.plan()?;
+    let fail = |e: &dyn std::fmt::Display| Failure::new(Status::Image, format!("{}: {e}", args.file.display()));
+    let saved = checkpoint::config_of(image).map_err(|e| fail(&e))?;
+    let resolvers = std::mem::take(&mut plan.config.resolvers);
+    let publish = std::mem::take(&mut plan.config.publish);
+    plan.config = saved;
+    plan.config.resolvers = resolvers;
+    // Ports that are published anew take the place of the image's.
+    if !publish.is_empty() {
+        plan.config.publish = publish;
+    }
+    // That standard output or error is closed is not the new command's business.
+    let told: fn(&ThawReport) = match args.json {
+        true => |report| drop(print_json(report)),
+        false => |report| outcomes("the network", report).lines().for_each(|l| complain(l)),
+    };
+    supervisor::run(&RunRequest {
+        plan,
+        argv: args.command,
+        resolv_conf: true,
+        output: None,
+        thaw: Some(Thawing { image: file, policy, told }),
+    })
+}
+
+/// A line for each flow, and one for all.
+fn outcomes(name: &str, report: &ThawReport) -> String {
+    let mut text = String::new();
+    for f in &report.flows {
+        let why = f.why.as_ref().map_or_else(String::new, |w| format!(": {w}"));
+        text.push_str(&format!("{:<8} {}{why}\n", f.outcome.to_string(), f.flow));
+    }
+    let [resumed, reset, skipped] = [Outcome::Resumed, Outcome::Reset, Outcome::Skipped].map(|o| report.count(o));
+    text.push_str(&format!(
+        "{name} goes on after {} us: {} flows: {resumed} resumed, {reset} reset, {skipped} skipped; {} tracked connections\n",
+        report.took_ns / 1000,
+        report.flows.len(),
+        report.connections
+    ));
+    text
+}
