@@ -1,4 +1,5 @@
-//! Saving, live capture and loading of a million tracked connections: `cargo bench -p netstack --bench image`.
+//! Saving, live capture and loading of a million tracked connections: `cargo bench -p netstack --bench image`, or of as many as the first
+//! argument says, a million at most: `-- 200000`. (`tests/bench/conntrack.sh` has the kernel beside it.)
 //!
 //! Judge by the ratios to copying the same bytes from memory to memory, which is measured in the same run: machines are shared.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a benchmark reads clocks and makes threads")]
@@ -80,10 +81,10 @@ fn pass(ct: &Conntrack, now: Time, mut skb: Skb<'static>) {
     assert!(matches!(skb.track, Track::Known { .. }));
 }
 
-/// A million established connections, their source translated or not.
-fn table(translated: bool) -> Conntrack {
+/// Established connections, translated or not.
+fn table(conns: u32, translated: bool) -> Conntrack {
     let ct = Conntrack::new(CtConfig { max: MAX, ..CtConfig::default() }, Key(0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321));
-    for n in 0..MILLION {
+    for n in 0..conns {
         let mut syn = segment(n, Dir::Original, Flags::SYN, 100, 0);
         ct.track(Time::ZERO, &mut syn).expect("room");
         if let Track::Fresh { conn, .. } = &mut syn.track
@@ -236,22 +237,22 @@ fn live(ct: &Conntrack, kind: &str, mut choose: impl FnMut(&mut Lcg) -> u32) {
 }
 
 fn main() {
-    let parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let mut parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let conns = parts.iter().find_map(|a| a.parse::<u32>().ok()).unwrap_or(MILLION).clamp(1, MILLION);
+    parts.retain(|a| a.parse::<u32>().is_err());
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     println!("this machine, now: random access to memory {:.0} ns", dram_latency());
-    let ct = table(false);
+    let ct = table(conns, false);
     if wanted("save") {
         save_and_load(&ct, "established TCP");
     }
     if wanted("live") {
-        live(&ct, "spread evenly", |r| r.below(MILLION));
+        live(&ct, "spread evenly", |r| r.below(conns));
         // By Zipf's law the rank is as often 1 to 10 as 10 to 100.
-        live(&ct, "by Zipf's law", |r| {
-            f64::from(MILLION).powf(f64::from(r.below(1 << 30)) / f64::from(1 << 30)) as u32 % MILLION
-        });
+        live(&ct, "by Zipf's law", |r| f64::from(conns).powf(f64::from(r.below(1 << 30)) / f64::from(1 << 30)) as u32 % conns);
     }
     drop(ct);
     if wanted("translated") {
-        save_and_load(&table(true), "TCP, source and destination translated");
+        save_and_load(&table(conns, true), "TCP, source and destination translated");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::chunks::Chunks;
 use super::sync::{AtomicU64, Ordering};
-use Ordering::Relaxed;
+use Ordering::{Acquire, Relaxed, Release};
 
 /// Words are allocated in chunks of at least `1 << CHUNK_SHIFT`.
 const CHUNK_SHIFT: u32 = 6;
@@ -27,7 +27,8 @@ impl Changed {
     pub(super) fn set(&self, slot: u32) {
         let word = slot / 64;
         if self.words.touch(word).fetch_or(1 << (slot % 64), Relaxed) == 0 {
-            self.summary[(word / 64) as usize].fetch_or(1 << (word % 64), Relaxed);
+            // Whoever takes this sees the word.
+            self.summary[(word / 64) as usize].fetch_or(1 << (word % 64), Release);
         }
     }
 
@@ -47,13 +48,13 @@ impl Changed {
     /// Takes a word of the summary: which of its 64 words may have slots.
     pub(super) fn take_group(&self, group: u32) -> u64 {
         let bits = &self.summary[group as usize];
-        if bits.load(Relaxed) == 0 { 0 } else { bits.swap(0, Relaxed) }
+        if bits.load(Relaxed) == 0 { 0 } else { bits.swap(0, Acquire) }
     }
 
     /// Puts words back whose slots were not taken.
     pub(super) fn put_back(&self, group: u32, words: u64) {
         if words != 0 {
-            self.summary[group as usize].fetch_or(words, Relaxed);
+            self.summary[group as usize].fetch_or(words, Release);
         }
     }
 

@@ -220,6 +220,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Puts the entries of a connection in.
+    #[inline(always)]
     fn put(&mut self, t: &Tables, index: u32, conn: &Conn, hash: [u64; 2]) {
         // As Linux: of a connection with itself the reply is found.
         for &dir in directions(conn).iter().rev() {
@@ -228,6 +229,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Which connection has the tuple of this direction.
+    #[inline(always)]
     fn holder<'t>(&mut self, t: &'t Tables, conn: &Conn, hash: [u64; 2], dir: Dir) -> Option<Held<'t>> {
         let tuple = Words::of(&conn.tuples[dir as usize]);
         let wanted = hash[dir as usize] as u32;

@@ -59,7 +59,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn packet(n: u32, back: bool, how: u8) -> Skb<'static> {
     let (a, b) = if back { (server(), client(n)) } else { (client(n), server()) };
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         return datagram(a, b);
     }
     let flags = [Flags::SYN, Flags::SYN | Flags::ACK, Flags::ACK, Flags::ACK | Flags::PSH, Flags::FIN | Flags::ACK, Flags::RST];
@@ -142,11 +142,13 @@ proptest! {
                     prop_assert_eq!(a, b);
                 }
                 Op::Pin(n) => both.iter().for_each(|ct| {
-                    let kind = if n % 2 == 0 { TokenKind::Udp } else { TokenKind::Tcp };
+                    let kind = if n.is_multiple_of(2) { TokenKind::Udp } else { TokenKind::Tcp };
                     find(ct, n).map(|id| ct.pin(id, Token::new(kind, n, 0)));
                 }),
                 Op::Unpin(n) => both.iter().for_each(|ct| {
-                    find(ct, n).map(|id| ct.unpin(now, id));
+                    if let Some(id) = find(ct, n) {
+                        ct.unpin(now, id);
+                    }
                 }),
                 Op::Mark(n, mark) => both.iter().for_each(|ct| {
                     find(ct, n).map(|id| ct.modify(id, |c| c.mark = mark));
