@@ -51,8 +51,9 @@ pub(super) struct UpgradeArgs {
 pub(super) fn upgrade(UpgradeArgs { name, binary, json }: &UpgradeArgs) -> Result<u8, Failure> {
     let program =
         File::open(binary).map_err(|e| Failure::os(Status::File, format_args!("cannot open {}", binary.display()), e))?;
-    let asking = Asking::new(name, &Request::Upgrade, &[program.as_fd()])?;
+    let mut asking = Asking::new(name, &Request::Upgrade, &[program.as_fd()])?;
     asking.be_patient();
+    while asking.event()?.is_some() {}
     let done: Upgraded = asking.answer()?;
     if *json {
         return print_json(&done);

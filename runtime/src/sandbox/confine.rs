@@ -19,16 +19,12 @@ fn fail(what: &'static str) -> impl FnOnce(Errno) -> Failure {
 }
 
 /// Takes file system, resources and privileges away. The caller is alone in namespaces of its own, with all capabilities
-/// there. `writes_files`: a capture or the log
-/// goes to a file, whose size is then not limited.
-pub(crate) fn drop_privileges(writes_files: bool) -> Result<(), Failure> {
+/// there. Files can only be written that were opened by others: the log, a capture, an image.
+pub(crate) fn drop_privileges() -> Result<(), Failure> {
     mounts::empty_root()?;
     let files = getrlimit(Resource::Nofile).maximum;
     limit(Resource::Nofile, files)?;
     limit(Resource::Core, Some(0))?;
-    if !writes_files {
-        limit(Resource::Fsize, Some(0))?;
-    }
     // From here on being user 0 means nothing, also after an exec.
     let bits = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED

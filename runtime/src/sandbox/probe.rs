@@ -119,9 +119,8 @@ pub(crate) fn confined(attempt: impl FnOnce() -> io::Result<()>) -> Result<Attem
     match super::worker_process::fork()?.0 {
         Forked::Child => {
             drop(ours);
-            let done = catch_unwind(AssertUnwindSafe(|| {
-                confine::drop_privileges(false).and_then(|()| confine::restrict_system_calls())
-            }));
+            let done =
+                catch_unwind(AssertUnwindSafe(|| confine::drop_privileges().and_then(|()| confine::restrict_system_calls())));
             let report = match done {
                 Ok(Ok(())) => Report::Done(()),
                 Ok(Err(e)) => Report::Failed(e),

@@ -16,7 +16,6 @@ use crate::sys::{process, tun};
 use crate::worker::{ControlSocket, Finished, Prepare, Prepared, Worker, WorkerSetup};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
 use hibernet_snapshot::Image;
-use rustix::fs::{FileType, fstat};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::cell::Cell;
 use std::fs::File;
@@ -79,9 +78,7 @@ fn run(channel: &Channel) -> Result<(), Failure> {
 fn make(parts: Parts, channel: &Channel) -> Result<Worker, Failure> {
     let Parts { config, rules, log, end, users, link, resolvers, stop, control, host, thaw } = parts;
     let link = make_link(&end, link)?;
-    let file_on_stderr =
-        fstat(rustix::stdio::stderr()).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile);
-    confine::drop_privileges(host.pcap.is_some() || host.log.is_some() || file_on_stderr)?;
+    confine::drop_privileges()?;
     let log = log::root(&log, host.log);
     let link = match host.pcap {
         Some(file) => {

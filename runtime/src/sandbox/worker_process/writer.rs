@@ -40,13 +40,15 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the thread. When this returns, it has made all system calls of a thread's beginning.
     pub(super) fn start() -> io::Result<Writer> {
         let (jobs, work) = channel::<Job>();
+        let (begun, has_begun) = channel();
         let (tell, news) = channel();
         let bell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         let ring = bell.try_clone()?;
         thread::Builder::new().name("image".into()).stack_size(STACK).spawn(move || {
+            let _ = begun.send(());
             while let Ok(Job { prepared, mut file, given_up }) = work.recv() {
                 let say = |news| {
                     // The other end is there as long as the process is.
@@ -62,6 +64,7 @@ impl Writer {
                 say(Written::Done(done.map_err(|e| e.to_string())));
             }
         })?;
+        has_begun.recv().map_err(io::Error::other)?;
         Ok(Writer { jobs, news, bell, given_up: Arc::default() })
     }
 
