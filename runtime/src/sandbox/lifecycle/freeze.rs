@@ -1,12 +1,13 @@
 //! Checkpoints, as their supervisor sees them: the worker freezes and writes, the client says that the image is safe, then the sockets change hands.
 
+use super::holder::Holder;
 use super::server::ClientId;
 use super::{Network, Task};
 use crate::checkpoint::Held;
 use crate::checkpoint::report::FreezeReport;
 use crate::control::lifecycle::{Event, State};
 use crate::control::protocol::ProblemKind;
-use crate::sandbox::failure::{Failure, Status};
+use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::worker_process::{FromWorker, ToWorker};
 use crate::worker::{Mode, Prepare};
 use std::os::fd::{AsFd, OwnedFd};
@@ -166,6 +167,14 @@ impl Network {
         Ok(())
     }
 
+    /// Holds the sockets, and has the guest's kernel be patient.
+    pub(super) fn sleep(&mut self, held: Held, generation: String) {
+        self.holder = Some(Holder::new(held, generation));
+        if let Err(e) = self.retries.raise() {
+            complain(format_args!("warning: the sandbox's kernel gives its connections up sooner while its network sleeps: {e}"));
+        }
+    }
+
     /// The worker has nothing any more, and ends.
     fn handed_over(&mut self, f: Freezing, held: Held) -> Result<(), Failure> {
         let old = self.worker.take();
@@ -173,7 +182,8 @@ impl Network {
         match f.upgrade {
             Some(upgrade) => self.replace(f.client, upgrade, held),
             None => {
-                self.held = if f.mode == Mode::Drop { Held::default() } else { held };
+                let held = if f.mode == Mode::Drop { Held::default() } else { held };
+                self.sleep(held, f.report.as_ref().map_or_else(String::new, |r| r.generation.clone()));
                 self.answer(f.client, &f.report);
             }
         }

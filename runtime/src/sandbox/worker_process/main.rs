@@ -82,7 +82,10 @@ fn make(parts: Parts, channel: &Channel) -> Result<Worker, Failure> {
     let log = log::root(&log, host.log);
     let link = match host.pcap {
         Some(file) => {
-            let tee = PcapLink::new(link, Box::new(file), log.clone());
+            let tee = match thaw {
+                Some(_) => Ok(PcapLink::going_on(link, Box::new(file), log.clone())),
+                None => PcapLink::new(link, Box::new(file), log.clone()),
+            };
             Box::new(tee.map_err(|e| Failure::os(Status::File, "cannot write to the capture file", e))?)
         }
         None => link,
