@@ -1,7 +1,7 @@
 //! The owner of descriptors, clock, entropy and threads: links, host sockets, the worker, the sandbox.
 
-pub mod cli;
 pub mod checkpoint;
+pub mod cli;
 pub mod clock;
 pub mod control;
 pub mod edge;

@@ -21,8 +21,8 @@ pub(crate) use limiter::RateLimit;
 pub(crate) use netfilter::Netfilter;
 pub(crate) use send::Outgoing;
 pub use state::{FamilyState, LinksState, RulesState};
-pub use via::Via;
 pub(crate) use via::Attach;
+pub use via::Via;
 
 use crate::config::{Config, LinkNet};
 use crate::edge::{LinkId, LinkInfo, TxError};

@@ -8,8 +8,8 @@ use hibernet_netstack::rng::Key;
 use hibernet_netstack::state::StackState;
 use hibernet_netstack::{Config, Time};
 use hibernet_snapshot::{
-    ChunkLayout, GenerationId, Image, ImageBuilder, Known, Progress, SectionFlags, SectionKind, SectionState, StateError, WriteError,
-    chunk_crcs,
+    ChunkLayout, GenerationId, Image, ImageBuilder, Known, Progress, SectionFlags, SectionKind, SectionState, StateError,
+    WriteError, chunk_crcs,
 };
 use serde::{Deserialize, Serialize};
 use std::io::Write;

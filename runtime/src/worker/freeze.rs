@@ -59,11 +59,7 @@ pub(super) enum Freeze {
     #[default]
     None,
     /// Connections are being copied while traffic runs.
-    Copying {
-        capture: Capture,
-        rounds: u32,
-        ready: bool,
-    },
+    Copying { capture: Capture, rounds: u32, ready: bool },
     /// Everything was taken; the worker stands still.
     Prepared {
         token: GenerationId,
@@ -157,11 +153,8 @@ impl Worker {
         times.stack_ns = lap();
         let sockets = self.edge.sockets.save().map_err(system("ask the host sockets"))?;
         times.sockets_ns = lap();
-        let origin = Origin {
-            version: env!("CARGO_PKG_VERSION").into(),
-            name: how.name.clone(),
-            went_on: how.mode == Mode::GoOn,
-        };
+        let origin =
+            Origin { version: env!("CARGO_PKG_VERSION").into(), name: how.name.clone(), went_on: how.mode == Mode::GoOn };
         let head = connections.head();
         let report = FreezeReport {
             generation: generation_text(&token),

@@ -17,8 +17,8 @@ mod watch;
 
 pub use control::ControlSocket;
 pub use freeze::{Mode, Prepare, Prepared};
-pub use thaw::{FlowPolicy, RestorePolicy};
 pub use setup::{RulesSetup, WorkerError, WorkerSetup, resolver_update};
+pub use thaw::{FlowPolicy, RestorePolicy};
 
 use crate::clock::Clock;
 use crate::control::protocol::Recheck;
@@ -29,8 +29,8 @@ use crate::slots::Slots;
 use crate::sock::{SocketEvent, Sockets};
 use crate::sys::netlink;
 use control::Control;
-use freeze::Freeze;
 use event_manager::{EventOps, Events, MutEventSubscriber};
+use freeze::Freeze;
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
 use hibernet_netstack::{Stack, Time};
 use listen::{Listener, Shortage};

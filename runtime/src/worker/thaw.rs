@@ -84,13 +84,19 @@ impl Worker {
         let mut worker = Worker::assemble(setup, stack, sockets, Clock::start_at(now), Start::Thawed)?;
         let asleep = Duration::from_nanos(clock::wall().saturating_sub(header.created));
         let flows = worker.thaw(now, asleep, &fates, stale, policy.flows);
-        let report =
-            ThawReport { generation: generation_text(&generation), connections, took_ns: timer.now().as_nanos(), flows };
+        let report = ThawReport { generation: generation_text(&generation), connections, took_ns: timer.now().as_nanos(), flows };
         Ok((worker, report))
     }
 
     /// Ends the flows that do not go on, and wakes the others.
-    fn thaw(&mut self, now: Time, asleep: Duration, fates: &HashMap<SockId, SocketFate>, stale: bool, policy: FlowPolicy) -> Vec<FlowOutcome> {
+    fn thaw(
+        &mut self,
+        now: Time,
+        asleep: Duration,
+        fates: &HashMap<SockId, SocketFate>,
+        stale: bool,
+        policy: FlowPolicy,
+    ) -> Vec<FlowOutcome> {
         let fate = |sock: SockId| match policy {
             FlowPolicy::Reset => Err("all flows are to be reset".to_owned()),
             FlowPolicy::Clone => Err("others go on from the same image".to_owned()),
@@ -98,7 +104,9 @@ impl Worker {
                 Some(SocketFate::Resumed) => Ok(()),
                 Some(SocketFate::Stale) => Err("stale generation: its socket went on since the freeze".to_owned()),
                 Some(SocketFate::Unusable(e)) => Err(format!("its socket cannot be used{}", reason(*e))),
-                Some(SocketFate::Missing) | None if stale => Err("stale generation: the sockets are held for another freeze".to_owned()),
+                Some(SocketFate::Missing) | None if stale => {
+                    Err("stale generation: the sockets are held for another freeze".to_owned())
+                }
                 Some(SocketFate::Missing) | None => Err("its socket is gone".to_owned()),
             },
         };

@@ -1,6 +1,6 @@
 //! Freezing and thawing a worker under traffic.
 
-use crate::flows::{SIZE, connect, stream_peer, loopback_of, stream};
+use crate::flows::{SIZE, connect, loopback_of, stream, stream_peer};
 use crate::guest::{Pair, loopback_config, setup};
 use event_manager::{EventManager, SubscriberOps};
 use hibernet::checkpoint::report::{Outcome, ThawReport};

@@ -23,8 +23,8 @@ use crate::verdict::DropReason;
 use core::net::IpAddr;
 use core::time::Duration;
 use published::Listener;
-pub use state::UdpState;
 use serde::{Deserialize, Serialize};
+pub use state::UdpState;
 use std::collections::{HashMap, VecDeque};
 
 /// How long a flow lives after its last datagram, until both sides have sent more than once.
