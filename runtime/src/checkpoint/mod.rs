@@ -4,6 +4,8 @@
 //! mode ([`repair`], [`rebuild`]), datagram sockets and listeners opened anew ([`datagram`]), and the lock that keeps the kernel from telling peers
 //! that nobody is there ([`lock`]).
 
+pub mod datagram;
+pub mod helper;
 pub mod image;
 pub mod lock;
 pub mod probe;

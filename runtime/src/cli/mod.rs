@@ -7,6 +7,7 @@ mod drops;
 mod exec;
 mod list;
 mod options;
+mod repair_helper;
 mod rules;
 mod stats;
 pub(crate) mod values;
@@ -92,6 +93,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Serve users who lack CAP_NET_ADMIN when their sandboxes' TCP connections go into an image
+    #[command(after_help = repair_helper::HELP)]
+    RepairHelper(repair_helper::RepairHelperArgs),
     /// What becomes of an attempt by a confined process (for tests)
     #[command(hide = true)]
     ConfinedAttempt {
@@ -175,6 +179,7 @@ pub fn main() -> ExitCode {
         Command::Rules { command } => rules::rules(command),
         Command::Conntrack(args) => conntrack::conntrack(*args),
         Command::Drops { name, all, json } => drops::drops(&name, all, json),
+        Command::RepairHelper(args) => repair_helper::repair_helper(&args),
         Command::ConfinedAttempt { what } => attempt::attempt(what),
         Command::Doctor { json } => doctor::doctor(json),
     };
