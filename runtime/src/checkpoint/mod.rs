@@ -7,6 +7,7 @@
 //! Sockets whose descriptors live on are in [`crate::sock`]. What carries them over when they do not: TCP by the kernel's repair
 //! mode ([`repair`], [`rebuild`]), datagram sockets and listeners opened anew ([`datagram`]), and the lock that keeps the kernel from telling peers that nobody is there ([`lock`]).
 
+pub mod carried;
 pub mod contents;
 pub mod datagram;
 mod error;

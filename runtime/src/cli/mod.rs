@@ -6,6 +6,7 @@ mod conntrack;
 mod doctor;
 mod drops;
 mod exec;
+mod helper;
 mod inspect;
 mod lifecycle;
 mod list;

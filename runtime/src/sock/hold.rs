@@ -14,7 +14,7 @@ use crate::sys::{socket, tcp::CLOSE};
 use hibernet_netstack::edge::{Ready, SockId, Token, TokenKind};
 use hibernet_netstack::tuple::Endpoint;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -31,6 +31,38 @@ pub struct SocketsState {
     pub notices: Vec<Notice>,
     /// Counters.
     pub stats: SocketStats,
+}
+
+impl SocketsState {
+    /// All sockets with their kind.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (SockId, &SocketKind)> {
+        (0..).zip(&self.slots).filter_map(|(i, s)| Some((s.id(i), &s.socket.as_ref()?.kind)))
+    }
+
+    /// Datagrams that were taken out of sockets and not handed out.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (SockId, &[QueuedDatagram])> {
+        self.kinds().filter_map(|(id, kind)| match kind {
+            SocketKind::Udp(u) if !u.waiting.is_empty() => Some((id, &u.waiting[..])),
+            _ => None,
+        })
+    }
+
+    /// Adds datagrams that were taken out of sockets behind those that wait already.
+    pub(crate) fn set_waiting(&mut self, mut taken: HashMap<SockId, Vec<QueuedDatagram>>) {
+        for (i, slot) in (0..).zip(&mut self.slots) {
+            let id = slot.id(i);
+            if let Some(SocketState { kind: SocketKind::Udp(u), .. }) = &mut slot.socket {
+                u.waiting.extend(taken.remove(&id).into_iter().flatten());
+            }
+        }
+    }
+}
+
+impl SlotState {
+    /// The handle of the socket in it.
+    fn id(&self, index: u32) -> SockId {
+        SockId(u32::from(self.generation) << INDEX_BITS | index)
+    }
 }
 
 /// A slot. Without a socket it is free.

@@ -116,6 +116,11 @@ impl Helper {
         }
     }
 
+    /// The connection, for another process that cannot make one.
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket
+    }
+
     /// From a connection that was made elsewhere: a confined worker cannot make one.
     pub fn from_socket(socket: OwnedFd) -> Helper {
         Helper { socket }

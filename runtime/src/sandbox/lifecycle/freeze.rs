@@ -49,10 +49,10 @@ pub(super) struct Upgrade {
 
 impl Network {
     /// A client asks for an image.
-    pub(super) fn checkpoint(&mut self, client: ClientId, mut how: Prepare, image: OwnedFd) -> Result<(), Failure> {
+    pub(super) fn checkpoint(&mut self, client: ClientId, mut how: Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
         how.name = self.kit.plan.name.clone().unwrap_or_default();
         let mode = how.mode;
-        self.freeze(Freezing { client, mode, stage: Stage::Writing, report: None, upgrade: None }, how, &image)
+        self.freeze(Freezing { client, mode, stage: Stage::Writing, report: None, upgrade: None }, how, fds)
     }
 
     /// A client asks for another worker, of this program.
@@ -74,11 +74,12 @@ impl Network {
         };
         let upgrade = Upgrade { program, image, since: Instant::now() };
         let freezing = Freezing { client, mode: Mode::Hold, stage: Stage::Writing, report: None, upgrade: Some(upgrade) };
-        self.freeze(freezing, Prepare { live: true, ..Prepare::default() }, &written)
+        self.freeze(freezing, Prepare { live: true, ..Prepare::default() }, &[written])
     }
 
-    fn freeze(&mut self, freezing: Freezing, how: Prepare, image: &OwnedFd) -> Result<(), Failure> {
-        self.begin(Task::Freeze(freezing), &ToWorker::Prepare(how), &[image.as_fd()])
+    fn freeze(&mut self, freezing: Freezing, how: Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.begin(Task::Freeze(freezing), &ToWorker::Prepare(how), &fds)
     }
 
     /// The client says that the image is safe.
@@ -182,7 +183,14 @@ impl Network {
         match f.upgrade {
             Some(upgrade) => self.replace(f.client, upgrade, held),
             None => {
-                let held = if f.mode == Mode::Drop { Held::default() } else { held };
+                let held = match f.mode {
+                    Mode::Hold | Mode::GoOn => held,
+                    // Sockets in repair mode end without a word all the same.
+                    Mode::Repair | Mode::Drop => {
+                        held.reset_on_close();
+                        Held::default()
+                    }
+                };
                 self.sleep(held, f.report.as_ref().map_or_else(String::new, |r| r.generation.clone()));
                 self.answer(f.client, &f.report);
             }

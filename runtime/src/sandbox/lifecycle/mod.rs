@@ -17,6 +17,7 @@ use super::worker_process::{FromWorker, ToWorker, WorkerProcess};
 use crate::control::lifecycle::{Changed, Request, State, Tiers};
 use crate::control::protocol::ProblemKind;
 use crate::control::registry::Registration;
+use crate::worker::Mode;
 use freeze::Freezing;
 use holder::Holder;
 use rustix::event::{PollFd, PollFlags};
@@ -149,7 +150,12 @@ impl Network {
                 return Ok(());
             }
         };
-        let wanted = usize::from(matches!(request, Request::Checkpoint { .. } | Request::Restore(_) | Request::Upgrade));
+        let wanted = match &request {
+            Request::Checkpoint { how } => 1 + usize::from(how.mode == Mode::Repair),
+            Request::Restore(how) => 1 + usize::from(how.helper),
+            Request::Upgrade => 1,
+            _ => 0,
+        };
         if fds.len() != wanted {
             self.refuse(client, ProblemKind::Request, format!("this request brings {wanted} descriptors, not {}", fds.len()));
             return Ok(());
@@ -162,8 +168,8 @@ impl Network {
             return Ok(());
         }
         if let Request::Restore(how) = request {
-            let image = fds.swap_remove(0);
-            self.restore(client, &how, image);
+            let helper = if how.helper { fds.pop() } else { None };
+            self.restore(client, &how, fds.swap_remove(0), helper);
             return Ok(());
         }
         if self.state == State::Asleep {
@@ -181,7 +187,7 @@ impl Network {
             Request::Pause => self.begin(Task::Pause(client), &ToWorker::Pause, &[])?,
             Request::Resume => self.begin(Task::Resume(client), &ToWorker::Resume, &[])?,
             Request::Tiers { mode } => self.begin(Task::Tiers(client), &ToWorker::Tiers(mode), &[])?,
-            Request::Checkpoint { how } => self.checkpoint(client, how, fds.swap_remove(0))?,
+            Request::Checkpoint { how } => self.checkpoint(client, how, &fds)?,
             Request::Upgrade => self.upgrade(client, fds.swap_remove(0))?,
             Request::Commit | Request::Restore(_) => {}
         }

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 impl Network {
     /// A client brings an image.
-    pub(super) fn restore(&mut self, client: ClientId, how: &Restore, image: OwnedFd) {
+    pub(super) fn restore(&mut self, client: ClientId, how: &Restore, image: OwnedFd, helper: Option<OwnedFd>) {
         if self.state != State::Asleep {
             let why = "its network is not asleep; `hibernet checkpoint` puts it to sleep";
             return self.refuse(client, ProblemKind::State, why.into());
@@ -31,7 +31,7 @@ impl Network {
         let done = done.and_then(|held| {
             self.kit.plan.rules = rules;
             let program = self.kit.program.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot start a worker", e))?;
-            self.start(program.as_fd(), Thaw { image, held, policy: how.policy.clone() })
+            self.start(program.as_fd(), Thaw { image, held, policy: how.policy.clone(), helper })
         });
         match done {
             Ok(report) => {
@@ -60,6 +60,7 @@ impl Network {
                 image: image.try_clone().map_err(fail)?,
                 held: held.try_clone().map_err(fail)?,
                 policy: RestorePolicy { expected: held.generation, ..RestorePolicy::default() },
+                helper: None,
             };
             network.start(program, thaw)
         };

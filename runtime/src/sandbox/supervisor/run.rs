@@ -49,7 +49,9 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
 fn thaw_of(request: &RunRequest) -> Result<Option<Thaw>, Failure> {
     let thaw = |t: &super::Thawing| {
         let image = t.image.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the image over", e))?;
-        Ok(Thaw { image: image.into(), held: Held::default(), policy: t.policy.clone() })
+        let helper = t.helper.as_ref().map(OwnedFd::try_clone).transpose();
+        let helper = helper.map_err(|e| Failure::os(Status::Resources, "cannot hand a connection over", e))?;
+        Ok(Thaw { image: image.into(), held: Held::default(), policy: t.policy.clone(), helper })
     };
     request.thaw.as_ref().map(thaw).transpose()
 }
