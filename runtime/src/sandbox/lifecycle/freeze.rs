@@ -5,7 +5,8 @@ use super::server::ClientId;
 use super::{Network, Task};
 use crate::checkpoint::Held;
 use crate::checkpoint::report::FreezeReport;
-use crate::control::lifecycle::{Event, State};
+use crate::checkpoint::news::Watched;
+use crate::control::lifecycle::{Event, State, WakeExec};
 use crate::control::protocol::ProblemKind;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::worker_process::{FromWorker, ToWorker};
@@ -22,6 +23,8 @@ pub(super) struct Freezing {
     report: Option<FreezeReport>,
     /// It is for another worker to go on at once.
     upgrade: Option<Upgrade>,
+    /// What wakes the network.
+    wake: Option<WakeExec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +52,21 @@ pub(super) struct Upgrade {
 
 impl Network {
     /// A client asks for an image.
-    pub(super) fn checkpoint(&mut self, client: ClientId, mut how: Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
+    pub(super) fn checkpoint(
+        &mut self,
+        client: ClientId,
+        mut how: Prepare,
+        wake: Option<WakeExec>,
+        fds: &[OwnedFd],
+    ) -> Result<(), Failure> {
+        if wake.is_some() && how.mode != Mode::Hold {
+            let why = "only a network that sleeps with its sockets held is woken";
+            self.refuse(client, ProblemKind::Request, why.into());
+            return Ok(());
+        }
         how.name = self.kit.plan.name.clone().unwrap_or_default();
         let mode = how.mode;
-        self.freeze(Freezing { client, mode, stage: Stage::Writing, report: None, upgrade: None }, how, fds)
+        self.freeze(Freezing { client, mode, stage: Stage::Writing, report: None, upgrade: None, wake }, how, fds)
     }
 
     /// A client asks for another worker, of this program.
@@ -73,7 +87,8 @@ impl Network {
             }
         };
         let upgrade = Upgrade { program, image, since: Instant::now() };
-        let freezing = Freezing { client, mode: Mode::Hold, stage: Stage::Writing, report: None, upgrade: Some(upgrade) };
+        let freezing =
+            Freezing { client, mode: Mode::Hold, stage: Stage::Writing, report: None, upgrade: Some(upgrade), wake: None };
         self.freeze(freezing, Prepare { live: true, ..Prepare::default() }, &[written])
     }
 
@@ -107,7 +122,7 @@ impl Network {
         self.tell(&ToWorker::Abort)
     }
 
-    fn tell(&self, message: &ToWorker) -> Result<(), Failure> {
+    pub(super) fn tell(&self, message: &ToWorker) -> Result<(), Failure> {
         self.worker.as_ref().map_or(Ok(()), |w| w.tell(message, &[]))
     }
 
@@ -153,9 +168,9 @@ impl Network {
                 self.refuse(client, ProblemKind::State, "the checkpoint was given up; its network goes on".into());
                 return Ok(());
             }
-            FromWorker::Committed(handed) => {
+            FromWorker::Committed(handed, watched) => {
                 let held = handed.take(fds)?;
-                return self.handed_over(f, held);
+                return self.handed_over(f, held, watched);
             }
             m => {
                 return Err(Failure::new(
@@ -169,19 +184,20 @@ impl Network {
     }
 
     /// Holds the sockets, and has the guest's kernel be patient.
-    pub(super) fn sleep(&mut self, held: Held, generation: String) {
-        self.holder = Some(Holder::new(held, generation));
+    pub(super) fn sleep(&mut self, held: Held, watched: Vec<Watched>, generation: String, wake: Option<WakeExec>) {
+        self.holder = Some(Holder::new(held, watched, generation, wake));
+        self.fell_asleep();
         if let Err(e) = self.retries.raise() {
             complain(format_args!("warning: the sandbox's kernel gives its connections up sooner while its network sleeps: {e}"));
         }
     }
 
     /// The worker has nothing any more, and ends.
-    fn handed_over(&mut self, f: Freezing, held: Held) -> Result<(), Failure> {
+    fn handed_over(&mut self, f: Freezing, held: Held, watched: Vec<Watched>) -> Result<(), Failure> {
         let old = self.worker.take();
         self.state = State::Asleep;
         match f.upgrade {
-            Some(upgrade) => self.replace(f.client, upgrade, held),
+            Some(upgrade) => self.replace(f.client, upgrade, held, watched),
             None => {
                 let held = match f.mode {
                     Mode::Hold | Mode::GoOn => held,
@@ -191,7 +207,8 @@ impl Network {
                         Held::default()
                     }
                 };
-                self.sleep(held, f.report.as_ref().map_or_else(String::new, |r| r.generation.clone()));
+                let generation = f.report.as_ref().map_or_else(String::new, |r| r.generation.clone());
+                self.sleep(held, watched, generation, f.wake);
                 self.answer(f.client, &f.report);
             }
         }

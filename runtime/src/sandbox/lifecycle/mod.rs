@@ -6,11 +6,15 @@ mod holder;
 mod kit;
 mod server;
 mod thaw;
+mod waiting;
+mod wake;
+mod watch;
 
 pub(crate) use kit::Kit;
 pub(crate) use server::Server;
 
 use super::channel::Heard;
+use super::child::Inherited;
 use super::failure::{Failure, Status, complain};
 use super::retries::Retries;
 use super::worker_process::{FromWorker, ToWorker, WorkerProcess};
@@ -25,7 +29,8 @@ use rustix::process::Pid;
 use server::{ClientId, Line};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use waiting::Waiting;
 
 /// A sandbox's network, and who asks for something that concerns it.
 #[derive(Debug)]
@@ -43,6 +48,10 @@ pub(crate) struct Network {
     holder: Option<Holder>,
     /// How often the guest's kernel tries again.
     retries: Retries,
+    /// Clients that wait for something to happen.
+    waiting: Waiting,
+    /// What commands get that are run to wake it.
+    inherited: Inherited,
 }
 
 /// What is being done. One at a time: what is asked for meanwhile is refused.
@@ -56,9 +65,25 @@ enum Task {
 
 impl Network {
     /// Of a worker that has just started to serve.
-    pub(crate) fn new(worker: WorkerProcess, server: Option<Server>, kit: Kit, retries: Retries) -> Network {
-        let state = State::Running;
-        Network { worker: Some(worker), silent: false, state, server, task: None, kit, holder: None, retries }
+    pub(crate) fn new(
+        worker: WorkerProcess,
+        server: Option<Server>,
+        kit: Kit,
+        retries: Retries,
+        inherited: Inherited,
+    ) -> Network {
+        Network {
+            worker: Some(worker),
+            silent: false,
+            state: State::Running,
+            server,
+            task: None,
+            kit,
+            holder: None,
+            retries,
+            waiting: Waiting::default(),
+            inherited,
+        }
     }
 
     /// Process id of the worker, if there is one.
@@ -94,6 +119,7 @@ impl Network {
         if let Some(w) = self.worker.as_ref().filter(|_| !self.silent) {
             out.push(PollFd::from_borrowed_fd(w.channel(), PollFlags::IN));
         }
+        out.extend(self.holder.as_ref().and_then(Holder::fd).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         if let Some(s) = &self.server {
             s.poll_fds(out);
         }
@@ -111,6 +137,8 @@ impl Network {
     /// If the worker does not behave; it must be ended.
     pub(crate) fn turn(&mut self, registration: Option<&mut Registration>) -> Result<(), Failure> {
         let before = (self.state, self.worker());
+        // Of a sleep that everybody knows of: what began in this turn is looked at in the next.
+        self.hear_news();
         while let Some(w) = self.worker.as_ref().filter(|_| !self.silent) {
             match w.hear()? {
                 Heard::Message(m, fds) => self.heard(m, fds)?,
@@ -122,6 +150,7 @@ impl Network {
             self.asked(line)?;
         }
         self.give_up_if_left()?;
+        self.forget_who_left()?;
         if (self.state, self.worker()) != before {
             self.enter(registration);
         }
@@ -151,7 +180,7 @@ impl Network {
             }
         };
         let wanted = match &request {
-            Request::Checkpoint { how } => 1 + usize::from(how.mode == Mode::Repair),
+            Request::Checkpoint { how, .. } => 1 + usize::from(how.mode == Mode::Repair),
             Request::Restore(how) => 1 + usize::from(how.helper),
             Request::Upgrade => 1,
             _ => 0,
@@ -160,10 +189,15 @@ impl Network {
             self.refuse(client, ProblemKind::Request, format!("this request brings {wanted} descriptors, not {}", fds.len()));
             return Ok(());
         }
-        if let Request::Commit = request {
-            return self.commit(client);
+        match request {
+            Request::Commit => return self.commit(client),
+            Request::Wait { event } => {
+                self.wait(client, event);
+                return Ok(());
+            }
+            _ => {}
         }
-        if self.task.is_some() {
+        if self.task.is_some() && !matches!(request, Request::Idle { .. }) {
             self.refuse(client, ProblemKind::Busy, "another request is being carried out; try again".into());
             return Ok(());
         }
@@ -187,9 +221,10 @@ impl Network {
             Request::Pause => self.begin(Task::Pause(client), &ToWorker::Pause, &[])?,
             Request::Resume => self.begin(Task::Resume(client), &ToWorker::Resume, &[])?,
             Request::Tiers { mode } => self.begin(Task::Tiers(client), &ToWorker::Tiers(mode), &[])?,
-            Request::Checkpoint { how } => self.checkpoint(client, how, &fds)?,
+            Request::Checkpoint { how, wake } => self.checkpoint(client, how, wake, &fds)?,
             Request::Upgrade => self.upgrade(client, fds.swap_remove(0))?,
-            Request::Commit | Request::Restore(_) => {}
+            Request::Idle { after_ns } => self.wait_idle(client, Duration::from_nanos(after_ns))?,
+            Request::Commit | Request::Restore(_) | Request::Wait { .. } => {}
         }
         Ok(())
     }
@@ -203,6 +238,9 @@ impl Network {
     }
 
     fn heard(&mut self, message: FromWorker, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        if let FromWorker::Idle(idle) = message {
+            return self.heard_idle(idle);
+        }
         match (message, self.task.take()) {
             (FromWorker::Paused, Some(Task::Pause(client))) => {
                 self.state = State::Paused;

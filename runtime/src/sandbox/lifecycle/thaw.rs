@@ -4,6 +4,7 @@ use super::Network;
 use super::freeze::Upgrade;
 use super::server::ClientId;
 use crate::checkpoint::Held;
+use crate::checkpoint::news::Watched;
 use crate::checkpoint::report::{ThawReport, generation_text};
 use crate::control::lifecycle::{Restore, State, Upgraded};
 use crate::control::protocol::ProblemKind;
@@ -51,7 +52,7 @@ impl Network {
     }
 
     /// Another worker goes on at once; if it cannot, one like the last.
-    pub(super) fn replace(&mut self, client: ClientId, upgrade: Upgrade, held: Held) {
+    pub(super) fn replace(&mut self, client: ClientId, upgrade: Upgrade, held: Held, watched: Vec<Watched>) {
         self.kit.plan.rules = RulesSetup { recheck: self.kit.plan.rules.recheck, ..RulesSetup::default() };
         let Upgrade { program, image, since } = upgrade;
         let begin = |network: &mut Self, program: BorrowedFd<'_>| {
@@ -77,7 +78,7 @@ impl Network {
             Ok(_) => self.refuse(client, ProblemKind::Internal, format!("{why}; the program of before goes on")),
             Err(e) => {
                 let generation = held.generation.as_ref().map_or_else(String::new, generation_text);
-                self.sleep(held, generation);
+                self.sleep(held, watched, generation, None);
                 self.refuse(
                     client,
                     ProblemKind::Internal,
@@ -94,6 +95,7 @@ impl Network {
             report.ok_or_else(|| Failure::new(Status::Internal, "the network worker does not say what became of its flows"))?;
         self.worker = Some(worker);
         (self.silent, self.state) = (false, State::Running);
+        self.ask_idle_anew()?;
         Ok(report)
     }
 }

@@ -22,7 +22,8 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
     let given = Given { end, link, host, control: base.control.take().map(Into::into), thaw: None };
     let kit = Kit::of(plan, &base.program, &given)?;
     let (worker, _) = WorkerProcess::start(base.program.as_fd(), plan, given)?;
-    let mut network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit, Retries::default());
+    let server = base.lifecycle.take().map(Server::new).transpose()?;
+    let mut network = Network::new(worker, server, kit, Retries::default(), base.inherited);
     unconfigured.configure()?;
     if let Some(r) = &mut base.registration {
         let pid = network.worker().map_or(0, |p| p.as_raw_nonzero().get());
@@ -44,7 +45,9 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
             return Ok(0);
         }
         while let Some((pid, status)) = next_child()? {
-            if Some(pid) == network.worker() && !status.stopped() {
+            if Some(pid) != network.worker() && !status.stopped() {
+                network.child_has_ended(pid, status);
+            } else if !status.stopped() {
                 network.worker_has_ended();
                 network.turn(base.registration.as_mut())?;
                 if Some(pid) != network.worker() {

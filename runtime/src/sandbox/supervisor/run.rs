@@ -27,7 +27,7 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
     if let (Some(t), Some(report)) = (&request.thaw, &thawed) {
         (t.told)(report);
     }
-    let network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit, retries);
+    let network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit, retries, base.inherited);
     if let Some(r) = &mut base.registration {
         let ns = [&namespaces.user, &namespaces.mount, &namespaces.net].map(AsRawFd::as_raw_fd);
         let pid = network.worker().map_or(0, |p| p.as_raw_nonzero().get());
@@ -132,6 +132,8 @@ impl Running {
             self.child.ended();
         } else if Some(pid) == self.network.worker() {
             self.network.worker_has_ended();
+        } else {
+            self.network.child_has_ended(pid, status);
         }
     }
 

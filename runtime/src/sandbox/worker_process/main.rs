@@ -3,6 +3,7 @@
 use super::messages::{FromWorker, Handed, Parts, Thaw, ToWorker};
 use super::writer::{Writer, Written};
 use crate::checkpoint::helper::Helper;
+use crate::checkpoint::news::Watched;
 use crate::checkpoint::{CheckpointError, known};
 use crate::link::Link;
 use crate::link::pcap::PcapLink;
@@ -197,6 +198,9 @@ impl Served<'_> {
             if self.waiting.is_some() && self.worker()?.is_copied() {
                 self.freeze()?;
             }
+            if let Some(idle) = self.worker()?.take_idle() {
+                self.channel.send(&FromWorker::Idle(idle), &[])?;
+            }
             if self.told.take() && !self.listen()? {
                 return Ok(());
             }
@@ -237,6 +241,10 @@ impl Served<'_> {
             ToWorker::Resume => {
                 self.worker()?.resume();
                 FromWorker::Resumed
+            }
+            ToWorker::Idle(after) => {
+                self.worker()?.await_idle(after);
+                return Ok(());
             }
             ToWorker::Tiers(mode) => FromWorker::Tiers(self.worker()?.tiers(mode)),
             ToWorker::Prepare(how) => {
@@ -298,9 +306,10 @@ impl Served<'_> {
         let Ok(Subscriber::Network(worker)) = self.events.remove_subscriber(self.id) else {
             return Err(loop_failed("the worker is not in it"));
         };
+        let watched = Watched::of(worker.stack());
         let held = worker.commit(prepared.token).map_err(|(_, e)| loop_failed(e))?;
         let (handed, fds) = Handed::of(&held);
-        self.channel.send(&FromWorker::Committed(Box::new(handed)), &fds)
+        self.channel.send(&FromWorker::Committed(Box::new(handed), watched), &fds)
     }
 }
 

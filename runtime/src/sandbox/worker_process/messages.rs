@@ -1,6 +1,7 @@
 //! What supervisor and worker say to each other, and how a worker gets what it works with.
 
 use crate::checkpoint::Held;
+use crate::checkpoint::news::Watched;
 use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
 use crate::control::protocol::Recheck;
 use crate::control::rules;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// From the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +39,8 @@ pub(crate) enum ToWorker {
     Prepare(Prepare),
     /// Hand the sockets out, answered by [`FromWorker::Committed`], and end.
     Commit,
+    /// Say [`FromWorker::Idle`] once, when nothing has moved for so long; or do not any more.
+    Idle(Option<Duration>),
     /// Go on as if nothing had happened; answered by [`FromWorker::Aborted`].
     Abort,
 }
@@ -65,8 +69,10 @@ pub(crate) enum FromWorker {
     Progress(u64, u64),
     /// All is written, or why not.
     Written(Result<u64, String>),
-    /// Its sockets, which come along in this order, are the supervisor's from now on.
-    Committed(Box<Handed>),
+    /// Its sockets, which come along in this order, are the supervisor's from now on; and what they are.
+    Committed(Box<Handed>, Vec<Watched>),
+    /// Nothing is under way, and nothing has moved for so long.
+    Idle(Duration),
     /// It goes on.
     Aborted,
     /// It goes on where another one stood; said before [`FromWorker::Ready`].
