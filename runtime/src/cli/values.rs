@@ -126,10 +126,7 @@ pub fn duration(s: &str) -> Result<Duration, String> {
         _ => return Err("the unit of a time is ms, s, m or h".into()),
     };
     let number: f64 = number.parse().map_err(|_| "a time such as 30s is expected")?;
-    Duration::try_from_secs_f64(number * unit)
-        .ok()
-        .filter(|d| *d <= MAX_DURATION)
-        .ok_or_else(|| "longer than a year".into())
+    Duration::try_from_secs_f64(number * unit).ok().filter(|d| *d <= MAX_DURATION).ok_or_else(|| "longer than a year".into())
 }
 
 /// Name of a sandbox: what is safe as a file name and on a command line.
