@@ -94,7 +94,7 @@ impl Network {
 
     fn freeze(&mut self, freezing: Freezing, how: Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.begin(Task::Freeze(freezing), &ToWorker::Prepare(how), &fds)
+        self.begin(Task::Freeze(Box::new(freezing)), &ToWorker::Prepare(how), &fds)
     }
 
     /// The client says that the image is safe.
@@ -127,7 +127,7 @@ impl Network {
     }
 
     /// What the worker says in the course of a checkpoint.
-    pub(super) fn freezing(&mut self, mut f: Freezing, message: FromWorker, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    pub(super) fn freezing(&mut self, mut f: Box<Freezing>, message: FromWorker, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let (client, giving_up) = (f.client, f.stage == Stage::GivingUp);
         match message {
             FromWorker::NotPrepared { why, require } => {
@@ -170,7 +170,7 @@ impl Network {
             }
             FromWorker::Committed(handed, watched) => {
                 let held = handed.take(fds)?;
-                return self.handed_over(f, held, watched);
+                return self.handed_over(*f, held, watched);
             }
             m => {
                 return Err(Failure::new(

@@ -60,7 +60,7 @@ enum Task {
     Pause(ClientId),
     Resume(ClientId),
     Tiers(ClientId),
-    Freeze(Freezing),
+    Freeze(Box<Freezing>),
 }
 
 impl Network {
@@ -191,13 +191,14 @@ impl Network {
         }
         match request {
             Request::Commit => return self.commit(client),
+            Request::Idle { after_ns } => return self.wait_idle(client, Duration::from_nanos(after_ns)),
             Request::Wait { event } => {
                 self.wait(client, event);
                 return Ok(());
             }
             _ => {}
         }
-        if self.task.is_some() && !matches!(request, Request::Idle { .. }) {
+        if self.task.is_some() {
             self.refuse(client, ProblemKind::Busy, "another request is being carried out; try again".into());
             return Ok(());
         }
@@ -223,8 +224,7 @@ impl Network {
             Request::Tiers { mode } => self.begin(Task::Tiers(client), &ToWorker::Tiers(mode), &[])?,
             Request::Checkpoint { how, wake } => self.checkpoint(client, how, wake, &fds)?,
             Request::Upgrade => self.upgrade(client, fds.swap_remove(0))?,
-            Request::Idle { after_ns } => self.wait_idle(client, Duration::from_nanos(after_ns))?,
-            Request::Commit | Request::Restore(_) | Request::Wait { .. } => {}
+            Request::Commit | Request::Restore(_) | Request::Wait { .. } | Request::Idle { .. } => {}
         }
         Ok(())
     }
