@@ -101,6 +101,9 @@ impl<'a> World<'a> {
 fn a_thousand_held_connections_and_the_first_byte() {
     const N: usize = 1000;
     let Some(lab) = Lab::new(&["python3", "ss"]) else { return };
+    let load = std::fs::read_to_string("/proc/loadavg").expect("the load");
+    let load: f64 = load.split(' ').next().and_then(|l| l.parse().ok()).expect("a number");
+    let busy = load >= std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let w = World::new(&lab, N, &[]);
     let before = w.status("VmRSS:");
     let command = format!("echo ran 0 >server; {} restore \"$HIBERNET_IMAGE\" >/dev/null", lab.binary());
@@ -109,7 +112,9 @@ fn a_thousand_held_connections_and_the_first_byte() {
         w.sleep(&["--wake-exec", &command]);
         if turn == 0 {
             let asleep = w.status("VmRSS:");
-            eprintln!("{before} KiB resident awake, {asleep} KiB with {N} connections held");
+            let own = w.status("RssAnon:");
+            eprintln!("{before} KiB resident awake, {asleep} KiB with {N} connections held, {own} of them memory of its own");
+            assert!(own < 4 << 10, "{own} KiB of its own with {N} connections held");
             assert!(asleep < before + (4 << 10), "{before} KiB resident awake, {asleep} KiB with {N} connections held");
             assert_eq!(w.kept_alive(), N);
             // The server asks every second whether the clients are there.
@@ -137,9 +142,8 @@ fn a_thousand_held_connections_and_the_first_byte() {
     waits.sort_unstable();
     bare.sort_unstable();
     eprintln!("from the byte to what the command does first: {waits:?} us; a shell alone takes {bare:?} us");
-    // Where others use the machine, a shell alone may take longer.
-    let (wait, limit) = (waits[waits.len() / 2], 5000.max(2 * bare[bare.len() / 2]));
-    assert!(wait < limit, "{waits:?} us from the byte to the command; {bare:?} us for a shell alone");
+    // Where no processor is to spare, most of that is waiting for one: only the quickest tells something.
+    assert!(waits[if busy { 0 } else { waits.len() / 2 }] < 5000, "{waits:?} us from the byte to the command; busy: {busy}");
     // The others have seen nothing of it, and go on.
     let mut seen: HashMap<String, usize> = HashMap::new();
     for l in w.guest.output().lines().filter(|l| !l.starts_with("open")) {
