@@ -203,15 +203,16 @@ impl Ends {
             }
             events.clear();
             let wait = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait)).or_else(|e| {
-                if e == rustix::io::Errno::INTR { Ok(0) } else { Err(e) }
-            })?;
+            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait))
+                .or_else(|e| if e == rustix::io::Errno::INTR { Ok(0) } else { Err(e) })?;
             for event in &events {
                 let (key, flags) = (event.data.u64(), event.flags);
                 match listener.filter(|_| key == LISTENER) {
-                    Some(l) => while let Ok((stream, _)) = l.accept() {
-                        self.begin(stream, None)?;
-                    },
+                    Some(l) => {
+                        while let Ok((stream, _)) = l.accept() {
+                            self.begin(stream, None)?;
+                        }
+                    }
                     None => self.step(key, flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP), true),
                 }
             }
@@ -254,9 +255,6 @@ impl Ends {
     }
 
     fn read(&mut self, c: &mut Conn) -> io::Result<()> {
-        if !self.may_read || c.fin_received {
-            return Ok(());
-        }
         if c.id.is_none() {
             let mut head = [0; 8];
             let got = match c.stream.read(&mut head[c.head.len()..]) {
@@ -269,6 +267,9 @@ impl Ends {
                 return Err(io::Error::other("ended before its number"));
             }
             c.id = <[u8; 8]>::try_from(&c.head[..]).ok().map(u64::from_le_bytes);
+            return Ok(());
+        }
+        if !self.may_read || c.fin_received {
             return Ok(());
         }
         let got = match c.stream.read(&mut self.buf) {
@@ -328,7 +329,7 @@ impl Ends {
 
     fn watch(&mut self, key: u64, c: &mut Conn) -> io::Result<()> {
         let mut flags = epoll::EventFlags::empty();
-        flags.set(epoll::EventFlags::IN, self.may_read && !c.fin_received);
+        flags.set(epoll::EventFlags::IN, c.id.is_none() || self.may_read && !c.fin_received);
         flags.set(epoll::EventFlags::OUT, self.due(c) > 0);
         if flags != c.watched {
             c.watched = flags;

@@ -90,6 +90,12 @@ impl Streams {
         });
     }
 
+    /// As [`Streams::finish`], however much was sent.
+    #[track_caller]
+    pub fn end(self) {
+        self.finish();
+    }
+
     /// Ends it, and checks that both ends are of one mind. Bytes that client and server have sent.
     #[track_caller]
     pub fn finish(mut self) -> [u64; 2] {

@@ -4,3 +4,4 @@
 
 mod kit;
 mod load;
+mod states;
