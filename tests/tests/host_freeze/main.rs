@@ -2,6 +2,10 @@
 //!
 //! Tier of every case here, unless it names another: *hold*, the supervisor keeps the host sockets while the network sleeps.
 
+mod failures;
+mod generations;
 mod kit;
 mod load;
+mod policy;
 mod states;
+mod transfers;
