@@ -150,7 +150,7 @@ fn begin(args: RestoreArgs, file: File, image: &Image<'_>, policy: RestorePolicy
     // That standard output or error is closed is not the new command's business.
     let told: fn(&ThawReport) = match args.json {
         true => |report| drop(print_json(report)),
-        false => |report| outcomes("the network", report).lines().for_each(|l| complain(l)),
+        false => |report| outcomes("the network", report).lines().for_each(complain),
     };
     let running = if args.repair { Some(args.helper.start()?) } else { None };
     let helper = running.as_ref().map(|h| h.socket().try_clone_to_owned()).transpose();
