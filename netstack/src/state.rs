@@ -174,6 +174,7 @@ impl Stack {
         if let Some(position) = position {
             router.rng = Rng::at(seed, position);
         }
+        router.schedule_reaper();
         Ok(stack)
     }
 

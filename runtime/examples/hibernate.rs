@@ -75,7 +75,7 @@ fn network(image: &str) -> Done<()> {
             let held = Held::receive(&vmm, soon())?;
             // The token came with the sockets; a VMM keeps it with its memory image.
             let policy = RestorePolicy { expected: held.generation, ..RestorePolicy::default() };
-            let (worker, report) = Worker::restore(setup(config_of(&image)?), &image, held, &policy)?;
+            let (worker, report) = Worker::restore(setup(config_of(&image)?), &image, held, &policy, None)?;
             report.flows.iter().for_each(|f| eprintln!("{}: {}", f.flow, f.outcome));
             worker
         }
@@ -93,7 +93,7 @@ fn network(image: &str) -> Done<()> {
     }
     rustix::net::recv(&vmm, &mut [0; 16][..], rustix::net::RecvFlags::empty())?;
     let Subscriber::Network(mut worker) = events.remove_subscriber(network)? else { unreachable!() };
-    let prepared = worker.prepare(&Prepare::default())?;
+    let prepared = worker.prepare(&Prepare::default(), None)?;
     prepared.contents.write_to(&mut File::create(image)?, &mut |_, _| ControlFlow::Continue(()))?;
     eprintln!("frozen within {} us", prepared.report.times.total_ns() / 1000);
     // Until here `abort` would have let it go on. From here on the VMM holds the connections.

@@ -7,6 +7,7 @@
 //! - [`wire`]: frames built and taken apart by code that shares nothing with the stack's own, so that a mistake in either shows.
 //! - [`Pair`]: a client and a server with a stack between them that routes and filters.
 //! - [`TcpGuest`]: a guest's TCP, segment by segment, for packet-trace tests.
+//! - [`image`]: a stack into an image, and out of one.
 //! - [`lab`]: network namespaces for suites with real programs and the kernel, through the `hibernet` command.
 //! - [`netfilter`]: the kernel's netfilter beside ours, the same frames through both.
 //! - [`stream`]: streams of which every byte tells where it belongs.
@@ -16,6 +17,7 @@
 
 mod edge;
 pub mod host;
+pub mod image;
 pub mod lab;
 mod link;
 pub mod netfilter;
@@ -34,4 +36,4 @@ pub use pair::{Out, Pair, Probe};
 pub use payload::{PayloadPool, SlotKind};
 pub use rand::SplitMix;
 pub use tcp_guest::TcpGuest;
-pub use world::World;
+pub use world::{Boundary, World};

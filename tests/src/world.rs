@@ -16,6 +16,12 @@ use std::collections::VecDeque;
 /// Calls into the stack that one settling may take before the driver calls it a livelock.
 const MAX_STEPS: u64 = 200_000;
 
+/// Is called where a run may be cut: between two calls into the stack, after each [`Stack::flush`] with which a batch of calls ends.
+pub trait Boundary: core::fmt::Debug {
+    /// The stack may be looked at, or replaced by one that goes on in its place. Returns whether it has to be flushed again.
+    fn flushed(&mut self, now: Time, stack: &mut Stack, edge: &mut FakeEdge) -> bool;
+}
+
 /// A stack in a made-up world.
 ///
 /// A test injects frames and moves peers, lets the world [settle](World::settle) or [run](World::run) for a time, and
@@ -32,6 +38,12 @@ pub struct World {
     pub far: VecDeque<(Time, Vec<u8>)>,
     /// Calls into the stack so far.
     pub steps: u64,
+    /// Events of sockets that were handed to the stack so far.
+    pub events: u64,
+    /// What is done at each boundary, if anything.
+    pub boundary: Option<Box<dyn Boundary>>,
+    /// Calls when the last batch had ended; less if its flush left work.
+    flushed: u64,
     now: Time,
 }
 
@@ -81,7 +93,7 @@ impl World {
         let mut edge = FakeEdge::default();
         let now = Time::from_millis(1000);
         edge.host.advance(now);
-        World { stack, edge, inbox: VecDeque::new(), far: VecDeque::new(), steps: 0, now }
+        World { stack, edge, inbox: VecDeque::new(), far: VecDeque::new(), steps: 0, events: 0, boundary: None, flushed: 0, now }
     }
 
     /// Virtual time.
@@ -187,6 +199,7 @@ impl World {
             let mut worked = false;
             while let Some((token, ready)) = self.edge.host.next_event() {
                 worked = true;
+                self.events += 1;
                 self.stack.socket_ready(self.now, token, ready, &mut self.edge);
                 self.after_call();
                 assert!(self.steps - first < MAX_STEPS, "livelock: events without end at {:?}", self.now);
@@ -196,8 +209,7 @@ impl World {
                 self.stack.tick(self.now, &mut self.edge);
                 self.after_call();
             }
-            worked |= self.stack.flush(self.now, &mut self.edge);
-            self.after_call();
+            worked |= self.flush();
             if !worked && !self.edge.host.has_events() && self.edge.host.next_deadline().is_none_or(|d| d > self.now) {
                 break;
             }
@@ -206,9 +218,16 @@ impl World {
     }
 
     /// Ends a batch of calls without a look at what else there is: a wake-up of the worker's for the link alone.
-    pub fn flush(&mut self) {
-        self.stack.flush(self.now, &mut self.edge);
+    /// Whether the stack has more to do at once.
+    pub fn flush(&mut self) -> bool {
+        let called = self.steps > self.flushed;
+        let mut more = self.stack.flush(self.now, &mut self.edge);
         self.after_call();
+        self.flushed = if more { self.steps - 1 } else { self.steps };
+        if let Some(boundary) = self.boundary.as_mut().filter(|_| called) {
+            more |= boundary.flushed(self.now, &mut self.stack, &mut self.edge);
+        }
+        more
     }
 
     /// When something happens by itself next.

@@ -1,5 +1,6 @@
 //! What a worker's image contains, and in which sections.
 
+use super::carried::Carried;
 use crate::sock::SocketsState;
 use hibernet_netstack::conntrack::image::{self as ct, Family};
 use hibernet_netstack::conntrack::{Conntrack, CtConfig};
@@ -62,6 +63,8 @@ pub struct Contents {
     pub connections: ct::Image,
     /// The host sockets.
     pub sockets: SocketsState,
+    /// Those of them that nobody will hold.
+    pub carried: Carried,
 }
 
 impl Contents {
@@ -74,6 +77,8 @@ impl Contents {
         image.state(SectionFlags::OPTIONAL, 1, &self.origin)?;
         self.stack.add_to(&mut image)?;
         image.state(SectionFlags::REQUIRED, self.sockets.slots.len() as u64, &self.sockets)?;
+        let carried = self.carried.tcp.len() + self.carried.datagram.len() + self.carried.listeners.len();
+        image.state(SectionFlags::OPTIONAL, carried as u64, &self.carried)?;
         image.state(SectionFlags::REQUIRED, 1, self.connections.head())?;
         for (kind, family) in [(kind::CONNECTIONS, Family::V4), (kind::CONNECTIONS_V6, Family::V6)] {
             let records = self.connections.records(family);
@@ -93,7 +98,7 @@ impl Contents {
 /// What a reader of a worker's image knows.
 pub fn known() -> Vec<Known> {
     let mut known = StackState::known();
-    known.extend([Origin::known(), SocketsState::known(), ct::Head::known()]);
+    known.extend([Origin::known(), SocketsState::known(), Carried::known(), ct::Head::known()]);
     known.extend([kind::CONNECTIONS, kind::CONNECTIONS_V6].map(|k| Known::new(k, RECORDS..=RECORDS)));
     known
 }
@@ -114,6 +119,7 @@ pub fn section_name(kind: SectionKind) -> &'static str {
         kind::CONNECTIONS_V6 => "connections6",
         SOCKETS => "sockets",
         ORIGIN => "origin",
+        Carried::KIND => "carried",
         _ => "unknown",
     }
 }

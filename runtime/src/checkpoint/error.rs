@@ -29,6 +29,14 @@ pub enum CheckpointError {
         /// What is required, in percent.
         require: u8,
     },
+    /// Sockets cannot be carried over without somebody who may switch their repair mode.
+    #[error(
+        "nobody is there who may switch TCP repair on: be root, or start `hibernet repair-helper` as root and name it with --repair-helper"
+    )]
+    NoHelper,
+    /// Sockets cannot be carried over.
+    #[error("host sockets cannot be carried over in the image: {0}")]
+    Carry(String),
     /// Connections were captured by two at a time.
     #[error(transparent)]
     Capture(#[from] CaptureError),

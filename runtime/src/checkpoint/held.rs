@@ -1,6 +1,7 @@
 //! The descriptors of a frozen worker, and handing them to another process.
 
 use crate::sandbox::fds::{self, FdsError};
+use crate::sys::socket;
 use hibernet_netstack::edge::SockId;
 use hibernet_snapshot::GenerationId;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +31,14 @@ impl Held {
         let sockets = self.sockets.into_iter().map(|(_, fd)| fd);
         let listeners = self.tcp_listeners.into_iter().map(|(_, fd)| fd);
         sockets.chain(listeners).chain(self.raw_icmp4).chain(self.raw_icmp6)
+    }
+
+    /// Has peers hear of a reset, not of an end in good order, when the sockets are closed.
+    pub(crate) fn reset_on_close(&self) {
+        for (_, fd) in &self.sockets {
+            // Datagram sockets do not mind.
+            let _ = socket::set_linger_reset(fd.as_fd());
+        }
     }
 
     /// Copies of all.

@@ -5,12 +5,15 @@
 //! one stood.
 //!
 //! Sockets whose descriptors live on are in [`crate::sock`]. What carries them over when they do not: TCP by the kernel's repair
-//! mode ([`repair`], [`rebuild`]), and the lock that keeps the kernel from telling peers that nobody is there ([`lock`]).
+//! mode ([`repair`], [`rebuild`]), datagram sockets and listeners opened anew ([`datagram`]), and the lock that keeps the kernel from telling peers that nobody is there ([`lock`]).
 
+pub mod carried;
 pub mod contents;
+pub mod datagram;
 mod error;
 pub mod file;
 mod held;
+pub mod helper;
 pub mod image;
 pub mod lock;
 pub mod probe;

@@ -16,6 +16,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const CHUNK: usize = 1 << 20;
 /// Pieces are not made smaller than this when the kernel lacks memory.
 const LEAST: usize = 1024;
+/// A queue of this length fits into the smallest buffers that a new connection has.
+const FITS: usize = 4096;
 /// `SO_BUF_LOCK` of asm-generic/socket.h (Linux 5.15).
 const SO_BUF_LOCK: libc::c_int = 72;
 
@@ -209,9 +211,16 @@ fn set_options(fd: BorrowedFd<'_>, image: &TcpSocketImage) -> io::Result<()> {
     let o = &image.options;
     let tcp = |name, value: u32| set_option(fd, libc::IPPROTO_TCP, name, value as libc::c_int);
     let sol = |name, value: u32| set_option(fd, libc::SOL_SOCKET, name, value as libc::c_int);
-    tcp(libc::TCP_NODELAY, o.nodelay.into())?;
-    sol(libc::SO_OOBINLINE, o.oob_inline.into())?;
-    sol(libc::SO_REUSEADDR, o.reuse_address.into())?;
+    // A new socket has neither of them.
+    if o.nodelay {
+        tcp(libc::TCP_NODELAY, 1)?;
+    }
+    if o.oob_inline {
+        sol(libc::SO_OOBINLINE, 1)?;
+    }
+    if o.reuse_address {
+        sol(libc::SO_REUSEADDR, 1)?;
+    }
     if let Some((idle, interval, count)) = o.keep_alive {
         sol(libc::SO_KEEPALIVE, 1)?;
         tcp(libc::TCP_KEEPIDLE, idle)?;
@@ -224,8 +233,10 @@ fn set_options(fd: BorrowedFd<'_>, image: &TcpSocketImage) -> io::Result<()> {
             sol(name, n / 2)?;
         }
     }
-    let locked = u32::from(o.send_buffer.is_some()) | u32::from(o.receive_buffer.is_some()) << 1;
-    // Where the kernel does not know it, buffers that were enlarged keep their size.
-    let _ = sol(SO_BUF_LOCK as _, locked);
+    if image.send.0.len().max(image.receive.0.len()) > FITS || o.send_buffer.is_some() || o.receive_buffer.is_some() {
+        let locked = u32::from(o.send_buffer.is_some()) | u32::from(o.receive_buffer.is_some()) << 1;
+        // Where the kernel does not know it, buffers that were enlarged keep their size.
+        let _ = sol(SO_BUF_LOCK, locked);
+    }
     Ok(())
 }

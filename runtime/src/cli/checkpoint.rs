@@ -1,5 +1,6 @@
 //! `hibernet checkpoint`.
 
+use super::helper::{RepairOptions, RunningHelper};
 use super::{print, print_json};
 use crate::checkpoint::file::Replacement;
 use crate::checkpoint::report::{FlowTier, FreezeReport, Tier};
@@ -24,11 +25,17 @@ pub(super) struct CheckpointArgs {
     #[arg(long)]
     live: bool,
     /// Let the network go on; flows of the image cannot be resumed then
-    #[arg(long, conflicts_with_all = ["hold", "no_hold"])]
+    #[arg(long, conflicts_with_all = ["hold", "no_hold", "repair"])]
     leave_running: bool,
     /// Put the network to sleep and hold its sockets: connections are alive and go on with `restore` (the default)
-    #[arg(long, conflicts_with = "no_hold")]
+    #[arg(long, conflicts_with_all = ["no_hold", "repair"])]
     hold: bool,
+    /// Put the network to sleep and its sockets into the image, for another process, namespace or boot that has the same addresses; needs
+    /// CAP_NET_ADMIN or a repair helper
+    #[arg(long, conflicts_with = "no_hold")]
+    repair: bool,
+    #[command(flatten)]
+    helper: RepairOptions,
     /// Put the network to sleep and close its sockets: connections are reset
     #[arg(long)]
     no_hold: bool,
@@ -62,9 +69,10 @@ enum Target {
 }
 
 pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
-    let mode = match (args.leave_running, args.no_hold) {
-        (true, _) => Mode::GoOn,
-        (_, true) => Mode::Drop,
+    let mode = match (args.leave_running, args.no_hold, args.repair) {
+        (true, ..) => Mode::GoOn,
+        (_, true, _) => Mode::Drop,
+        (.., true) => Mode::Repair,
         _ => Mode::Hold,
     };
     if args.dry_run {
@@ -85,12 +93,15 @@ pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
     };
     let Tiers { flows } = Asking::new(&args.name, &Request::Tiers { mode }, &[])?.answer()?;
     summary(&flows);
-    let how = Prepare { mode, live: args.live, require: args.require.unwrap_or(0), name: String::new() };
-    let fd = match &target {
+    let (live, require) = (args.live, args.require.unwrap_or(0));
+    let how = Prepare { mode, live, require, unlocked: args.helper.unlocked()?, name: String::new() };
+    let mut fds = vec![match &target {
         Target::File(f) => f.as_fd(),
         Target::Output(f) => f.as_fd(),
-    };
-    let mut asking = Asking::new(&args.name, &Request::Checkpoint { how }, &[fd])?;
+    }];
+    let helper = if args.repair { Some(args.helper.start()?) } else { None };
+    fds.extend(helper.as_ref().map(RunningHelper::socket));
+    let mut asking = Asking::new(&args.name, &Request::Checkpoint { how }, &fds)?;
     asking.be_patient();
     let shown = args.progress || isatty(std::io::stderr());
     let mut written = false;
@@ -142,6 +153,7 @@ fn tell(args: &CheckpointArgs, mode: Mode, report: &FreezeReport, to_output: boo
     let state = match mode {
         Mode::GoOn => "runs on",
         Mode::Hold => "is asleep, its sockets are held",
+        Mode::Repair => "is asleep, its sockets are in the image",
         Mode::Drop => "is asleep",
     };
     let text = format!(

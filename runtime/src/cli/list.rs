@@ -2,7 +2,7 @@
 
 use super::{print, print_json};
 use crate::control::lifecycle::State;
-use crate::control::registry::{Entry, Registry};
+use crate::control::registry::{Asleep, Entry, Registry};
 use crate::sandbox::failure::Failure;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -21,6 +21,8 @@ struct Row<'a> {
     /// In seconds since 1970; 0 if it is in this state since its start.
     since: u64,
     uptime_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asleep: Option<&'a Asleep>,
 }
 
 impl<'a> From<&'a Entry> for Row<'a> {
@@ -36,6 +38,7 @@ impl<'a> From<&'a Entry> for Row<'a> {
             state: e.state,
             since: e.since,
             uptime_seconds: e.uptime().as_secs(),
+            asleep: e.asleep.as_ref(),
         }
     }
 }
@@ -111,6 +114,7 @@ mod tests {
             state: State::Running,
             since: 0,
             uptime_seconds: 1,
+            asleep: None,
         };
         assert!(!table(&[row]).contains('\u{1b}'));
     }

@@ -6,10 +6,12 @@ mod conntrack;
 mod doctor;
 mod drops;
 mod exec;
+mod helper;
 mod inspect;
 mod lifecycle;
 mod list;
 mod options;
+mod repair_helper;
 mod restore;
 mod rules;
 mod stats;
@@ -118,6 +120,9 @@ enum Command {
         /// Number of the channel's descriptor
         channel: i32,
     },
+    /// Serve users who lack CAP_NET_ADMIN when their sandboxes' TCP connections go into an image
+    #[command(after_help = repair_helper::HELP)]
+    RepairHelper(repair_helper::RepairHelperArgs),
     /// What becomes of an attempt by a confined process (for tests)
     #[command(hide = true)]
     ConfinedAttempt {
@@ -215,6 +220,7 @@ pub fn main() -> ExitCode {
         Command::Rules { command } => rules::rules(command),
         Command::Conntrack(args) => conntrack::conntrack(*args),
         Command::Drops { name, all, json } => drops::drops(&name, all, json),
+        Command::RepairHelper(args) => repair_helper::repair_helper(&args),
         Command::ConfinedAttempt { what } => attempt::attempt(what),
         Command::Doctor { json } => doctor::doctor(json),
     };

@@ -1,5 +1,6 @@
 //! `hibernet restore`.
 
+use super::helper::{RepairOptions, RunningHelper};
 use super::{NetOptions, print, print_json};
 use crate::checkpoint::report::{Outcome, ThawReport};
 use crate::checkpoint::{self, contents::Origin};
@@ -33,6 +34,11 @@ pub(super) struct RestoreArgs {
     /// Refuse an image that is not of this freeze, as `checkpoint` printed it
     #[arg(long, value_name = "GENERATION", value_parser = generation, help_heading = "Restoring")]
     token: Option<GenerationId>,
+    /// Make the TCP sockets again that the image carries (`checkpoint --repair`); needs CAP_NET_ADMIN or a repair helper
+    #[arg(long, help_heading = "Restoring")]
+    repair: bool,
+    #[command(flatten)]
+    helper: RepairOptions,
     /// Let the time asleep age tracked connections
     #[arg(long, help_heading = "Restoring")]
     age_while_asleep: bool,
@@ -112,8 +118,17 @@ fn wake(args: &RestoreArgs, file: &File, image: &Image<'_>, policy: RestorePolic
         };
         path.as_ref().map(read).transpose()
     };
-    let how = Restore { policy, rules4: text(&args.net.rules)?, rules6: text(&args.net.rules6)?, recheck: args.net.recheck };
-    let asking = Asking::new(&name, &Request::Restore(Box::new(how)), &[file.as_fd()])?;
+    let helper = if args.repair { Some(args.helper.start()?) } else { None };
+    let how = Restore {
+        policy,
+        rules4: text(&args.net.rules)?,
+        rules6: text(&args.net.rules6)?,
+        recheck: args.net.recheck,
+        helper: helper.is_some(),
+    };
+    let mut fds = vec![file.as_fd()];
+    fds.extend(helper.as_ref().map(RunningHelper::socket));
+    let asking = Asking::new(&name, &Request::Restore(Box::new(how)), &fds)?;
     asking.be_patient();
     let report: ThawReport = asking.answer()?;
     if args.json { print_json(&report) } else { print(&outcomes(&name, &report)) }
@@ -135,14 +150,17 @@ fn begin(args: RestoreArgs, file: File, image: &Image<'_>, policy: RestorePolicy
     // That standard output or error is closed is not the new command's business.
     let told: fn(&ThawReport) = match args.json {
         true => |report| drop(print_json(report)),
-        false => |report| outcomes("the network", report).lines().for_each(|l| complain(l)),
+        false => |report| outcomes("the network", report).lines().for_each(complain),
     };
+    let running = if args.repair { Some(args.helper.start()?) } else { None };
+    let helper = running.as_ref().map(|h| h.socket().try_clone_to_owned()).transpose();
+    let helper = helper.map_err(|e| Failure::os(Status::Resources, "cannot hand a connection over", e))?;
     supervisor::run(&RunRequest {
         plan,
         argv: args.command,
         resolv_conf: true,
         output: None,
-        thaw: Some(Thawing { image: file, policy, told }),
+        thaw: Some(Thawing { image: file, policy, helper, told }),
     })
 }
 

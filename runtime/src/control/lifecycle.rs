@@ -59,7 +59,7 @@ pub enum Request {
         /// What a checkpoint would do with the sockets.
         mode: Mode,
     },
-    /// Freeze, and write the image into the descriptor that comes along: [`Event`]s, then a [`FreezeReport`]. Unless the network is to go on it stands still
+    /// Freeze, and write the image into the descriptor that comes along (with [`Mode::Repair`], behind it a connection to a helper): [`Event`]s, then a [`FreezeReport`]. Unless the network is to go on it stands still
     /// behind [`Event::Written`] until the client says [`Request::Commit`]; one who leaves has given up.
     Checkpoint {
         /// How.
@@ -90,6 +90,9 @@ pub struct Restore {
     /// What becomes of flows that these rules forbid.
     #[serde(default)]
     pub recheck: Recheck,
+    /// A connection to a helper comes along too, behind the image.
+    #[serde(default)]
+    pub helper: bool,
 }
 
 /// Which tier each flow would take.

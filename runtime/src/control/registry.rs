@@ -46,6 +46,18 @@ pub struct Entry {
     /// Since when it has been in this state, in seconds since 1970; 0 since the start.
     #[serde(default)]
     pub since: u64,
+    /// While it is asleep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asleep: Option<Asleep>,
+}
+
+/// What is known of a sleeping network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asleep {
+    /// The freeze from whose image its flows go on, in hexadecimal.
+    pub generation: String,
+    /// Flows whose sockets are held.
+    pub held: u64,
 }
 
 impl Entry {
@@ -336,6 +348,7 @@ mod tests {
             namespaces: None,
             state: State::Running,
             since: 0,
+            asleep: None,
         }
     }
 

@@ -42,7 +42,11 @@ impl Pcap {
         header.extend(SNAPLEN.to_le_bytes());
         header.extend(LINKTYPE_ETHERNET.to_le_bytes());
         out.write_all(&header)?;
-        Ok(Pcap { out, buffer: Vec::with_capacity(BUFFER) })
+        Ok(Pcap::going_on(out))
+    }
+
+    fn going_on(out: Box<dyn Write + Send>) -> Pcap {
+        Pcap { out, buffer: Vec::with_capacity(BUFFER) }
     }
 
     /// Adds a record of a frame that is in parts.
@@ -80,6 +84,11 @@ impl<L: Link> PcapLink<L> {
     /// Starts a capture; writes the file's header at once. `out` must not block for long: the worker waits for it.
     pub fn new(inner: L, out: Box<dyn Write + Send>, log: Logger) -> io::Result<PcapLink<L>> {
         Ok(PcapLink { inner, pcap: Some(Pcap::new(out)?), log })
+    }
+
+    /// Goes on with a capture that another link has begun.
+    pub fn going_on(inner: L, out: Box<dyn Write + Send>, log: Logger) -> PcapLink<L> {
+        PcapLink { inner, pcap: Some(Pcap::going_on(out)), log }
     }
 
     /// Writes what was gathered. After an error the capture ends, the link goes on.

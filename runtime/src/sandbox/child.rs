@@ -5,6 +5,7 @@ use super::channel::Channel;
 use super::failure::{Failure, Status, complain};
 use super::guest::{self, LinkEnd, Opened};
 use super::plan::Plan;
+use super::retries::Retries;
 use super::{mounts, namespaces};
 use crate::sys::process::{self, Forked, SignalSet};
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, set_parent_process_death_signal, setrlimit, waitpid};
@@ -19,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 enum FromChild {
     /// Its user namespace is there; ids are to be mapped.
     UserNamespace,
-    /// The network is there. Descriptors: link, user, mount and network namespace.
+    /// The network is there. Descriptors: link, user, mount and network namespace, and those of [`Retries::open`].
     Link(LinkEnd),
     /// It gave up, and is about to end.
     Failed(Failure),
@@ -65,7 +66,7 @@ impl Child {
         resolv_conf: bool,
         argv: &[OsString],
         inherited: Inherited,
-    ) -> Result<(Self, LinkEnd, OwnedFd, Namespaces), Failure> {
+    ) -> Result<(Self, LinkEnd, OwnedFd, Namespaces, Retries), Failure> {
         let (channel, theirs) = Channel::pair()?;
         let forked = process::fork(0).map_err(|e| Failure::os(Status::Resources, "cannot start a process", e))?;
         let pid = match forked {
@@ -90,10 +91,13 @@ impl Child {
         namespaces::write_id_maps(pid)?;
         child.channel.send(&ToChild::Mapped, &[])?;
         match child.next()? {
-            (FromChild::Link(end), fds) => match <[OwnedFd; 4]>::try_from(fds) {
-                Ok([link, user, mount, net]) => Ok((child, end, link, Namespaces { user, mount, net })),
-                Err(_) => Err(Failure::new(Status::Internal, "the sandbox's descriptors did not arrive")),
-            },
+            (FromChild::Link(end), mut fds) => {
+                let rest = fds.split_off(fds.len().min(4));
+                match <[OwnedFd; 4]>::try_from(fds) {
+                    Ok([link, user, mount, net]) => Ok((child, end, link, Namespaces { user, mount, net }, Retries::new(rest))),
+                    Err(_) => Err(Failure::new(Status::Internal, "the sandbox's descriptors did not arrive")),
+                }
+            }
             other => Err(unexpected(&other.0)),
         }
     }
@@ -159,8 +163,11 @@ fn run(plan: &Plan, resolv_conf: bool, argv: &[OsString], inherited: Inherited, 
         mounts::replace_resolv_conf(&resolv_conf_text(plan))?;
     }
     let ns = Namespaces { user: namespaces::own("user")?, mount: namespaces::own("mnt")?, net: namespaces::own("net")? };
-    channel.send(&FromChild::Link(end), &[link.as_fd(), ns.user.as_fd(), ns.mount.as_fd(), ns.net.as_fd()])?;
-    drop((link, ns));
+    let retries = Retries::open();
+    let mut fds = vec![link.as_fd(), ns.user.as_fd(), ns.mount.as_fd(), ns.net.as_fd()];
+    fds.extend(retries.iter().map(AsFd::as_fd));
+    channel.send(&FromChild::Link(end), &fds)?;
+    drop((link, ns, retries));
     wait(channel)?;
     Err(execute(argv, inherited))
 }

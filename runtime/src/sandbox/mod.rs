@@ -15,6 +15,7 @@ pub(crate) mod netlink;
 pub mod plan;
 pub(crate) mod probe;
 pub mod resolv;
+pub(crate) mod retries;
 pub(crate) mod stragglers;
 pub mod supervisor;
 pub mod target;

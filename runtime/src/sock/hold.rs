@@ -7,13 +7,14 @@
 use super::ping::{Ping, RawPing};
 use super::tcp::Tcp;
 use super::udp::{MAX_SCOPES, PathMtu, Udp};
-use super::{Entry, GENERATIONS, INDEX_BITS, Sock, SocketStats, Sockets};
+use super::{Bytes, Entry, GENERATIONS, INDEX_BITS, Sock, SocketStats, Sockets};
+use crate::slots::SLOT_SIZE;
 use crate::sys::tcp::{self, TcpInfo};
 use crate::sys::{socket, tcp::CLOSE};
 use hibernet_netstack::edge::{Ready, SockId, Token, TokenKind};
 use hibernet_netstack::tuple::Endpoint;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,6 +31,38 @@ pub struct SocketsState {
     pub notices: Vec<Notice>,
     /// Counters.
     pub stats: SocketStats,
+}
+
+impl SocketsState {
+    /// All sockets with their kind.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (SockId, &SocketKind)> {
+        (0..).zip(&self.slots).filter_map(|(i, s)| Some((s.id(i), &s.socket.as_ref()?.kind)))
+    }
+
+    /// Datagrams that were taken out of sockets and not handed out.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (SockId, &[QueuedDatagram])> {
+        self.kinds().filter_map(|(id, kind)| match kind {
+            SocketKind::Udp(u) if !u.waiting.is_empty() => Some((id, &u.waiting[..])),
+            _ => None,
+        })
+    }
+
+    /// Adds datagrams that were taken out of sockets behind those that wait already.
+    pub(crate) fn set_waiting(&mut self, mut taken: HashMap<SockId, Vec<QueuedDatagram>>) {
+        for (i, slot) in (0..).zip(&mut self.slots) {
+            let id = slot.id(i);
+            if let Some(SocketState { kind: SocketKind::Udp(u), .. }) = &mut slot.socket {
+                u.waiting.extend(taken.remove(&id).into_iter().flatten());
+            }
+        }
+    }
+}
+
+impl SlotState {
+    /// The handle of the socket in it.
+    fn id(&self, index: u32) -> SockId {
+        SockId(u32::from(self.generation) << INDEX_BITS | index)
+    }
 }
 
 /// A slot. Without a socket it is free.
@@ -97,6 +130,25 @@ pub struct UdpState {
     pub segments: bool,
     /// Error number of a gathered datagram, not handed out.
     pub pending: Option<i32>,
+    /// Datagrams that were taken out of the kernel and not handed out, the first first.
+    pub waiting: Vec<QueuedDatagram>,
+}
+
+/// A datagram that was received and not handed out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedDatagram {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Sender.
+    pub from: Endpoint,
+    /// Number of the interface that a link-local sender is behind, else 0.
+    pub scope: u32,
+    /// The local address that it was sent to, if known.
+    pub to: Option<IpAddr>,
+    /// TTL or hop limit with which it came, if known.
+    pub hop_limit: Option<u8>,
+    /// Equal datagrams were merged; this is the length of each but the last.
+    pub segment: Option<u16>,
 }
 
 /// Options of the IP header that a datagram socket sends with.
@@ -428,6 +480,9 @@ impl Sockets {
                 if matches!(&s.kind, SocketKind::Tcp(t) if t.ended && !(is_held && tcp::peer_finished(t.fingerprint.state))) {
                     self.notice(id, Ready { readable: true, peer_closed: true, ..Ready::default() });
                 }
+                if matches!(&s.kind, SocketKind::Udp(u) if !u.waiting.is_empty()) {
+                    self.notice(id, Ready { readable: true, ..Ready::default() });
+                }
                 SocketFate::Resumed
             }
             Err(error) => {
@@ -484,6 +539,9 @@ fn validate(state: &SocketsState) -> Result<(), HoldError> {
         }
         match &s.kind {
             SocketKind::Udp(u) if u.scopes.len() > MAX_SCOPES => return invalid(i, "too many clients"),
+            SocketKind::Udp(u) if u.waiting.iter().any(|d| d.bytes.0.len() > SLOT_SIZE) => {
+                return invalid(i, "datagram too long");
+            }
             SocketKind::Udp(u) if u.peer.is_some_and(|p| p.addr.is_ipv6() != u.v6) => {
                 return invalid(i, "peer of another family");
             }

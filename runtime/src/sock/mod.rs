@@ -4,6 +4,7 @@
 //! only after a call that came up short, so nothing needs to be switched. Sockets are named by slot and generation, so an
 //! event of a socket that was closed earlier in the same batch is recognised.
 
+mod bytes;
 pub mod error;
 mod gather;
 mod hold;
@@ -14,12 +15,13 @@ mod udp;
 
 use crate::slots::Slots;
 use crate::sys::socket;
+pub use bytes::Bytes;
 use error::sock_error;
 use gather::Gather;
 use hibernet_netstack::edge::{Close, Ready, SockError, SockId, Token};
 pub use hold::{
-    Fingerprint, HeaderState, HoldError, Notice, PingState, RawPingState, Scope, SlotState, SocketFate, SocketKind, SocketState,
-    SocketsState, Supplied, TcpState, UdpState,
+    Fingerprint, HeaderState, HoldError, Notice, PingState, QueuedDatagram, RawPingState, Scope, SlotState, SocketFate,
+    SocketKind, SocketState, SocketsState, Supplied, TcpState, UdpState,
 };
 use ping::{Ping, RawPing, RawPings};
 use serde::{Deserialize, Serialize};

@@ -1,18 +1,19 @@
 //! UDP sockets: opening, receiving, errors. Sending is in `gather`.
 
 use super::error::{as_icmp, connect_error, from_errno, is_about_the_past, queued_as_icmp, sock_error, to_errno};
-use super::hold::{HeaderState, Scope, UdpState};
+use super::hold::{HeaderState, QueuedDatagram, Scope, UdpState};
 use super::{Sock, Sockets};
 use crate::slots::{SLOT_SIZE, Slots};
 use crate::sys::addr::SockAddr;
 use crate::sys::datagram::{self, Arrived, RECV_BATCH};
 use crate::sys::errqueue;
 use crate::sys::socket::{self, set_option};
-use hibernet_netstack::edge::{Datagram, ErrorReport, Payload, SendOpts, SockError, SockId, Source, SourcePort, Token};
+use hibernet_netstack::edge::{Datagram, ErrorReport, Payload, Ready, SendOpts, SockError, SockId, Source, SourcePort, Token};
 use hibernet_netstack::tuple::{Endpoint, proto};
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Datagrams up to this length pass every path (IPv6's least MTU is 1280), so that how oversize ones are treated need not be set.
@@ -108,6 +109,8 @@ pub(super) struct Udp {
     pub(super) segments: bool,
     /// An error of a gathered datagram that does not stand in the error queue.
     pub(super) pending: Option<SockError>,
+    /// Datagrams that were taken out of the kernel when the socket was saved.
+    waiting: VecDeque<QueuedDatagram>,
 }
 
 /// Which interface a link-local address is behind, as far as somebody there has sent: it is a part of the address that the
@@ -152,6 +155,7 @@ impl Udp {
             scopes,
             segments: self.segments,
             pending: self.pending.map(to_errno),
+            waiting: self.waiting.iter().cloned().collect(),
         }
     }
 
@@ -164,7 +168,13 @@ impl Udp {
             scopes: Scopes(s.scopes.iter().map(|s| (s.addr, s.interface)).collect()),
             segments: s.segments,
             pending: s.pending.map(from_errno),
+            waiting: s.waiting.iter().cloned().collect(),
         }
+    }
+
+    fn new(fd: OwnedFd, v6: bool, peer: Option<Endpoint>) -> Self {
+        let options = HeaderOptions::new();
+        Udp { fd, v6, peer, options, scopes: Scopes::default(), segments: true, pending: None, waiting: VecDeque::new() }
     }
 
     /// An address in the form of the socket's family.
@@ -223,11 +233,7 @@ impl Sockets {
     /// Takes a socket over that is connected to `peer`. What others had sent to it before is not heard.
     pub fn udp_connected(&mut self, token: Token, fd: OwnedFd, peer: Endpoint) -> Result<SockId, SockError> {
         let v6 = peer.addr.is_ipv6();
-        let options = HeaderOptions::new();
-        self.register(
-            token,
-            Sock::Udp(Udp { fd, v6, peer: Some(peer), options, scopes: Scopes::default(), segments: true, pending: None }),
-        )
+        self.register(token, Sock::Udp(Udp::new(fd, v6, Some(peer))))
     }
 
     /// Takes the bound socket of a published port over. It is silent until [`Sockets::listen`].
@@ -242,9 +248,7 @@ impl Sockets {
         } else {
             set_option(s, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
         }
-        let options = HeaderOptions::new();
-        let sock = Sock::Udp(Udp { fd, v6, peer: None, options, scopes: Scopes::default(), segments: true, pending: None });
-        let id = self.insert(None, sock).map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
+        let id = self.insert(None, Sock::Udp(Udp::new(fd, v6, None))).map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
         Ok((id, Endpoint::from(local)))
     }
 
@@ -258,7 +262,7 @@ impl Sockets {
 
     /// See [`HostSockets::udp_recv`](hibernet_netstack::edge::HostSockets::udp_recv).
     pub fn udp_recv(&mut self, slots: &mut Slots, id: SockId, out: &mut [Option<Datagram>]) -> Result<usize, SockError> {
-        let mut filled = 0;
+        let mut filled = self.receive_waiting(slots, id, out)?;
         let mut skipped = 0;
         while filled < out.len() {
             let want = (out.len() - filled).min(RECV_BATCH);
@@ -320,6 +324,47 @@ impl Sockets {
             }
         }
         Ok(filled)
+    }
+
+    /// Hands out what was taken out of the kernel before.
+    fn receive_waiting(&mut self, slots: &mut Slots, id: SockId, out: &mut [Option<Datagram>]) -> Result<usize, SockError> {
+        let mut filled = 0;
+        while filled < out.len() {
+            let s = self.udp(id)?;
+            let Some(d) = s.waiting.front() else { break };
+            // Whatever an image says: only the peer's datagrams, and what fits.
+            if s.peer.is_some_and(|p| p != d.from) || d.bytes.0.len() > SLOT_SIZE {
+                s.waiting.pop_front();
+                continue;
+            }
+            let Some(slot) = slots.take() else {
+                self.retry_read(id);
+                break;
+            };
+            let Some(d) = s.waiting.pop_front() else { break };
+            slots.slot_mut(slot)[..d.bytes.0.len()].copy_from_slice(&d.bytes.0);
+            if let (None, IpAddr::V6(ip)) = (s.peer, d.from.addr) {
+                s.scopes.learn(SocketAddrV6::new(ip, d.from.port, 0, d.scope).into());
+            }
+            out[filled] = Some(Datagram {
+                payload: Payload { slot, offset: 0, len: d.bytes.0.len() as u32 },
+                from: d.from,
+                to: d.to,
+                segment: d.segment.filter(|n| *n > 0 && usize::from(*n) < d.bytes.0.len()),
+                hop_limit: d.hop_limit,
+            });
+            filled += 1;
+        }
+        Ok(filled)
+    }
+
+    /// Puts datagrams before those that the kernel has, as when what was taken out for an image is to be handed out after all.
+    pub fn udp_requeue(&mut self, id: SockId, datagrams: Vec<QueuedDatagram>) {
+        let Ok(s) = self.udp(id) else { return };
+        for d in datagrams.into_iter().rev() {
+            s.waiting.push_front(d);
+        }
+        self.notice(id, Ready { readable: true, ..Ready::default() });
     }
 
     /// See [`HostSockets::take_report`](hibernet_netstack::edge::HostSockets::take_report).

@@ -15,6 +15,8 @@ pub struct TcpInfo {
     pub rtt_us: u32,
     /// Window that the peer offers in bytes (Linux 5.3).
     pub snd_wnd: Option<u32>,
+    /// Of a listener: how many connections may wait in it.
+    pub backlog: u32,
     /// Options agreed upon, as `TCPI_OPT_*` of the kernel.
     pub options: u8,
     /// Shift of the windows that the peer sends, and of ours.
@@ -55,6 +57,7 @@ const STATE: usize = 0;
 const OPTIONS: usize = 5;
 const WINDOW_SCALE: usize = 6;
 const SND_MSS: usize = 16;
+const BACKLOG: usize = 28;
 const RTT: usize = 68;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
@@ -76,6 +79,8 @@ impl TcpInfo {
         let (low, high) = (byte(WINDOW_SCALE) & 15, byte(WINDOW_SCALE) >> 4);
         TcpInfo {
             state: byte(STATE),
+            // A listener has it in the place of the number of segments that were selectively acknowledged.
+            backlog: if byte(STATE) == LISTEN { word(BACKLOG).unwrap_or(0) } else { 0 },
             options: byte(OPTIONS),
             window_scale: if cfg!(target_endian = "little") { (low, high) } else { (high, low) },
             bytes_acked: long(BYTES_ACKED),

@@ -1,11 +1,14 @@
 //! Freezing a worker: rounds of copying while traffic runs, then a short stop in which the rest is taken.
 
 use super::{Finished, Worker};
+use crate::checkpoint::carried::{self, Carried, Dumped};
 use crate::checkpoint::contents::{Contents, Origin};
+use crate::checkpoint::helper::Helper;
 use crate::checkpoint::report::{Flow, FlowTier, FreezeReport, FreezeTimes, Tier, generation_text};
 use crate::checkpoint::{CheckpointError, Held};
 use crate::clock::{self, Clock};
 use crate::entropy;
+use crate::sock::SocketsState;
 use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::image::Capture;
 use hibernet_snapshot::GenerationId;
@@ -30,6 +33,8 @@ pub enum Mode {
     Hold,
     /// It goes on at once. Flows of the image cannot be resumed: their sockets go on too.
     GoOn,
+    /// As [`Mode::Hold`], but the sockets are carried over in the image: TCP by the kernel's repair mode, others opened anew.
+    Repair,
     /// As [`Mode::Hold`], but the sockets will be closed: every flow is reset on thaw.
     Drop,
 }
@@ -43,6 +48,8 @@ pub struct Prepare {
     pub live: bool,
     /// Flows that must survive, in percent; else nothing happens.
     pub require: u8,
+    /// With [`Mode::Repair`]: do not lock the packets of connections that nobody serves. Peers that send meanwhile lose theirs.
+    pub unlocked: bool,
     /// Name of the sandbox, for the image.
     pub name: String,
 }
@@ -71,7 +78,23 @@ pub(super) enum Freeze {
         token: GenerationId,
         /// It stood still before.
         was_paused: bool,
+        /// Sockets in repair mode, and who switches it.
+        carried: Option<Box<Carrying>>,
     },
+}
+
+/// What is to be undone if sockets are not carried over after all.
+#[derive(Debug)]
+pub(super) struct Carrying {
+    dumped: Dumped,
+    state: SocketsState,
+    lock: Option<String>,
+    helper: Helper,
+}
+
+/// Name of the lock of a freeze's packets.
+pub(super) fn lock_name(token: &GenerationId) -> String {
+    generation_text(token)
 }
 
 impl Worker {
@@ -114,9 +137,11 @@ impl Worker {
 
     /// Freezes: the worker stands still, and everything of it is taken. Nobody outside notices anything but a pause.
     ///
+    /// `helper` switches the repair mode of sockets; only [`Mode::Repair`] needs one.
+    ///
     /// # Errors
     /// [`CheckpointError`]; the worker goes on as if nothing had happened.
-    pub fn prepare(&mut self, how: &Prepare) -> Result<Prepared, CheckpointError> {
+    pub fn prepare(&mut self, how: &Prepare, helper: Option<Helper>) -> Result<Prepared, CheckpointError> {
         if self.finished.is_some() {
             return Err(CheckpointError::Finished);
         }
@@ -134,18 +159,26 @@ impl Worker {
             }
         };
         let was_paused = self.is_paused();
-        let taken = self.take(how, capture, rounds);
+        let mut carried = None;
+        let taken = self.take(how, capture, rounds, helper, &mut carried);
         let go_on = taken.is_err() || how.mode == Mode::GoOn;
         if go_on && !was_paused {
             self.resume();
         }
         if let (Ok(p), false) = (&taken, go_on) {
-            self.freeze = Freeze::Prepared { token: p.token, was_paused };
+            self.freeze = Freeze::Prepared { token: p.token, was_paused, carried };
         }
         taken
     }
 
-    fn take(&mut self, how: &Prepare, capture: Capture, rounds: u32) -> Result<Prepared, CheckpointError> {
+    fn take(
+        &mut self,
+        how: &Prepare,
+        capture: Capture,
+        rounds: u32,
+        helper: Option<Helper>,
+        carried: &mut Option<Box<Carrying>>,
+    ) -> Result<Prepared, CheckpointError> {
         let system = |what| move |source| CheckpointError::System { what, source };
         let token = GenerationId(entropy::seed().map_err(system("get entropy"))?);
         let timer = Clock::start();
@@ -162,7 +195,19 @@ impl Worker {
         times.connections_ns = lap();
         let stack = self.stack.save();
         times.stack_ns = lap();
-        let sockets = self.edge.sockets.save().map_err(system("ask the host sockets"))?;
+        let mut sockets = self.edge.sockets.save().map_err(system("ask the host sockets"))?;
+        let mut flows = self.tiers(how.mode);
+        let mut images = Carried::default();
+        if how.mode == Mode::Repair {
+            let carrying = self.carry(&mut sockets, &token, how, helper)?;
+            images = carrying.dumped.carried.clone();
+            for (flow, tier) in self.stack.flows().zip(&mut flows) {
+                if let Some(why) = carrying.dumped.failed.get(&flow.sock) {
+                    (tier.tier, tier.why) = (Tier::Reset, Some(why.clone()));
+                }
+            }
+            *carried = Some(Box::new(carrying));
+        }
         times.sockets_ns = lap();
         let origin =
             Origin { version: env!("CARGO_PKG_VERSION").into(), name: how.name.clone(), went_on: how.mode == Mode::GoOn };
@@ -171,17 +216,34 @@ impl Worker {
             generation: generation_text(&token),
             times,
             connections: u64::from(head.v4) + u64::from(head.v6),
-            flows: self.tiers(how.mode),
+            flows,
         };
-        let contents =
-            Contents { generation: token, now: self.clock.now(), created: clock::wall(), origin, stack, connections, sockets };
+        let (now, created) = (self.clock.now(), clock::wall());
+        let contents = Contents { generation: token, now, created, origin, stack, connections, sockets, carried: images };
         Ok(Prepared { token, report, contents })
+    }
+
+    /// Writes the sockets down so that they can be made again.
+    fn carry(
+        &mut self,
+        state: &mut SocketsState,
+        token: &GenerationId,
+        how: &Prepare,
+        helper: Option<Helper>,
+    ) -> Result<Carrying, CheckpointError> {
+        let mut helper = helper.ok_or(CheckpointError::NoHelper)?;
+        let lock = (!how.unlocked).then(|| lock_name(token));
+        let listeners: Vec<_> = self.listeners.iter().map(|l| (l.publish(), l.fd())).collect();
+        let dumped = carried::dump(&self.edge.sockets, state, &listeners, lock.as_deref(), &mut helper);
+        let dumped = dumped.map_err(CheckpointError::Carry)?;
+        Ok(Carrying { dumped, state: state.clone(), lock, helper })
     }
 
     /// Which tier each flow takes under a mode.
     pub fn tiers(&self, mode: Mode) -> Vec<FlowTier> {
         let (tier, why) = match mode {
             Mode::Hold => (Tier::Hold, None),
+            Mode::Repair => (Tier::Repair, None),
             Mode::GoOn => (Tier::Reset, Some("the worker and its sockets go on")),
             Mode::Drop => (Tier::Reset, Some("its socket is not kept")),
         };
@@ -213,10 +275,14 @@ impl Worker {
     /// # Errors
     /// [`CheckpointError::WrongToken`] if the freeze is another one.
     pub fn abort(&mut self, token: Option<GenerationId>) -> Result<(), CheckpointError> {
-        match (&self.freeze, token) {
-            (Freeze::Prepared { token: held, was_paused }, Some(token)) if *held == token => {
-                let was_paused = *was_paused;
+        match (&mut self.freeze, token) {
+            (Freeze::Prepared { token: held, was_paused, carried }, Some(token)) if *held == token => {
+                let (was_paused, carried) = (*was_paused, carried.take());
                 self.freeze = Freeze::None;
+                if let Some(c) = carried {
+                    let Carrying { dumped, state, lock, mut helper } = *c;
+                    carried::undo(dumped, &state, &mut self.edge.sockets, lock.as_deref(), &mut helper);
+                }
                 if !was_paused {
                     self.resume();
                 }
@@ -236,8 +302,8 @@ impl Worker {
     /// # Errors
     /// [`CheckpointError::WrongToken`] if the freeze is another one; the worker is returned.
     pub fn commit(mut self, token: GenerationId) -> Result<Held, (Box<Worker>, CheckpointError)> {
-        match self.freeze {
-            Freeze::Prepared { token: held, .. } if held == token => {}
+        match &self.freeze {
+            Freeze::Prepared { token: held, .. } if *held == token => {}
             _ => return Err((Box::new(self), CheckpointError::WrongToken)),
         }
         for l in &mut self.edge.links {
@@ -260,8 +326,8 @@ impl Worker {
     /// # Errors
     /// If descriptors ran out.
     pub fn copies(&self, token: GenerationId) -> Result<Held, CheckpointError> {
-        match self.freeze {
-            Freeze::Prepared { token: held, .. } if held == token => {}
+        match &self.freeze {
+            Freeze::Prepared { token: held, .. } if *held == token => {}
             _ => return Err(CheckpointError::WrongToken),
         }
         let copy = || -> std::io::Result<Held> {

@@ -9,7 +9,7 @@ use hibernet_netstack::edge::{Close, HostSockets};
 use hibernet_netstack::tuple::Endpoint;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 
@@ -36,6 +36,10 @@ impl Listener {
 
     pub(super) fn publish(&self) -> usize {
         self.publish
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     pub(super) fn into_fd(self) -> OwnedFd {

@@ -1,7 +1,10 @@
 //! Thawing: a worker that goes on where another one stood.
 
+use super::freeze::lock_name;
 use super::{Start, Worker, WorkerError, WorkerSetup};
+use crate::checkpoint::carried::{self, Carried, Rebuilt};
 use crate::checkpoint::contents::load_connections;
+use crate::checkpoint::helper::Helper;
 use crate::checkpoint::report::{Flow, FlowKind, FlowOutcome, Outcome, ThawReport, generation_text};
 use crate::checkpoint::{Held, RestoreError};
 use crate::clock::{self, Clock};
@@ -59,7 +62,7 @@ mod token {
 impl Worker {
     /// A worker that goes on where the one stood of which the image is. The configuration in `setup` is in force, which begins as
     /// [the image's](crate::checkpoint::config_of); rules in `setup` take the place of the image's, family by family, before the first packet. Listeners
-    /// in `setup` are used where `held` has none.
+    /// in `setup` are used where `held` has none. `helper` switches the repair mode of TCP sockets that the image carries.
     ///
     /// # Errors
     /// [`RestoreError`]: the image is damaged, of another freeze, or cannot be true; or something that it needs cannot be had.
@@ -68,6 +71,7 @@ impl Worker {
         image: &Image<'_>,
         held: Held,
         policy: &RestorePolicy,
+        mut helper: Option<Helper>,
     ) -> Result<(Worker, ThawReport), RestoreError> {
         let timer = Clock::start();
         let header = image.inventory().header;
@@ -90,17 +94,26 @@ impl Worker {
         let stale = held.generation.is_some_and(|g| g != generation);
         let raw4 = held.raw_icmp4.or(setup.raw_icmp4);
         let raw6 = held.raw_icmp6.or(setup.raw_icmp6);
-        let (sockets, fates) = restore_sockets(image.state()?, raw4, raw6, held.sockets, stale)?;
+        let carried: Carried = image.state().unwrap_or_default();
+        let wanted = policy.flows == FlowPolicy::Resume && held.generation.is_none();
+        let rebuilt =
+            if wanted { carried::rebuild(&carried, &lock_name(&generation), helper.as_mut()) } else { Rebuilt::default() };
+        let Rebuilt { sockets: made, listeners: made_listeners, failed } = rebuilt;
+        let (sockets, fates) = restore_sockets(image.state()?, raw4, raw6, held.sockets, made, stale)?;
         let seed = entropy::seed().map_err(WorkerError::system("get entropy"))?;
         let frozen_at = Time::from_nanos(header.stack_time);
         let load = |cfg, key| load_connections(image, cfg, key, frozen_at);
         let stack = Stack::restore(now, state, Randomness::Fresh(seed), load)?;
         let connections = stack.conntrack().len() as u64;
-        let listeners = if held.tcp_listeners.is_empty() { setup.tcp_listeners } else { held.tcp_listeners };
+        let listeners = match (held.tcp_listeners.is_empty(), setup.tcp_listeners.is_empty()) {
+            (false, _) => held.tcp_listeners,
+            (true, false) => setup.tcp_listeners,
+            (true, true) => made_listeners,
+        };
         let setup = WorkerSetup { tcp_listeners: listeners, raw_icmp4: None, raw_icmp6: None, ..setup };
         let mut worker = Worker::assemble(setup, stack, sockets, Clock::start_at(now), Start::Thawed)?;
         let asleep = Duration::from_nanos(clock::wall().saturating_sub(header.created));
-        let flows = worker.thaw(now, asleep, &fates, stale, policy.flows);
+        let flows = worker.thaw(now, asleep, &fates, &failed, stale, policy.flows);
         let report = ThawReport { generation: generation_text(&generation), connections, took_ns: timer.now().as_nanos(), flows };
         Ok((worker, report))
     }
@@ -111,12 +124,14 @@ impl Worker {
         now: Time,
         asleep: Duration,
         fates: &HashMap<SockId, SocketFate>,
+        failed: &HashMap<SockId, String>,
         stale: bool,
         policy: FlowPolicy,
     ) -> Vec<FlowOutcome> {
         let fate = |sock: SockId| match policy {
             FlowPolicy::Reset => Err("all flows are to be reset".to_owned()),
             FlowPolicy::Clone => Err("others go on from the same image".to_owned()),
+            FlowPolicy::Resume if failed.contains_key(&sock) => Err(failed[&sock].clone()),
             FlowPolicy::Resume => match fates.get(&sock) {
                 Some(SocketFate::Resumed) => Ok(()),
                 Some(SocketFate::Stale) => Err("stale generation: its socket went on since the freeze".to_owned()),
@@ -160,9 +175,12 @@ fn restore_sockets(
     raw4: Option<OwnedFd>,
     raw6: Option<OwnedFd>,
     held: Vec<(SockId, OwnedFd)>,
+    mut made: HashMap<SockId, OwnedFd>,
     stale: bool,
 ) -> Result<(Sockets, HashMap<SockId, SocketFate>), RestoreError> {
     let mut held: HashMap<SockId, OwnedFd> = if stale { HashMap::new() } else { held.into_iter().collect() };
-    let (sockets, fates) = Sockets::restore(state, raw4, raw6, &mut |id| held.remove(&id).map(Supplied::Held))?;
+    let (sockets, fates) = Sockets::restore(state, raw4, raw6, &mut |id| {
+        held.remove(&id).map(Supplied::Held).or_else(|| made.remove(&id).map(Supplied::Rebuilt))
+    })?;
     Ok((sockets, fates.into_iter().collect()))
 }

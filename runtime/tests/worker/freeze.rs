@@ -18,7 +18,7 @@ fn image_of(prepared: &Prepared) -> Vec<u8> {
 }
 
 fn freeze(p: &mut Pair) -> (Vec<u8>, Held) {
-    let prepared = p.worker().prepare(&Prepare::default()).unwrap();
+    let prepared = p.worker().prepare(&Prepare::default(), None).unwrap();
     let bytes = image_of(&prepared);
     let worker = p.manager.remove_subscriber(p.id).unwrap();
     (bytes, worker.commit(prepared.token).unwrap())
@@ -28,7 +28,7 @@ fn thaw(p: &mut Pair, bytes: &[u8], held: Held, policy: &RestorePolicy) -> Resul
     let image = Image::parse(bytes, &known())?;
     let mut setup = setup(hibernet::checkpoint::config_of(&image)?);
     setup.links.push(p.plug());
-    let (worker, report) = Worker::restore(setup, &image, held, policy)?;
+    let (worker, report) = Worker::restore(setup, &image, held, policy, None)?;
     p.manager = EventManager::new().unwrap();
     p.id = p.manager.add_subscriber(worker);
     Ok(report)
@@ -79,9 +79,9 @@ fn streams_go_on_in_a_new_worker_with_the_sockets_handed_over() {
 #[test]
 fn a_freeze_that_is_given_up_changes_nothing() {
     stream_while(|p| {
-        let prepared = p.worker().prepare(&Prepare::default()).unwrap();
+        let prepared = p.worker().prepare(&Prepare::default(), None).unwrap();
         assert!(p.worker().is_paused());
-        assert!(matches!(p.worker().prepare(&Prepare::default()), Err(CheckpointError::InProgress)));
+        assert!(matches!(p.worker().prepare(&Prepare::default(), None), Err(CheckpointError::InProgress)));
         assert!(matches!(p.worker().abort(Some(GenerationId([9; 16]))), Err(CheckpointError::WrongToken)));
         p.worker().abort(Some(prepared.token)).unwrap();
         assert!(!p.worker().is_paused());
@@ -94,7 +94,7 @@ fn a_living_network_is_saved_again_and_again() {
         for _ in 0..3 {
             p.worker().begin_copy();
             p.until_worker("copied", Worker::is_copied);
-            let prepared = p.worker().prepare(&Prepare { mode: Mode::GoOn, ..Prepare::default() }).unwrap();
+            let prepared = p.worker().prepare(&Prepare { mode: Mode::GoOn, ..Prepare::default() }, None).unwrap();
             assert!(!p.worker().is_paused());
             assert_eq!(prepared.report.flows.len(), 1);
             Image::parse(&image_of(&prepared), &known()).unwrap().check().unwrap();
@@ -158,7 +158,7 @@ fn another_token_is_refused_and_the_right_one_taken() {
 fn an_older_image_resets_its_flows_as_stale() {
     let mut p = Pair::new(setup(loopback_config()));
     let (h, _peer) = established(&mut p);
-    let older = image_of(&p.worker().prepare(&Prepare { mode: Mode::GoOn, ..Prepare::default() }).unwrap());
+    let older = image_of(&p.worker().prepare(&Prepare { mode: Mode::GoOn, ..Prepare::default() }, None).unwrap());
     echo(&mut p, h);
     let (_, held) = freeze(&mut p);
     let report = thaw(&mut p, &older, held, &RestorePolicy::default()).unwrap();

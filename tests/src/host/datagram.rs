@@ -3,7 +3,7 @@
 use super::{FakeHost, Kind};
 use core::net::IpAddr;
 use hibernet_netstack::Time;
-use hibernet_netstack::edge::{Ready, SendOpts, SockError, SockId, Source, SourcePort, Token};
+use hibernet_netstack::edge::{Close, Ready, SendOpts, SockError, SockId, Source, SourcePort, Token};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::IcmpQuote;
 use std::collections::VecDeque;
@@ -154,6 +154,11 @@ impl FakeHost {
     /// Opens the socket of a published UDP port. Give it its token with [`FakeHost::set_token`].
     pub fn udp_listener(&mut self, local: Endpoint) -> SockId {
         self.add(None, udp(None, None, local.port))
+    }
+
+    /// Closes such a socket: it is the test's.
+    pub fn close_listener(&mut self, sock: SockId) {
+        self.close(sock, Close::Graceful);
     }
 
     /// A datagram arrives at a UDP socket.

@@ -9,11 +9,16 @@
 //! - `HIBERNET_TRACE=1` prints every frame of it (with `-- --nocapture`).
 //! - `HIBERNET_SEEDS=n` sets how many there are (2000).
 
+mod canon;
+mod chain;
+mod flood;
 mod forgotten;
+mod frame;
 mod guest;
 mod net;
 mod plan;
 mod run;
+mod small;
 mod tcp_flow;
 mod udp_flow;
 
@@ -26,31 +31,24 @@ fn number(name: &str) -> Option<u64> {
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
 }
 
-#[test]
-fn every_byte_arrives_once_and_in_order_over_a_bad_link() {
-    if let Some(seed) = number("HIBERNET_SEED") {
-        let done = run::seed(seed);
-        println!("seed {seed}: {done:?}");
-        return;
-    }
-    let seeds = number("HIBERNET_SEEDS").unwrap_or(2000);
+/// Runs seeds in all threads there are; panics with what to do about those that fail.
+fn seeds<T: Send>(test: &str, count: u64, run: impl Fn(u64) -> T + Sync, add: impl Fn(T) + Sync) {
     let next = AtomicU64::new(0);
-    let total = Mutex::new(run::Done::default());
     let failed = Mutex::new(Vec::new());
+    let replay = |seed: &str| format!("HIBERNET_SEED={seed} cargo test -p hibernet-tests --test simulation {test}");
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds || failed.lock().unwrap().len() >= 5 {
+                    if seed >= count || failed.lock().unwrap().len() >= 5 {
                         break;
                     }
-                    match catch_unwind(AssertUnwindSafe(|| run::seed(seed))) {
-                        Ok(done) => total.lock().unwrap().add(&done),
+                    match catch_unwind(AssertUnwindSafe(|| run(seed))) {
+                        Ok(done) => add(done),
                         Err(_) => {
-                            eprintln!("seed {seed} failed; replay it with");
-                            eprintln!("    HIBERNET_SEED={seed} cargo test -p hibernet-tests --test simulation");
+                            eprintln!("seed {seed} failed; replay it with\n    {}", replay(&seed.to_string()));
                             failed.lock().unwrap().push(seed);
                         }
                     }
@@ -58,12 +56,33 @@ fn every_byte_arrives_once_and_in_order_over_a_bad_link() {
             });
         }
     });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "failed seeds: {failed:?}; replay: {}", replay("n"));
+}
+
+#[test]
+fn every_byte_arrives_once_and_in_order_over_a_bad_link() {
+    if let Some(seed) = number("HIBERNET_SEED") {
+        let done = run::seed(seed);
+        println!("seed {seed}: {done:?}");
+        return;
+    }
+    let count = number("HIBERNET_SEEDS").unwrap_or(2000);
+    let total = Mutex::new(run::Done::default());
+    seeds("every_byte", count, run::seed, |done| total.lock().unwrap().add(&done));
     let total = total.into_inner().unwrap();
     println!("{total:?}");
-    assert!(total.forgotten() * 500 <= seeds + 500, "the guest forgets too often for that to be its own mistake: {total:?}");
-    let failed = failed.into_inner().unwrap();
-    assert!(
-        failed.is_empty(),
-        "failed seeds: {failed:?}; replay: HIBERNET_SEED=n cargo test -p hibernet-tests --test simulation"
-    );
+    assert!(total.forgotten() * 500 <= count + 500, "the guest forgets too often for that to be its own mistake: {total:?}");
+}
+
+#[test]
+fn nobody_can_tell_a_stack_that_was_saved_and_restored_at_every_boundary() {
+    if let Some(seed) = number("HIBERNET_SEED") {
+        println!("seed {seed}: {:?}", chain::seed(seed));
+        return;
+    }
+    let count = number("HIBERNET_SEEDS").unwrap_or(1000);
+    let total = Mutex::new(chain::Tally::default());
+    seeds("nobody_can_tell", count, chain::seed, |tally| total.lock().unwrap().add(&tally));
+    println!("{:?}", total.into_inner().unwrap());
 }

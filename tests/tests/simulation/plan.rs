@@ -4,6 +4,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use hibernet_netstack::config::{Config, Limits, Publish};
 use hibernet_netstack::edge::LinkInfo;
+use hibernet_netstack::iptables::Family;
 use hibernet_netstack::tuple::{Endpoint, proto};
 use hibernet_tests::wire::GUEST_MAC;
 use hibernet_tests::{Drain, SplitMix};
@@ -46,8 +47,10 @@ pub struct TcpPlan {
     pub id: u64,
     pub inbound: bool,
     pub guest_port: u16,
-    /// The other end: the host that the guest connects to, or the client that connects.
+    /// The other end: the host that the guest reaches, or the client that connects.
     pub remote: Endpoint,
+    /// Where the guest connects to: rules may lead that to another place.
+    pub seen: Endpoint,
     pub start: Duration,
     /// Bytes from the guest, and to it.
     pub up: u64,
@@ -85,8 +88,8 @@ pub struct Plan {
     pub config: Config,
     pub link: LinkInfo,
     pub faults: Faults,
-    /// Rules are in force that drop INVALID packets and translate the sources of what leaves.
-    pub rules: bool,
+    /// Rules in force from the start.
+    pub rules: Vec<(Family, String)>,
     /// The link's queue is full now and then.
     pub full: bool,
     /// Our process stands still: when, and for how long. The guest's clock goes on, its programs stand still too; so it is
@@ -94,7 +97,27 @@ pub struct Plan {
     pub freeze: Option<(Duration, Duration)>,
     pub tcp: Vec<TcpPlan>,
     pub udp: Vec<UdpPlan>,
+    pub flood: FloodPlan,
 }
+
+/// What the guest and others send beside.
+#[derive(Clone, Debug, Default)]
+pub struct FloodPlan {
+    /// Frames of the guest, and pauses between them at most.
+    pub frames: u64,
+    pub pace: Duration,
+    /// Clients that send datagrams to a published port.
+    pub clients: u64,
+    pub resolver: Option<IpAddr>,
+}
+
+/// What a careful operator has: nothing that tracking finds wrong passes, and sources are translated on the way out.
+const CAREFUL: &str = "*nat\n-A POSTROUTING -o host0 -j MASQUERADE --random\nCOMMIT\n\
+    *filter\n:FORWARD DROP [0:0]\n\
+    -A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+    -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+    -A FORWARD -i tap0 -m conntrack --ctstate NEW -j ACCEPT\n\
+    -A FORWARD -i host0 -m conntrack --ctstate DNAT -j ACCEPT\nCOMMIT\n";
 
 fn pick<T: Copy>(rng: &mut SplitMix, of: &[T]) -> T {
     of[rng.below(of.len() as u64) as usize]
@@ -146,7 +169,9 @@ impl Plan {
         let udp = (0..rng.below(3)).map(|n| UdpPlan::new(&mut rng, n, link.mtu)).collect();
         let freeze = (rng.chance(8) && blackout.is_none())
             .then(|| (Duration::from_millis(rng.below(1000)), Duration::from_millis(rng.below(9000))));
-        Plan { config, link, faults, rules: seed.is_multiple_of(2), full: rng.chance(20), freeze, tcp, udp }
+        let families: &[Family] = if seed.is_multiple_of(2) { &[Family::V4, Family::V6] } else { &[] };
+        let rules = families.iter().map(|f| (*f, CAREFUL.to_owned())).collect();
+        Plan { config, link, faults, rules, full: rng.chance(20), freeze, tcp, udp, flood: FloodPlan::default() }
     }
 }
 
@@ -167,11 +192,14 @@ impl TcpPlan {
             0 => Drain { bytes: rng.range(500, 5000) as usize, every: Duration::from_millis(rng.range(1, 10)) },
             _ => Drain { bytes: usize::MAX, every: Duration::from_micros(rng.below(2000)) },
         };
+        let id = rng.u64();
+        let remote = Endpoint::new(far(rng, v6), rng.range(1, 60_000) as u16);
         TcpPlan {
-            id: rng.u64(),
+            id,
             inbound,
             guest_port: port,
-            remote: Endpoint::new(far(rng, v6), rng.range(1, 60_000) as u16),
+            remote,
+            seen: remote,
             start: Duration::from_millis(rng.below(100)),
             up: amount(rng),
             down: amount(rng),

@@ -1,19 +1,22 @@
 //! The run of one seed.
 
+use crate::flood::Flood;
 use crate::forgotten::Forgotten;
+use crate::frame::{tcp_of, udp_payload};
 use crate::guest::Guest;
 use crate::net::{Frame, Wire};
 use crate::plan::Plan;
 use crate::tcp_flow::TcpFlow;
 use crate::udp_flow::{UdpFlow, label};
+use core::hash::Hasher;
 use core::net::IpAddr;
 use core::time::Duration;
 use hibernet_netstack::Time;
 use hibernet_netstack::admin::Recheck;
 use hibernet_netstack::edge::{RxChecksum, TxError};
-use hibernet_netstack::iptables::{Family, text};
-use hibernet_tests::wire::{self, L4, Net};
-use hibernet_tests::{SplitMix, World};
+use hibernet_netstack::iptables::text;
+use hibernet_tests::{Boundary, SplitMix, World};
+use std::collections::hash_map::DefaultHasher;
 
 /// How long everything may take, in virtual time.
 const LIMIT: Duration = Duration::from_secs(5 * 3600);
@@ -39,9 +42,16 @@ pub struct Done {
     virtual_seconds: u64,
     /// Worlds in which the guest forgot what it had sent.
     forgotten: u64,
+    /// Of all frames; of no use for more than one seed.
+    hash: u64,
 }
 
 impl Done {
+    /// What tells two runs apart: every frame in both directions, and when it was sent.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
     pub fn forgotten(&self) -> u64 {
         self.forgotten
     }
@@ -63,33 +73,33 @@ impl Done {
     }
 }
 
-struct Sim {
+/// A world with everything around it.
+pub struct Sim {
     world: World,
     guest: Guest,
     up: Wire,
     down: Wire,
     tcp: Vec<TcpFlow>,
     udp: Vec<UdpFlow>,
+    flood: Flood,
     frames: u64,
+    /// Of all frames and when they were sent.
+    hash: DefaultHasher,
     forgotten: Forgotten,
-    rng: SplitMix,
+    seed: u64,
     full: bool,
     freeze: Option<(Time, Duration)>,
     trace: bool,
 }
 
-/// What a careful operator has: nothing that tracking finds wrong passes, and sources are translated on the way out.
-const RULES: &str = "*nat\n-A POSTROUTING -o host0 -j MASQUERADE --random\nCOMMIT\n\
-    *filter\n:FORWARD DROP [0:0]\n\
-    -A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
-    -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
-    -A FORWARD -i tap0 -m conntrack --ctstate NEW -j ACCEPT\n\
-    -A FORWARD -i host0 -m conntrack --ctstate DNAT -j ACCEPT\nCOMMIT\n";
+/// Addresses of the host.
+pub fn host_addresses() -> Vec<IpAddr> {
+    ["198.18.0.1", "fd99::1"].map(|a| a.parse().expect("an address")).into()
+}
 
-fn set_rules(w: &mut World) {
-    w.stack.set_host_addresses(["198.18.0.1", "fd99::1"].map(|a| a.parse().expect("an address")).into());
-    for family in [Family::V4, Family::V6] {
-        let rules = text::parse(family, RULES).unwrap_or_else(|e| panic!("{e}"));
+fn set_rules(w: &mut World, plan: &Plan) {
+    for (family, rules) in &plan.rules {
+        let rules = text::parse(*family, rules).unwrap_or_else(|e| panic!("{e}: {rules}"));
         let now = w.now();
         w.stack.set_rules(now, rules, Recheck::Keep, &mut w.edge).unwrap_or_else(|e| panic!("{e}"));
     }
@@ -97,42 +107,58 @@ fn set_rules(w: &mut World) {
 
 /// Runs a seed to its end.
 pub fn seed(seed: u64) -> Done {
-    let plan = Plan::new(seed);
-    let mut rng = SplitMix::new(!seed);
-    let mut world = World::seeded(plan.config.clone(), plan.link, seed);
-    let now = world.now();
-    world.link_up();
-    if plan.rules {
-        set_rules(&mut world);
-    }
-    let mut sim = Sim {
-        guest: Guest::new(&plan, now, seed),
-        up: Wire::new(plan.faults, now, rng.fork()),
-        down: Wire::new(plan.faults, now, rng.fork()),
-        tcp: plan.tcp.iter().map(|p| TcpFlow::new(p.clone(), plan.rules, now, rng.fork())).collect(),
-        udp: plan.udp.iter().map(|p| UdpFlow::new(p.clone(), now, rng.fork())).collect(),
-        world,
-        frames: 0,
-        forgotten: Forgotten::new(now),
-        rng: rng.fork(),
-        full: plan.full,
-        freeze: plan.freeze.map(|(at, len)| (now + at, len)),
-        trace: std::env::var_os("HIBERNET_TRACE").is_some(),
-    };
-    let whole = sim.run(now + LIMIT);
-    if whole {
-        sim.settle_down();
-    }
-    Done { forgotten: u64::from(!whole), ..sim.done(now) }
+    Sim::new(&Plan::new(seed), seed, None).finish()
 }
 
 impl Sim {
+    /// The world of a plan, in which nothing has happened yet.
+    pub fn new(plan: &Plan, seed: u64, boundary: Option<Box<dyn Boundary>>) -> Sim {
+        let mut rng = SplitMix::new(!seed);
+        let mut world = World::seeded(plan.config.clone(), plan.link, seed);
+        let now = world.now();
+        world.stack.set_host_addresses(host_addresses());
+        world.edge.host.addresses.extend(host_addresses());
+        world.boundary = boundary;
+        world.link_up();
+        set_rules(&mut world, plan);
+        Sim {
+            guest: Guest::new(plan, now, seed),
+            up: Wire::new(plan.faults, now, rng.fork()),
+            down: Wire::new(plan.faults, now, rng.fork()),
+            tcp: plan.tcp.iter().map(|p| TcpFlow::new(p.clone(), !plan.rules.is_empty(), now, rng.fork())).collect(),
+            udp: plan.udp.iter().map(|p| UdpFlow::new(p.clone(), now, rng.fork())).collect(),
+            flood: Flood::new(plan.flood.clone(), &mut world, rng.fork()),
+            world,
+            frames: 0,
+            hash: DefaultHasher::new(),
+            forgotten: Forgotten::new(now),
+            seed,
+            full: plan.full,
+            freeze: plan.freeze.map(|(at, len)| (now + at, len)),
+            trace: std::env::var_os("HIBERNET_TRACE").is_some(),
+        }
+    }
+
+    /// Runs it to its end.
+    pub fn finish(mut self) -> Done {
+        let start = self.world.now();
+        let whole = self.run(start + LIMIT);
+        if whole {
+            self.settle_down();
+        }
+        Done { forgotten: u64::from(!whole), ..self.done(start) }
+    }
+
+    /// What chance does now. It depends on nothing but the time, so that a turn in which nothing happens changes nothing.
+    fn chance(&self, at: Time, what: u64) -> SplitMix {
+        SplitMix::new(SplitMix::new(self.seed ^ what << 56).u64() ^ at.as_nanos())
+    }
+
     /// Lets everything come to its end; `false` if the guest made that impossible.
     fn run(&mut self, end: Time) -> bool {
         let (mut turns, mut moved) = (0, false);
         loop {
             let now = self.world.now();
-            self.fill_link();
             moved |= self.deliver(now);
             self.guest.poll(now);
             if moved {
@@ -141,22 +167,27 @@ impl Sim {
             for f in &mut self.tcp {
                 f.act(now, &mut self.world, &mut self.guest);
             }
-            self.udp.iter_mut().for_each(|f| f.act(now, &mut self.world, &mut self.guest));
+            self.udp.iter_mut().for_each(|f| f.act(now, &mut self.guest));
+            self.flood.act(&mut self.world, &mut self.guest);
             self.guest.poll(now);
             // A wake-up for the link alone comes before the one for the sockets.
-            if self.rng.chance(50) {
+            if self.chance(now, 1).chance(50) {
                 self.world.flush();
             }
-            let before = self.world.steps;
+            let before = self.world.events;
             self.world.settle();
+            while self.host_answers() {
+                self.world.settle();
+            }
             // An event at a socket may be what a peer waits for.
-            if self.world.steps > before + 2 {
+            if self.world.events > before {
                 self.tcp.iter_mut().for_each(|f| f.wake(now));
             }
             self.send(now);
-            self.tcp.iter_mut().filter(|f| f.is_aborted()).for_each(|f| f.act(now, &mut self.world, &mut self.guest));
+            self.tcp.iter_mut().for_each(|f| f.finish(&mut self.world, &mut self.guest));
             if self.tcp.iter().all(TcpFlow::is_done)
                 && self.udp.iter().all(UdpFlow::is_done)
+                && self.flood.is_done()
                 && self.up.next().is_none()
                 && self.down.next().is_none()
                 && self.world.stack.flow_counts().0 == 0
@@ -176,6 +207,7 @@ impl Sim {
                 self.world.stack.stats()
             );
             moved = self.world.edge.host.next_deadline().is_some_and(|d| d <= next);
+            self.fill_link(next);
             self.world.run_to(next);
             if let Some((_, len)) = self.freeze.take_if(|(at, _)| *at <= next) {
                 self.world.freeze(len);
@@ -185,12 +217,29 @@ impl Sim {
     }
 
     /// The link's queue is full for a moment, now and then.
-    fn fill_link(&mut self) {
+    fn fill_link(&mut self, at: Time) {
+        let mut chance = self.chance(at, 2);
         let fail = &mut self.world.edge.links[0].fail;
         fail.clear();
-        if self.full && self.rng.chance(2) {
-            fail.extend([TxError::Full; 4].iter().take(self.rng.range(1, 4) as usize));
+        if self.full && chance.chance(2) {
+            fail.extend([TxError::Full; 4].iter().take(chance.range(1, 4) as usize));
         }
+    }
+
+    /// Programs on the host answer datagrams at once; whether there were any.
+    fn host_answers(&mut self) -> bool {
+        let mut any = self.flood.answer(&mut self.world);
+        for f in &mut self.udp {
+            any |= f.echo(&mut self.world);
+        }
+        any
+    }
+
+    fn note(&mut self, now: Time, what: u8, frame: &[u8]) {
+        self.frames += 1;
+        self.hash.write_u64(now.as_nanos());
+        self.hash.write_u8(what);
+        self.hash.write(frame);
     }
 
     /// Frames that have arrived.
@@ -213,7 +262,7 @@ impl Sim {
     /// Frames that were sent. UDP datagrams are booked, so that none goes missing but on the link.
     fn send(&mut self, now: Time) {
         while let Some(f) = self.guest.device.tx.pop_front() {
-            self.frames += 1;
+            self.note(now, 0, &f.bytes);
             let data = udp_payload(&f.bytes);
             self.trace(now, "guest sends", &f.bytes);
             if self.forgotten.watches(now)
@@ -229,7 +278,7 @@ impl Sim {
         }
         self.world.collect();
         while let Some((_, bytes)) = self.world.inbox.pop_front() {
-            self.frames += 1;
+            self.note(now, 1, &bytes);
             let data = udp_payload(&bytes);
             self.trace(now, "stack sends", &bytes);
             if self.forgotten.watches(now)
@@ -283,7 +332,9 @@ impl Sim {
 
     fn next(&mut self, now: Time) -> Time {
         let flows = self.tcp.iter().map(TcpFlow::next).chain(self.udp.iter().map(UdpFlow::next)).min();
-        [self.world.next_deadline(), self.up.next(), self.down.next(), flows, self.guest.poll_at(now)]
+        let freeze = self.freeze.map(|(at, _)| at);
+        let flood = Some(self.flood.next());
+        [self.world.next_deadline(), self.up.next(), self.down.next(), flows, flood, freeze, self.guest.poll_at(now)]
             .into_iter()
             .flatten()
             .min()
@@ -294,7 +345,9 @@ impl Sim {
     fn settle_down(&mut self) {
         self.udp.iter().for_each(UdpFlow::check_counts);
         assert_eq!(self.world.stack.flow_counts().0, 0, "TCP flows are left");
+        self.world.boundary = None;
         self.world.run(LINGER);
+        self.flood.close(&mut self.world);
         self.world.assert_clean();
     }
 
@@ -314,53 +367,7 @@ impl Sim {
             out_of_order: s.tcp_out_of_order,
             virtual_seconds: self.world.now().since(start + LINGER).as_secs(),
             forgotten: 0,
+            hash: self.hash.finish(),
         }
-    }
-}
-
-/// A TCP segment, whose checksum need not be there.
-fn tcp_of(frame: &[u8]) -> Option<(IpAddr, IpAddr, wire::TcpSegment)> {
-    let mut f = frame.to_vec();
-    let (at, protocol) = match f.get(12..14)? {
-        [0x08, 0x00] => (34, f[23]),
-        [0x86, 0xdd] => (54, f[20]),
-        _ => return None,
-    };
-    if protocol != 6 {
-        return None;
-    }
-    let addr = |at: usize| -> IpAddr {
-        match protocol_family(frame) {
-            4 => <[u8; 4]>::try_from(&frame[at..at + 4]).unwrap().into(),
-            _ => <[u8; 16]>::try_from(&frame[at..at + 16]).unwrap().into(),
-        }
-    };
-    let (src, dst) = if at == 34 { (addr(26), addr(30)) } else { (addr(22), addr(38)) };
-    let end = if at == 34 { 14 + usize::from(u16::from_be_bytes([f[16], f[17]])) } else { f.len() };
-    f[at + 16..at + 18].fill(0);
-    let sum = wire::transport_checksum(src, dst, 6, &f[at..end]);
-    f[at + 16..at + 18].copy_from_slice(&sum.to_be_bytes());
-    match wire::parse(&f).ok()?.net {
-        Net::Ip { src, dst, l4: L4::Tcp(t), .. } => Some((src, dst, t)),
-        _ => None,
-    }
-}
-
-fn protocol_family(frame: &[u8]) -> u8 {
-    frame[14] >> 4
-}
-
-fn udp_payload(frame: &[u8]) -> Option<Vec<u8>> {
-    let udp = match frame.get(12..14)? {
-        [0x08, 0x00] => frame.get(23) == Some(&17),
-        [0x86, 0xdd] => frame.get(20) == Some(&17),
-        _ => false,
-    };
-    if !udp {
-        return None;
-    }
-    match wire::parse(frame).ok()?.net {
-        Net::Ip { l4: L4::Udp { data, .. }, .. } => Some(data),
-        _ => None,
     }
 }

@@ -94,9 +94,9 @@ impl TcpFlow {
         self.done
     }
 
-    /// The guest's port and the other end's.
+    /// The guest's port and the other end's, as the guest sees it.
     pub fn ports(&self) -> (u16, u16) {
-        (self.plan.guest_port, self.plan.remote.port)
+        (self.plan.guest_port, self.plan.seen.port)
     }
 
     pub fn bytes(&self) -> u64 {
@@ -134,8 +134,8 @@ impl TcpFlow {
             s.listen(p.guest_port).unwrap();
         } else {
             w.edge.host.plan(p.remote, ConnectPlan::Accept(p.connect_delay));
-            let local = endpoint(Endpoint::new(g.addr(p.remote.addr), p.guest_port));
-            s.connect(g.iface.context(), endpoint(p.remote), local).unwrap();
+            let local = endpoint(Endpoint::new(g.addr(p.seen.addr), p.guest_port));
+            s.connect(g.iface.context(), endpoint(p.seen), local).unwrap();
         }
         self.socket = Some(g.sockets.add(s));
         if p.inbound {
@@ -264,7 +264,10 @@ impl TcpFlow {
     }
 
     /// Programs that are not finished act again after their pause; at the end, the sockets must have closed cleanly.
-    fn finish(&mut self, w: &mut World, g: &mut Guest) {
+    pub fn finish(&mut self, w: &mut World, g: &mut Guest) {
+        if self.done || self.socket.is_none() {
+            return;
+        }
         let now = w.now();
         for next in [&mut self.guest_next, &mut self.peer_next] {
             if *next == Time::ZERO {

@@ -75,7 +75,7 @@ impl UdpFlow {
         seq
     }
 
-    pub fn act(&mut self, now: Time, w: &mut World, g: &mut Guest) {
+    pub fn act(&mut self, now: Time, g: &mut Guest) {
         if now < self.start {
             return;
         }
@@ -99,11 +99,11 @@ impl UdpFlow {
             let more = self.sent < self.plan.count;
             self.next = if more { now + Duration::from_millis(self.rng.below(20)) } else { Time::NEVER };
         }
-        self.echo(w);
     }
 
-    /// The host's program: every datagram goes back. A flow that expired comes again with another socket.
-    fn echo(&mut self, w: &mut World) {
+    /// The host's program: every datagram goes back; whether there were any. A flow that expired comes again with another socket.
+    pub fn echo(&mut self, w: &mut World) -> bool {
+        let mut any = false;
         let remote = self.plan.remote;
         let mut socks = w.edge.host.udp_sockets();
         socks.retain(|s| w.edge.host.udp(*s).to == Some(remote));
@@ -130,8 +130,10 @@ impl UdpFlow {
                 let segment = (group.len() > 1).then_some(group[0].len() as u16);
                 let d = Incoming { data: group.concat(), from: remote, to: None, segment, hop_limit: Some(60) };
                 w.edge.host.udp_arrives(sock, d);
+                any = true;
             }
         }
+        any
     }
 
     /// What the link delivered arrived, and nothing else.

@@ -243,6 +243,11 @@ pub fn remove(id: &str) -> Result<bool, LockError> {
     Ok(found)
 }
 
+/// How many locks there are in the network namespace.
+pub fn count() -> Result<usize, LockError> {
+    Ok(Nft::open()?.tables()?.iter().filter(|t| t.starts_with(PREFIX)).count())
+}
+
 /// Whether packets could be locked here.
 pub fn can_lock() -> Result<(), LockError> {
     let lock = Lock::new(&format!("trial_{}", std::process::id()), [], Duration::from_secs(1))?;
@@ -252,11 +257,8 @@ pub fn can_lock() -> Result<(), LockError> {
 /// Removes the tables of locks whose time was up.
 fn sweep(nft: &mut Nft) -> io::Result<()> {
     for table in nft.tables()?.into_iter().filter(|t| t.starts_with(PREFIX)) {
-        let mut is_alive = false;
-        for set in Set::ALL {
-            // The table may go while we look at it.
-            is_alive |= nft.has_elements(&table, set.name()).unwrap_or(true);
-        }
+        // The table may go while we look at it.
+        let is_alive = Set::ALL.iter().any(|set| nft.has_elements(&table, set.name()).unwrap_or(true));
         if !is_alive {
             delete(nft, &table)?;
         }

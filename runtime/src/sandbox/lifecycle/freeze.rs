@@ -1,12 +1,13 @@
 //! Checkpoints, as their supervisor sees them: the worker freezes and writes, the client says that the image is safe, then the sockets change hands.
 
+use super::holder::Holder;
 use super::server::ClientId;
 use super::{Network, Task};
 use crate::checkpoint::Held;
 use crate::checkpoint::report::FreezeReport;
 use crate::control::lifecycle::{Event, State};
 use crate::control::protocol::ProblemKind;
-use crate::sandbox::failure::{Failure, Status};
+use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::worker_process::{FromWorker, ToWorker};
 use crate::worker::{Mode, Prepare};
 use std::os::fd::{AsFd, OwnedFd};
@@ -48,10 +49,10 @@ pub(super) struct Upgrade {
 
 impl Network {
     /// A client asks for an image.
-    pub(super) fn checkpoint(&mut self, client: ClientId, mut how: Prepare, image: OwnedFd) -> Result<(), Failure> {
+    pub(super) fn checkpoint(&mut self, client: ClientId, mut how: Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
         how.name = self.kit.plan.name.clone().unwrap_or_default();
         let mode = how.mode;
-        self.freeze(Freezing { client, mode, stage: Stage::Writing, report: None, upgrade: None }, how, &image)
+        self.freeze(Freezing { client, mode, stage: Stage::Writing, report: None, upgrade: None }, how, fds)
     }
 
     /// A client asks for another worker, of this program.
@@ -73,11 +74,12 @@ impl Network {
         };
         let upgrade = Upgrade { program, image, since: Instant::now() };
         let freezing = Freezing { client, mode: Mode::Hold, stage: Stage::Writing, report: None, upgrade: Some(upgrade) };
-        self.freeze(freezing, Prepare { live: true, ..Prepare::default() }, &written)
+        self.freeze(freezing, Prepare { live: true, ..Prepare::default() }, &[written])
     }
 
-    fn freeze(&mut self, freezing: Freezing, how: Prepare, image: &OwnedFd) -> Result<(), Failure> {
-        self.begin(Task::Freeze(freezing), &ToWorker::Prepare(how), &[image.as_fd()])
+    fn freeze(&mut self, freezing: Freezing, how: Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.begin(Task::Freeze(freezing), &ToWorker::Prepare(how), &fds)
     }
 
     /// The client says that the image is safe.
@@ -166,6 +168,14 @@ impl Network {
         Ok(())
     }
 
+    /// Holds the sockets, and has the guest's kernel be patient.
+    pub(super) fn sleep(&mut self, held: Held, generation: String) {
+        self.holder = Some(Holder::new(held, generation));
+        if let Err(e) = self.retries.raise() {
+            complain(format_args!("warning: the sandbox's kernel gives its connections up sooner while its network sleeps: {e}"));
+        }
+    }
+
     /// The worker has nothing any more, and ends.
     fn handed_over(&mut self, f: Freezing, held: Held) -> Result<(), Failure> {
         let old = self.worker.take();
@@ -173,7 +183,15 @@ impl Network {
         match f.upgrade {
             Some(upgrade) => self.replace(f.client, upgrade, held),
             None => {
-                self.held = if f.mode == Mode::Drop { Held::default() } else { held };
+                let held = match f.mode {
+                    Mode::Hold | Mode::GoOn => held,
+                    // Sockets in repair mode end without a word all the same.
+                    Mode::Repair | Mode::Drop => {
+                        held.reset_on_close();
+                        Held::default()
+                    }
+                };
+                self.sleep(held, f.report.as_ref().map_or_else(String::new, |r| r.generation.clone()));
                 self.answer(f.client, &f.report);
             }
         }

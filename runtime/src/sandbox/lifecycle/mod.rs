@@ -2,6 +2,7 @@
 //! socket. Nothing here waits but for processes to begin or end: the supervisor calls [`Network::turn`] whenever one of [`Network::poll_fds`] is ready.
 
 mod freeze;
+mod holder;
 mod kit;
 mod server;
 mod thaw;
@@ -11,12 +12,14 @@ pub(crate) use server::Server;
 
 use super::channel::Heard;
 use super::failure::{Failure, Status, complain};
+use super::retries::Retries;
 use super::worker_process::{FromWorker, ToWorker, WorkerProcess};
-use crate::checkpoint::Held;
 use crate::control::lifecycle::{Changed, Request, State, Tiers};
 use crate::control::protocol::ProblemKind;
 use crate::control::registry::Registration;
+use crate::worker::Mode;
 use freeze::Freezing;
+use holder::Holder;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Pid;
 use server::{ClientId, Line};
@@ -37,7 +40,9 @@ pub(crate) struct Network {
     /// What another worker is made of.
     kit: Kit,
     /// While it sleeps: the sockets of its flows.
-    held: Held,
+    holder: Option<Holder>,
+    /// How often the guest's kernel tries again.
+    retries: Retries,
 }
 
 /// What is being done. One at a time: what is asked for meanwhile is refused.
@@ -51,8 +56,9 @@ enum Task {
 
 impl Network {
     /// Of a worker that has just started to serve.
-    pub(crate) fn new(worker: WorkerProcess, server: Option<Server>, kit: Kit) -> Network {
-        Network { worker: Some(worker), silent: false, state: State::Running, server, task: None, kit, held: Held::default() }
+    pub(crate) fn new(worker: WorkerProcess, server: Option<Server>, kit: Kit, retries: Retries) -> Network {
+        let state = State::Running;
+        Network { worker: Some(worker), silent: false, state, server, task: None, kit, holder: None, retries }
     }
 
     /// Process id of the worker, if there is one.
@@ -60,12 +66,11 @@ impl Network {
         self.worker.as_ref().map(|w| w.pid)
     }
 
-    /// The worker was waited for.
+    /// The worker was waited for. What it has said before is still to be heard: it may have been told to end.
     pub(crate) fn worker_has_ended(&mut self) {
         if let Some(w) = &mut self.worker {
             w.has_ended();
         }
-        self.silent = true;
     }
 
     /// Ends the worker, and what is held.
@@ -73,7 +78,7 @@ impl Network {
         if let Some(w) = &mut self.worker {
             w.end();
         }
-        self.held = Held::default();
+        self.holder = None;
     }
 
     /// Hands on the host's resolvers.
@@ -127,7 +132,9 @@ impl Network {
     fn enter(&self, registration: Option<&mut Registration>) {
         let (state, since) = (self.state, SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()));
         let worker = self.worker().map_or(0, |p| p.as_raw_nonzero().get());
-        let done = registration.map_or(Ok(()), |r| r.update(|e| (e.state, e.since, e.worker) = (state, since, worker)));
+        let asleep = self.holder.as_ref().map(|h| h.about.clone());
+        let done = registration
+            .map_or(Ok(()), |r| r.update(|e| (e.state, e.since, e.worker, e.asleep) = (state, since, worker, asleep.clone())));
         if let Err(e) = done {
             complain(format_args!("warning: {e}; `list` does not know that the network is {state}"));
         }
@@ -143,7 +150,12 @@ impl Network {
                 return Ok(());
             }
         };
-        let wanted = usize::from(matches!(request, Request::Checkpoint { .. } | Request::Restore(_) | Request::Upgrade));
+        let wanted = match &request {
+            Request::Checkpoint { how } => 1 + usize::from(how.mode == Mode::Repair),
+            Request::Restore(how) => 1 + usize::from(how.helper),
+            Request::Upgrade => 1,
+            _ => 0,
+        };
         if fds.len() != wanted {
             self.refuse(client, ProblemKind::Request, format!("this request brings {wanted} descriptors, not {}", fds.len()));
             return Ok(());
@@ -156,8 +168,8 @@ impl Network {
             return Ok(());
         }
         if let Request::Restore(how) = request {
-            let image = fds.swap_remove(0);
-            self.restore(client, &how, image);
+            let helper = if how.helper { fds.pop() } else { None };
+            self.restore(client, &how, fds.swap_remove(0), helper);
             return Ok(());
         }
         if self.state == State::Asleep {
@@ -175,7 +187,7 @@ impl Network {
             Request::Pause => self.begin(Task::Pause(client), &ToWorker::Pause, &[])?,
             Request::Resume => self.begin(Task::Resume(client), &ToWorker::Resume, &[])?,
             Request::Tiers { mode } => self.begin(Task::Tiers(client), &ToWorker::Tiers(mode), &[])?,
-            Request::Checkpoint { how } => self.checkpoint(client, how, fds.swap_remove(0))?,
+            Request::Checkpoint { how } => self.checkpoint(client, how, &fds)?,
             Request::Upgrade => self.upgrade(client, fds.swap_remove(0))?,
             Request::Commit | Request::Restore(_) => {}
         }

@@ -4,11 +4,11 @@ use super::Network;
 use super::freeze::Upgrade;
 use super::server::ClientId;
 use crate::checkpoint::Held;
-use crate::checkpoint::report::ThawReport;
+use crate::checkpoint::report::{ThawReport, generation_text};
 use crate::control::lifecycle::{Restore, State, Upgraded};
 use crate::control::protocol::ProblemKind;
 use crate::control::rules;
-use crate::sandbox::failure::{Failure, Status};
+use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::worker_process::{Thaw, WorkerProcess};
 use crate::worker::{RestorePolicy, RulesSetup};
 use hibernet_netstack::iptables::text::RestoreOptions;
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 impl Network {
     /// A client brings an image.
-    pub(super) fn restore(&mut self, client: ClientId, how: &Restore, image: OwnedFd) {
+    pub(super) fn restore(&mut self, client: ClientId, how: &Restore, image: OwnedFd, helper: Option<OwnedFd>) {
         if self.state != State::Asleep {
             let why = "its network is not asleep; `hibernet checkpoint` puts it to sleep";
             return self.refuse(client, ProblemKind::State, why.into());
@@ -26,15 +26,21 @@ impl Network {
             Ok(r) => r,
             Err((kind, why)) => return self.refuse(client, kind, why),
         };
-        let done = self.held.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the sockets over", e));
+        let held = self.holder.as_ref().map_or_else(|| Ok(Held::default()), |h| h.held().try_clone());
+        let done = held.map_err(|e| Failure::os(Status::Resources, "cannot hand the sockets over", e));
         let done = done.and_then(|held| {
             self.kit.plan.rules = rules;
             let program = self.kit.program.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot start a worker", e))?;
-            self.start(program.as_fd(), Thaw { image, held, policy: how.policy.clone() })
+            self.start(program.as_fd(), Thaw { image, held, policy: how.policy.clone(), helper })
         });
         match done {
             Ok(report) => {
-                self.held = Held::default();
+                if let Some(h) = self.holder.take() {
+                    h.let_go();
+                }
+                if let Err(e) = self.retries.put_back() {
+                    complain(format_args!("warning: the sandbox's kernel still tries more often than it did: {e}"));
+                }
                 self.answer(client, &report);
             }
             Err(e) => {
@@ -54,6 +60,7 @@ impl Network {
                 image: image.try_clone().map_err(fail)?,
                 held: held.try_clone().map_err(fail)?,
                 policy: RestorePolicy { expected: held.generation, ..RestorePolicy::default() },
+                helper: None,
             };
             network.start(program, thaw)
         };
@@ -69,7 +76,8 @@ impl Network {
         match again.and_then(|old| begin(self, old.as_fd())) {
             Ok(_) => self.refuse(client, ProblemKind::Internal, format!("{why}; the program of before goes on")),
             Err(e) => {
-                self.held = held;
+                let generation = held.generation.as_ref().map_or_else(String::new, generation_text);
+                self.sleep(held, generation);
                 self.refuse(
                     client,
                     ProblemKind::Internal,

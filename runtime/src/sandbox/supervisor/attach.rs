@@ -7,6 +7,7 @@ use crate::sandbox::failure::Failure;
 use crate::sandbox::guest::Opened;
 use crate::sandbox::lifecycle::{Kit, Network, Server};
 use crate::sandbox::plan::Plan;
+use crate::sandbox::retries::Retries;
 use crate::sandbox::target::{Gone, Target};
 use crate::sandbox::worker_process::{Given, WorkerProcess};
 use std::os::fd::AsFd;
@@ -21,7 +22,7 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
     let given = Given { end, link, host, control: base.control.take().map(Into::into), thaw: None };
     let kit = Kit::of(plan, &base.program, &given)?;
     let (worker, _) = WorkerProcess::start(base.program.as_fd(), plan, given)?;
-    let mut network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit);
+    let mut network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit, Retries::default());
     unconfigured.configure()?;
     if let Some(r) = &mut base.registration {
         let pid = network.worker().map_or(0, |p| p.as_raw_nonzero().get());
@@ -45,6 +46,10 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
         while let Some((pid, status)) = next_child()? {
             if Some(pid) == network.worker() && !status.stopped() {
                 network.worker_has_ended();
+                network.turn(base.registration.as_mut())?;
+                if Some(pid) != network.worker() {
+                    continue;
+                }
                 return match worker_end(status) {
                     WorkerEnd::LinkGone => Ok(0),
                     WorkerEnd::Unexpected(why) => Err(worker_died(why)),

@@ -96,6 +96,7 @@ fn register(plan: &Plan, command: &[OsString]) -> Result<Option<Registration>, F
         namespaces: None,
         state: State::Running,
         since: 0,
+        asleep: None,
     };
     registry.enter(entry).map(Some)
 }

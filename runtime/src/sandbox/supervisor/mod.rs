@@ -14,6 +14,7 @@ use crate::worker::RestorePolicy;
 use background::in_background_if;
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// A command to be run in a sandbox.
@@ -38,6 +39,8 @@ pub struct Thawing {
     pub image: File,
     /// How.
     pub policy: RestorePolicy,
+    /// A connection to who switches the repair mode of sockets.
+    pub helper: Option<OwnedFd>,
     /// Called with what became of its flows.
     pub told: fn(&ThawReport),
 }

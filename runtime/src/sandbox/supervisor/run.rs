@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
     let plan = &request.plan;
     let mut base = Base::new(plan, &request.argv)?;
-    let (child, end, link, namespaces) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
+    let (child, end, link, namespaces, retries) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
     let host = std::mem::take(&mut base.host);
     let worker_link = link.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the link over", e))?;
     let given = Given { end, link: worker_link, host, control: base.control.take().map(Into::into), thaw: thaw_of(request)? };
@@ -27,7 +27,7 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
     if let (Some(t), Some(report)) = (&request.thaw, &thawed) {
         (t.told)(report);
     }
-    let network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit);
+    let network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit, retries);
     if let Some(r) = &mut base.registration {
         let ns = [&namespaces.user, &namespaces.mount, &namespaces.net].map(AsRawFd::as_raw_fd);
         let pid = network.worker().map_or(0, |p| p.as_raw_nonzero().get());
@@ -49,7 +49,9 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
 fn thaw_of(request: &RunRequest) -> Result<Option<Thaw>, Failure> {
     let thaw = |t: &super::Thawing| {
         let image = t.image.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the image over", e))?;
-        Ok(Thaw { image: image.into(), held: Held::default(), policy: t.policy.clone() })
+        let helper = t.helper.as_ref().map(OwnedFd::try_clone).transpose();
+        let helper = helper.map_err(|e| Failure::os(Status::Resources, "cannot hand a connection over", e))?;
+        Ok(Thaw { image: image.into(), held: Held::default(), policy: t.policy.clone(), helper })
     };
     request.thaw.as_ref().map(thaw).transpose()
 }
@@ -82,6 +84,11 @@ impl Running {
                         return Ok(code);
                     }
                 } else if Some(pid) == self.network.worker() && !status.stopped() {
+                    // It may have handed everything over before it ended.
+                    self.network.turn(self.base.registration.as_mut())?;
+                    if Some(pid) != self.network.worker() {
+                        continue;
+                    }
                     // The last descriptor of the link: the sandbox sees its interface go.
                     self.link = None;
                     match worker_end(status) {

@@ -2,6 +2,7 @@
 
 use super::messages::{FromWorker, Handed, Parts, Thaw, ToWorker};
 use super::writer::{Writer, Written};
+use crate::checkpoint::helper::Helper;
 use crate::checkpoint::{CheckpointError, known};
 use crate::link::Link;
 use crate::link::pcap::PcapLink;
@@ -82,7 +83,10 @@ fn make(parts: Parts, channel: &Channel) -> Result<Worker, Failure> {
     let log = log::root(&log, host.log);
     let link = match host.pcap {
         Some(file) => {
-            let tee = PcapLink::new(link, Box::new(file), log.clone());
+            let tee = match thaw {
+                Some(_) => Ok(PcapLink::going_on(link, Box::new(file), log.clone())),
+                None => PcapLink::new(link, Box::new(file), log.clone()),
+            };
             Box::new(tee.map_err(|e| Failure::os(Status::File, "cannot write to the capture file", e))?)
         }
         None => link,
@@ -113,7 +117,8 @@ fn go_on(setup: WorkerSetup, thaw: Thaw, channel: &Channel) -> Result<Worker, Fa
     let mut file = File::from(thaw.image);
     file.rewind().map_err(|e| bad(&e))?;
     let image = Image::read(&mut file, MAX_IMAGE, &known()).map_err(|e| bad(&e))?;
-    let (worker, report) = Worker::restore(setup, &image, thaw.held, &thaw.policy).map_err(|e| bad(&e))?;
+    let (worker, report) =
+        Worker::restore(setup, &image, thaw.held, &thaw.policy, thaw.helper.map(Helper::from_socket)).map_err(|e| bad(&e))?;
     channel.send(&FromWorker::Thawed(Box::new(report)), &[])?;
     Ok(worker)
 }
@@ -165,7 +170,7 @@ struct Served<'a> {
     /// A freeze whose image is written, or about to be committed.
     freeze: Option<Arc<Prepared>>,
     /// A freeze that begins when so little is left to copy that it is short, and where its image goes.
-    waiting: Option<(Prepare, File)>,
+    waiting: Option<(Prepare, File, Option<Helper>)>,
 }
 
 impl Served<'_> {
@@ -235,11 +240,12 @@ impl Served<'_> {
             }
             ToWorker::Tiers(mode) => FromWorker::Tiers(self.worker()?.tiers(mode)),
             ToWorker::Prepare(how) => {
-                let Some(file) = fds.into_iter().next().map(File::from) else {
+                let mut fds = fds.into_iter();
+                let Some(file) = fds.next().map(File::from) else {
                     return self.not_prepared("there is nowhere to write the image", false);
                 };
                 let live = how.live;
-                self.waiting = Some((how, file));
+                self.waiting = Some((how, file, fds.next().map(Helper::from_socket)));
                 if !live {
                     return self.freeze();
                 }
@@ -266,8 +272,8 @@ impl Served<'_> {
 
     /// The freeze that was waited for.
     fn freeze(&mut self) -> Result<(), Failure> {
-        let Some((how, file)) = self.waiting.take() else { return Ok(()) };
-        match self.worker()?.prepare(&how) {
+        let Some((how, file, helper)) = self.waiting.take() else { return Ok(()) };
+        match self.worker()?.prepare(&how, helper) {
             Ok(prepared) => {
                 self.channel.send(&FromWorker::Prepared(Box::new(prepared.report.clone())), &[])?;
                 let prepared = Arc::new(prepared);

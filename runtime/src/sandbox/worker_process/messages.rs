@@ -127,6 +127,8 @@ pub(crate) struct Thaw {
     pub(crate) held: Held,
     /// How.
     pub(crate) policy: RestorePolicy,
+    /// A connection to who switches the repair mode of sockets.
+    pub(crate) helper: Option<OwnedFd>,
 }
 
 /// As a part of [`Start`].
@@ -134,6 +136,8 @@ pub(crate) struct Thaw {
 struct StartThaw {
     handed: Handed,
     policy: RestorePolicy,
+    /// The last descriptor is a helper's.
+    helper: bool,
 }
 
 /// What a worker is to be. Its program may be another version than the supervisor's.
@@ -212,9 +216,10 @@ impl Parts {
         let (roles, mut fds): (_, Vec<OwnedFd>) = all.into_iter().unzip();
         let thaw = self.thaw.map(|t| {
             let (handed, _) = Handed::of(&t.held);
+            let helper = t.helper.is_some();
             fds.push(t.image);
-            fds.extend(t.held.into_descriptors());
-            StartThaw { handed, policy: t.policy }
+            fds.extend(t.held.into_descriptors().chain(t.helper));
+            StartThaw { handed, policy: t.policy, helper }
         });
         let rules = |r: Option<Ruleset>| r.map(|r| text::print(&r, PrintOptions { counters: true, date: None }));
         let start = Start {
@@ -242,7 +247,11 @@ impl Parts {
         }
         let mut rest = fds.split_off(start.roles.len()).into_iter();
         let thaw = match (start.thaw, rest.next()) {
-            (Some(t), Some(image)) => Some(Thaw { image, held: t.handed.take(rest.collect())?, policy: t.policy }),
+            (Some(t), Some(image)) => {
+                let mut held: Vec<OwnedFd> = rest.collect();
+                let helper = if t.helper { held.pop() } else { None };
+                Some(Thaw { image, held: t.handed.take(held)?, policy: t.policy, helper })
+            }
             _ => None,
         };
         let (mut link, mut resolvers, mut stop, mut control) = (None, None, None, None);

@@ -1,0 +1,167 @@
+//! Host sockets that are carried over in the image: what is written down of them at the freeze, and making them again at the thaw.
+
+use super::datagram::{self, DatagramImage, ListenerImage};
+use super::helper::Helper;
+use super::image::TcpSocketImage;
+use super::rebuild::{self, RestoreOptions};
+use super::repair::{self, Undo};
+use crate::sock::{SocketKind, Sockets, SocketsState};
+use hibernet_netstack::edge::SockId;
+use hibernet_netstack::image::kind;
+use hibernet_snapshot::{SectionKind, SectionState};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// What an image has of sockets that nobody holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// TCP connections.
+    pub tcp: Vec<(SockId, TcpSocketImage)>,
+    /// UDP and ping sockets.
+    pub datagram: Vec<(SockId, DatagramImage)>,
+    /// Listeners of published TCP ports, with their index in the configuration.
+    pub listeners: Vec<(u32, ListenerImage)>,
+}
+
+impl SectionState for Carried {
+    const KIND: SectionKind = SectionKind(kind::OTHERS.0 + 2);
+    const VERSION: u16 = 1;
+}
+
+/// Sockets that were written down. Their connections are in repair mode: closed, they end quietly.
+#[derive(Debug, Default)]
+pub(crate) struct Dumped {
+    pub(crate) carried: Carried,
+    /// Those that cannot be carried over, and why.
+    pub(crate) failed: HashMap<SockId, String>,
+    undo: Vec<(SockId, Undo)>,
+}
+
+/// Writes everything down that can be; the packets of connections are locked first, so that their peers hear nothing while nobody is there.
+pub(crate) fn dump(
+    sockets: &Sockets,
+    state: &mut SocketsState,
+    listeners: &[(usize, BorrowedFd<'_>)],
+    lock: Option<&str>,
+    helper: &mut Helper,
+) -> Result<Dumped, String> {
+    let kinds: HashMap<SockId, &SocketKind> = state.kinds().collect();
+    let mut tcp = Vec::new();
+    let mut others: Vec<(SockId, BorrowedFd<'_>, Option<IpAddr>)> = Vec::new();
+    for (id, fd) in sockets.descriptors() {
+        match kinds.get(&id) {
+            Some(SocketKind::Tcp(_)) => tcp.push((id, fd)),
+            Some(SocketKind::Ping(p)) => others.push((id, fd, Some(p.to))),
+            _ => others.push((id, fd, None)),
+        }
+    }
+    let fds: Vec<_> = tcp.iter().map(|(_, fd)| *fd).collect();
+    if let Some(name) = lock {
+        helper.lock(name, &fds).map_err(|e| e.to_string())?;
+    }
+    let mut dumped = Dumped::default();
+    for ((id, _), done) in tcp.iter().zip(repair::dump(&fds, helper)) {
+        match done {
+            Ok((image, undo)) => {
+                dumped.carried.tcp.push((*id, image));
+                dumped.undo.push((*id, undo));
+            }
+            Err(e) => drop(dumped.failed.insert(*id, e.to_string())),
+        }
+    }
+    let mut waiting = HashMap::new();
+    for (id, fd, to) in others {
+        match datagram::dump(fd, to) {
+            Ok(image) => {
+                dumped.carried.datagram.push((id, image));
+                if to.is_none() {
+                    waiting.insert(id, datagram::drain(fd));
+                }
+            }
+            Err(e) => drop(dumped.failed.insert(id, e.to_string())),
+        }
+    }
+    state.set_waiting(waiting);
+    for (index, fd) in listeners {
+        match datagram::dump_listener(*fd) {
+            Ok(image) => dumped.carried.listeners.push((*index as u32, image)),
+            Err(e) => {
+                roll_back(dumped, sockets, helper);
+                return Err(e.to_string());
+            }
+        }
+    }
+    Ok(dumped)
+}
+
+/// Leaves the connections as they were.
+fn roll_back(dumped: Dumped, sockets: &Sockets, helper: &mut Helper) {
+    let fds: HashMap<SockId, BorrowedFd<'_>> = sockets.descriptors().collect();
+    let undo: Vec<_> = dumped.undo.into_iter().filter_map(|(id, u)| Some((*fds.get(&id)?, u))).collect();
+    repair::roll_back(&undo, helper);
+}
+
+/// Takes everything back: connections go on, and what was taken out of datagram sockets is handed out all the same.
+pub(crate) fn undo(dumped: Dumped, state: &SocketsState, sockets: &mut Sockets, lock: Option<&str>, helper: &mut Helper) {
+    roll_back(dumped, sockets, helper);
+    for (id, datagrams) in state.waiting() {
+        sockets.udp_requeue(id, datagrams.to_vec());
+    }
+    if let Some(name) = lock {
+        // It ends by itself, too.
+        let _ = helper.unlock(name);
+    }
+}
+
+/// What was made again, and what could not be.
+#[derive(Debug, Default)]
+pub(crate) struct Rebuilt {
+    pub(crate) sockets: HashMap<SockId, OwnedFd>,
+    pub(crate) listeners: Vec<(usize, OwnedFd)>,
+    pub(crate) failed: HashMap<SockId, String>,
+}
+
+/// Makes sockets again. Without a helper there are no TCP connections among them.
+pub(crate) fn rebuild(carried: &Carried, lock: &str, helper: Option<&mut Helper>) -> Rebuilt {
+    let mut all = Rebuilt::default();
+    for (id, image) in &carried.datagram {
+        match datagram::restore(image) {
+            Ok(fd) => drop(all.sockets.insert(*id, fd)),
+            Err(e) => drop(all.failed.insert(*id, e.to_string())),
+        }
+    }
+    for (index, image) in &carried.listeners {
+        // A port that is taken meanwhile is found out about by whoever looks for its listener.
+        if let Ok(fd) = datagram::restore_listener(image) {
+            all.listeners.push((*index as usize, fd));
+        }
+    }
+    let Some(helper) = helper else {
+        let why = "nobody is there who may switch TCP repair on: --repair, as root or with --repair-helper";
+        all.failed.extend(carried.tcp.iter().map(|(id, _)| (*id, why.to_owned())));
+        return all;
+    };
+    let images: Vec<&TcpSocketImage> = carried.tcp.iter().map(|(_, image)| image).collect();
+    let loaded = rebuild::load(&images, &RestoreOptions::default(), helper);
+    // From here on somebody is there for every packet.
+    let _ = helper.unlock(lock);
+    let (mut ids, mut ready) = (Vec::new(), Vec::new());
+    for ((id, image), made) in carried.tcp.iter().zip(loaded) {
+        match made {
+            Ok(fd) => {
+                ids.push(*id);
+                ready.push((fd, image));
+            }
+            Err(e) => drop(all.failed.insert(*id, e.to_string())),
+        }
+    }
+    for (id, started) in ids.into_iter().zip(rebuild::start(ready, helper)) {
+        match started {
+            Ok(fd) => drop(all.sockets.insert(id, fd)),
+            Err(e) => drop(all.failed.insert(id, e.to_string())),
+        }
+    }
+    all
+}

@@ -1,0 +1,44 @@
+//! `hibernet repair-helper`: does for others what needs CAP_NET_ADMIN when TCP connections go into an image.
+
+use crate::checkpoint::helper::{Allowed, Server, ServerError};
+use crate::checkpoint::probe;
+use crate::sandbox::failure::{Failure, Status, complain};
+use crate::sys::process::{SignalFd, SignalSet};
+use clap::Args;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+/// Text behind the options.
+pub(super) const HELP: &str = "\
+Runs until it is told to stop (SIGTERM or SIGINT), as root or with CAP_NET_ADMIN, in the network namespace of the sandboxes' host sockets.
+It serves its own user and those of --allow-uid, and nothing but TCP sockets of its network namespace: it switches their repair mode, gives
+them the largest buffers that the kernel would give them by itself, and locks their packets for a minute at most. Whoever may do that can
+take the place of connections and listeners of his own without the kernel's checks, so allow only users that you would let run servers.
+
+Example:
+  sudo hibernet repair-helper --socket /run/hibernet-repair.sock --allow-uid 1000";
+
+#[derive(Debug, Args)]
+pub(super) struct RepairHelperArgs {
+    /// Where to listen; the socket is the own user's, or everybody's to connect to where others are allowed
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Serve this user, too (may be repeated)
+    #[arg(long, value_name = "UID")]
+    allow_uid: Vec<u32>,
+}
+
+pub(super) fn repair_helper(args: &RepairHelperArgs) -> Result<u8, Failure> {
+    probe::can_repair().map_err(|e| Failure::new(Status::Namespaces, e.to_string()))?;
+    if let Err(e) = probe::can_lock() {
+        complain(format_args!("{e}"));
+    }
+    let signals = SignalSet::new(&[libc::SIGTERM, libc::SIGINT]);
+    let internal = |e| Failure::os(Status::Internal, "cannot listen to signals", e);
+    signals.block().map_err(internal)?;
+    let stop = SignalFd::new(&signals).map_err(internal)?;
+    let failed = |e: ServerError| Failure::new(Status::File, e.to_string());
+    let server = Server::new(&args.socket, Allowed::new(&args.allow_uid)).map_err(failed)?;
+    server.serve(stop.as_fd()).map_err(failed)?;
+    Ok(0)
+}

@@ -1,0 +1,96 @@
+//! A stack in an image: what a worker's image has of it.
+
+use core::net::IpAddr;
+use hibernet_netstack::conntrack::image::{self as ct, Family, Loader};
+use hibernet_netstack::conntrack::{Conntrack, CtConfig};
+use hibernet_netstack::image::kind;
+use hibernet_netstack::rng::Key;
+use hibernet_netstack::state::{Randomness, StackState};
+use hibernet_netstack::{Stack, Time};
+use hibernet_snapshot::{
+    ChunkLayout, END_LEN, GenerationId, HEADER_LEN, Image, ImageBuilder, Known, SectionFlags, SectionState, WriteError,
+    chunk_crcs,
+};
+use std::ops::ControlFlow;
+
+const RECORDS: u16 = ct::VERSION as u16;
+const TABLES: [(hibernet_snapshot::SectionKind, Family); 2] =
+    [(kind::CONNECTIONS, Family::V4), (kind::CONNECTIONS_V6, Family::V6)];
+
+/// The sections of a stack's image.
+pub fn known() -> Vec<Known> {
+    let mut known = StackState::known();
+    known.push(ct::Head::known());
+    known.extend(TABLES.map(|(kind, _)| Known::new(kind, RECORDS..=RECORDS)));
+    known
+}
+
+/// An image of a state and a captured table.
+///
+/// # Panics
+/// If they are larger than an image can be.
+pub fn write(now: Time, state: &StackState, connections: &ct::Image) -> Vec<u8> {
+    try_write(now, state, connections).unwrap_or_else(|e| panic!("the state does not go into an image: {e}"))
+}
+
+fn try_write(now: Time, state: &StackState, connections: &ct::Image) -> Result<Vec<u8>, WriteError> {
+    let mut image = ImageBuilder::new(GenerationId([7; 16]), now.as_nanos(), 0);
+    state.add_to(&mut image)?;
+    image.state(SectionFlags::REQUIRED, 1, connections.head())?;
+    for (kind, family) in TABLES {
+        let records = connections.records(family);
+        let Some(layout) = ChunkLayout::new(records.len().into(), ct::record_size(family) as u32) else { continue };
+        let per_chunk = layout.records_per_chunk() as u32;
+        let fill = move |chunk: usize, out: &mut [u8]| {
+            records.fill(chunk as u32 * per_chunk, out);
+        };
+        let crcs = chunk_crcs(&fill, &layout, 0..layout.chunks());
+        image.chunked_from(kind, RECORDS, SectionFlags::REQUIRED, layout, &crcs, fill)?;
+    }
+    let mut bytes = Vec::new();
+    image.write_to(&mut bytes, &mut |_, _| ControlFlow::Continue(()))?;
+    Ok(bytes)
+}
+
+/// An image of a stack, to be called after [`Stack::flush`].
+pub fn save(stack: &Stack, now: Time) -> Vec<u8> {
+    write(now, &stack.save(), &stack.conntrack().save())
+}
+
+/// The part of an image that depends on nothing but the state: everything but the header and the end mark.
+pub fn body(image: &[u8]) -> &[u8] {
+    &image[HEADER_LEN..image.len() - END_LEN]
+}
+
+/// The tracked connections of an image in a table.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn connections(image: &Image<'_>, cfg: CtConfig, key: Key, now: Time) -> Result<Conntrack, String> {
+    let head: ct::Head = image.state().map_err(|e| e.to_string())?;
+    let loader = Loader::new(cfg, key, now, head).map_err(|e| e.to_string())?;
+    for (kind, family) in TABLES {
+        let Ok(section) = image.section(kind) else { continue };
+        let chunks = section.chunks_of(ct::record_size(family) as u32).map_err(|e| e.to_string())?;
+        let per_chunk = chunks.layout().records_per_chunk() as u32;
+        for n in 0..chunks.len() {
+            let bytes = chunks.chunk(n).map_err(|e| e.to_string())?;
+            loader.insert(family, n as u32 * per_chunk, bytes).map_err(|e| e.to_string())?;
+        }
+    }
+    loader.finish().map_err(|e| e.to_string())
+}
+
+/// A stack from an image.
+///
+/// # Errors
+/// What is wrong with the image.
+pub fn restore(image: &[u8], randomness: Randomness, host: &[IpAddr]) -> Result<Stack, String> {
+    let image = Image::parse(image, &known()).map_err(|e| e.to_string())?;
+    let state = StackState::from_image(&image).map_err(|e| e.to_string())?;
+    let now = Time::from_nanos(image.inventory().header.stack_time);
+    let mut stack =
+        Stack::restore(now, state, randomness, |cfg, key| connections(&image, cfg, key, now)).map_err(|e| e.to_string())?;
+    stack.set_host_addresses(host.to_vec());
+    Ok(stack)
+}
