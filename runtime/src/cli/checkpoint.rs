@@ -119,7 +119,7 @@ pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
     let report = if written {
         // The sockets change hands only when the image is sure to last: until then all can be taken back.
         finish(target)?;
-        asking.say(&Request::Commit, &[])?;
+        asking.say(&Request::Commit {}, &[])?;
         asking.answer::<FreezeReport>()?
     } else {
         let report = asking.answer::<FreezeReport>()?;
