@@ -106,7 +106,8 @@ fn condition(arg: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, 
 
 /// The rules of what is allowed.
 fn allowed() -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = [ALLOWED, ALLOWED_OLD, REFUSED, REFUSED_OLD, MISSING].concat().into_iter().map(|n| (n, Vec::new())).collect();
+    let mut rules: Rules =
+        [ALLOWED, ALLOWED_OLD, REFUSED, REFUSED_OLD, MISSING].concat().into_iter().map(|n| (n, Vec::new())).collect();
     let mut sockets = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let kinds = [

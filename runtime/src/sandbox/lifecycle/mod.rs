@@ -332,7 +332,11 @@ impl Network {
             (Request::Tiers { mode }, _) => self.begin(Task::Tiers(client), &ToWorker::Tiers(mode), &[])?,
             (Request::Checkpoint { how }, _) => self.checkpoint(client, how, &fds)?,
             (Request::Upgrade {}, State::Paused) => {
-                self.refuse(client, ProblemKind::State, "its network is paused; let it go on with `hibernet resume` first".into());
+                self.refuse(
+                    client,
+                    ProblemKind::State,
+                    "its network is paused; let it go on with `hibernet resume` first".into(),
+                );
             }
             (Request::Upgrade {}, _) => self.upgrade(client, fds.swap_remove(0)),
             (Request::Commit {}, _) => {}

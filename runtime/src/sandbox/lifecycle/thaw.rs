@@ -65,7 +65,10 @@ impl Network {
             FromWorker::Standing => self.task = Task::Thaw(t),
             m => {
                 self.task = Task::Thaw(t);
-                self.next_failed(Failure::new(Status::WorkerDied, format!("the new network worker says what it was not asked: {m:?}")));
+                self.next_failed(Failure::new(
+                    Status::WorkerDied,
+                    format!("the new network worker says what it was not asked: {m:?}"),
+                ));
             }
         }
     }

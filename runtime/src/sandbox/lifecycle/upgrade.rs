@@ -42,8 +42,7 @@ impl Network {
     pub(super) fn upgrade(&mut self, client: ClientId, program: OwnedFd) {
         // What is in force is in the image.
         self.kit.plan.rules = RulesSetup { recheck: self.kit.plan.rules.recheck, ..RulesSetup::default() };
-        let launched =
-            self.kit.given(true).and_then(|given| WorkerProcess::launch(program.as_fd(), &self.kit.plan, given));
+        let launched = self.kit.given(true).and_then(|given| WorkerProcess::launch(program.as_fd(), &self.kit.plan, given));
         match launched {
             Ok(next) => {
                 self.next = Some(next.into());
@@ -82,7 +81,10 @@ impl Network {
             }
             (m, _) => {
                 self.task = Task::Upgrade(u);
-                self.next_failed(Failure::new(Status::WorkerDied, format!("the new network worker says what it was not asked: {m:?}")));
+                self.next_failed(Failure::new(
+                    Status::WorkerDied,
+                    format!("the new network worker says what it was not asked: {m:?}"),
+                ));
                 Ok(())
             }
         }
@@ -112,10 +114,7 @@ impl Network {
                 return Ok(());
             }
             (FromWorker::Progress(..) | FromWorker::Written(Ok(_)), stage) => u.stage = stage,
-            (
-                FromWorker::Written(Err(why)) | FromWorker::NotHanded(why) | FromWorker::NotPrepared { why, .. },
-                stage,
-            ) => {
+            (FromWorker::Written(Err(why)) | FromWorker::NotHanded(why) | FromWorker::NotPrepared { why, .. }, stage) => {
                 u.stage = stage;
                 self.task = Task::Upgrade(u);
                 self.next_failed(Failure::new(Status::Internal, format!("the worker cannot be replaced: {why}")));
