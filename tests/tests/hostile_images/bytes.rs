@@ -1,41 +1,8 @@
 //! Bytes of sections changed, and all checksums made right.
 
 use crate::{Saved, forgeries, saved};
-use hibernet_snapshot::{Image, ImageBuilder};
+use hibernet_snapshot::Image;
 use hibernet_tests::{SplitMix, image};
-use std::ops::ControlFlow;
-
-/// An image with the bodies of its sections as `change` makes them, under right checksums.
-fn rewritten(bytes: &[u8], change: &mut dyn FnMut(&mut Vec<u8>, usize)) -> Vec<u8> {
-    let image = Image::parse(bytes, &image::known()).expect("an image");
-    let bodies: Vec<_> = image
-        .sections()
-        .map(|s| {
-            let e = *s.entry();
-            let (mut body, unit) = match s.chunks() {
-                Ok(chunks) => {
-                    ((0..chunks.len()).flat_map(|n| chunks.chunk(n).expect("sane")).copied().collect(), e.record_len as usize)
-                }
-                Err(_) => (s.body().expect("sane").to_vec(), 1),
-            };
-            change(&mut body, unit);
-            body.truncate(body.len() / unit * unit);
-            (e, body)
-        })
-        .collect();
-    let h = image.inventory().header;
-    let mut out = ImageBuilder::new(h.generation, h.stack_time, h.created);
-    for (e, body) in &bodies {
-        match e.record_len {
-            0 => out.plain(e.kind, e.version, e.flags, e.records, &body[..]),
-            len => out.chunked(e.kind, e.version, e.flags, len, body),
-        }
-        .expect("as before");
-    }
-    let mut bytes = Vec::new();
-    out.write_to(&mut bytes, &mut |_, _| ControlFlow::Continue(())).expect("written");
-    bytes
-}
 
 fn change(body: &mut Vec<u8>, unit: usize, rng: &mut SplitMix) {
     if body.is_empty() {
@@ -64,12 +31,12 @@ fn change(body: &mut Vec<u8>, unit: usize, rng: &mut SplitMix) {
 fn no_bytes_do_harm() {
     let Saved { now, state, connections } = saved();
     let sane = image::write(now, &state, &connections);
-    assert!(rewritten(&sane, &mut |_, _| {}) == sane);
+    assert!(image::rewritten(&sane, &mut |_, _| {}) == sane);
     let sections = Image::parse(&sane, &image::known()).expect("an image").sections().count() as u64;
     let accepted = forgeries("no_bytes", 6000, |seed| {
         let mut rng = SplitMix::new(seed);
         let (victim, mut n) = (rng.below(sections), 0);
-        Some(rewritten(&sane, &mut |body, unit| {
+        Some(image::rewritten(&sane, &mut |body, unit| {
             if n == victim {
                 (0..rng.range(1, 3)).for_each(|_| change(body, unit, &mut rng));
             }

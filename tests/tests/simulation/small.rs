@@ -65,6 +65,8 @@ impl Plan {
             self.config.limits.icmp_flows = 4;
             self.config.limits.dns_queries = 4;
             self.udp.clear();
+            // A client that comes while the table is full is sent away.
+            self.tcp.retain(|t| !t.inbound);
         }
     }
 }
