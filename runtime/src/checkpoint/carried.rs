@@ -1,6 +1,6 @@
 //! Host sockets that are carried over in the image: what is written down of them at the freeze, and making them again at the thaw.
 
-use super::datagram::{self, DatagramImage, ListenerImage};
+use super::datagram::{self, DatagramImage, Drain, ListenerImage};
 use super::helper::Helper;
 use super::image::TcpSocketImage;
 use super::rebuild::{self, RestoreOptions};
@@ -71,13 +71,13 @@ pub(crate) fn dump(
             Err(e) => drop(dumped.failed.insert(*id, e.to_string())),
         }
     }
-    let mut waiting = HashMap::new();
+    let (mut waiting, mut drain) = (HashMap::new(), Drain::default());
     for (id, fd, to) in others {
         match datagram::dump(fd, to) {
             Ok(image) => {
                 dumped.carried.datagram.push((id, image));
                 if to.is_none() {
-                    waiting.insert(id, datagram::drain(fd));
+                    waiting.insert(id, drain.take(fd));
                 }
             }
             Err(e) => drop(dumped.failed.insert(id, e.to_string())),
