@@ -194,6 +194,12 @@ impl Stack {
         self.translator.tcp.is_quiet() && self.gateway.is_quiet()
     }
 
+    /// Takes out of the host sockets what the guest has acknowledged, which else stays there for a moment. Before a sleep in which whoever holds
+    /// the sockets waits for news: what is left in them is news.
+    pub fn consume_acknowledged<E: Edge>(&mut self, edge: &mut E) {
+        self.translator.tcp.consume_acknowledged(edge);
+    }
+
     /// All flows, TCP first.
     pub fn flows(&self) -> impl Iterator<Item = FlowInfo> {
         let t = &self.translator;

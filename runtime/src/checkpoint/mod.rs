@@ -16,6 +16,7 @@ mod held;
 pub mod helper;
 pub mod image;
 pub mod lock;
+pub mod news;
 pub mod probe;
 pub mod rebuild;
 pub mod repair;

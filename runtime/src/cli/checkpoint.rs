@@ -4,7 +4,7 @@ use super::helper::{RepairOptions, RunningHelper};
 use super::{print, print_json};
 use crate::checkpoint::file::Replacement;
 use crate::checkpoint::report::{FlowTier, FreezeReport, Tier};
-use crate::control::lifecycle::{Asking, Event, Request, Tiers};
+use crate::control::lifecycle::{Asking, Event, Request, Tiers, WakeExec};
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::worker::{Mode, Prepare};
 use clap::Args;
@@ -12,7 +12,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::termios::isatty;
 use serde_json::json;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckpointArgs {
@@ -30,6 +30,9 @@ pub(super) struct CheckpointArgs {
     /// Put the network to sleep and hold its sockets: connections are alive and go on with `restore` (the default)
     #[arg(long, conflicts_with_all = ["no_hold", "repair"])]
     hold: bool,
+    /// Run this by `sh -c` as soon as anything comes for the sleeping network
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["leave_running", "no_hold", "repair", "dry_run"])]
+    wake_exec: Option<String>,
     /// Put the network to sleep and its sockets into the image, for another process, namespace or boot that has the same addresses; needs
     /// CAP_NET_ADMIN or a repair helper
     #[arg(long, conflicts_with = "no_hold")]
@@ -80,6 +83,8 @@ pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
     }
     let path = args.file.clone().unwrap_or_default();
     let to_output = path.as_os_str() == "-";
+    let image = (!to_output).then_some(path.as_path());
+    let wake = args.wake_exec.as_ref().map(|command| wake_exec(command, image)).transpose()?;
     let target = if to_output {
         let out = std::io::stdout().as_fd().try_clone_to_owned();
         Target::Output(out.map_err(|e| Failure::os(Status::File, "cannot write to standard output", e))?)
@@ -101,7 +106,7 @@ pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
     }];
     let helper = if args.repair { Some(args.helper.start()?) } else { None };
     fds.extend(helper.as_ref().map(RunningHelper::socket));
-    let mut asking = Asking::new(&args.name, &Request::Checkpoint { how }, &fds)?;
+    let mut asking = Asking::new(&args.name, &Request::Checkpoint { how, wake }, &fds)?;
     asking.be_patient();
     let shown = args.progress || isatty(std::io::stderr());
     let mut written = false;
@@ -127,6 +132,22 @@ pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
         report
     };
     tell(args, mode, &report, to_output)
+}
+
+/// A command that is to run here, though another process runs it.
+fn wake_exec(command: &str, image: Option<&Path>) -> Result<WakeExec, Failure> {
+    let fail = |e| Failure::os(Status::File, "cannot say where --wake-exec is to run", e);
+    let text = |path: PathBuf| {
+        path.into_os_string().into_string().map_err(|p| {
+            Failure::new(Status::Usage, format!("--wake-exec cannot run where names are not UTF-8: {}", p.to_string_lossy()))
+        })
+    };
+    Ok(WakeExec {
+        command: command.to_owned(),
+        directory: text(std::env::current_dir().map_err(fail)?)?,
+        path: std::env::var("PATH").ok(),
+        image: image.map(|i| text(std::path::absolute(i).map_err(fail)?)).transpose()?,
+    })
 }
 
 fn finish(target: Target) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ mod restore;
 mod rules;
 mod stats;
 pub(crate) mod values;
+mod wait;
 
 pub use options::NetOptions;
 
@@ -50,7 +51,7 @@ Exit status:
   74 out of descriptors, processes or memory, 75 name taken or unknown, 76 network worker ended unexpectedly,
   77 a file cannot be read or written, 78 rules that cannot be read or make no sense, 79 not possible while the
   sandbox's network is paused or asleep, 80 an image that is damaged or cannot be restored, 3 what `checkpoint --require` asks
-  for cannot be had.";
+  for cannot be had, 4 what `wait` or `idle` waits for has not happened in time.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -77,6 +78,12 @@ enum Command {
     Restore(Box<restore::RestoreArgs>),
     /// Replace the program that serves a sandbox's network by this one, without anybody noticing
     Upgrade(lifecycle::UpgradeArgs),
+    /// Wait until something comes for a sleeping sandbox, and say what
+    #[command(after_help = wait::WAIT_HELP)]
+    Wait(wait::WaitArgs),
+    /// Wait until a sandbox's network is idle: nothing but keep-alives has moved for some time, and no request is unanswered
+    #[command(after_help = wait::IDLE_HELP)]
+    Idle(wait::IdleArgs),
     /// Say what an image contains
     Inspect(inspect::InspectArgs),
     /// Run a command inside a running sandbox
@@ -140,6 +147,10 @@ enum Command {
 const CHECKPOINT_HELP: &str = "\
 Examples:
   hibernet checkpoint web web.img                    sleep: connections are held, `hibernet restore web.img` wakes it
+  hibernet checkpoint web web.img --wake-exec 'hibernet restore web.img'
+                                                     sleep until a byte, a client or a datagram comes; the command is run once, in
+                                                     this directory, with HIBERNET_NAME, HIBERNET_IMAGE (its whole path) and HIBERNET_FLOW
+                                                     (who woke it); if it fails, that is said and it is not run again before the next sleep
   hibernet checkpoint web - --live --leave-running | ssh store 'cat > web.img'
   hibernet checkpoint web web.img --require all      only if every flow survives; else exit status 3 and nothing happened
   hibernet checkpoint web --dry-run                  which flows would survive, and how";
@@ -213,6 +224,8 @@ pub fn main() -> ExitCode {
         Command::Checkpoint(args) => checkpoint::checkpoint(&args),
         Command::Restore(args) => restore::restore(*args),
         Command::Upgrade(args) => lifecycle::upgrade(&args),
+        Command::Wait(args) => wait::wait(&args),
+        Command::Idle(args) => wait::idle(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::NetworkWorker { channel } => worker_process::main(channel),
         Command::Exec { name, command } => exec::exec(&name, &command),

@@ -4,6 +4,7 @@ use hibernet_netstack::config::{AllowHost, Publish};
 use hibernet_netstack::tuple::{Endpoint, proto};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// An address with the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +111,24 @@ pub fn allow_host(s: &str) -> Result<AllowHost, String> {
     }
 }
 
+/// Longest time that can be asked for.
+const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// A time: `30s`, `500ms`, `5m`, `2h`; a number alone is seconds.
+pub fn duration(s: &str) -> Result<Duration, String> {
+    let digits = s.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(s.len());
+    let (number, unit) = s.split_at(digits);
+    let unit = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("the unit of a time is ms, s, m or h".into()),
+    };
+    let number: f64 = number.parse().map_err(|_| "a time such as 30s is expected")?;
+    Duration::try_from_secs_f64(number * unit).ok().filter(|d| *d <= MAX_DURATION).ok_or_else(|| "longer than a year".into())
+}
+
 /// Name of a sandbox: what is safe as a file name and on a command line.
 pub fn name(s: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -186,6 +205,16 @@ mod tests {
         assert_eq!(allow_host("[fd00::1]:80"), Ok(AllowHost::Port(Endpoint::new("fd00::1".parse().unwrap(), 80))));
         assert_eq!(allow_host("192.0.2.1"), Ok(AllowHost::Addr("192.0.2.1".parse().unwrap())));
         assert!(allow_host("192.0.2.1:0").is_err() && allow_host("host").is_err());
+    }
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [("30", 30_000), ("1.5s", 1500), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000), ("0", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "-1s", "1d", "1.2.3", "9999999h", "1 s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use super::protocol::{Answer, MAX_ANSWER, Problem, ProblemKind, Recheck};
 use super::registry::Registry;
+use crate::checkpoint::news;
 use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
 use crate::sandbox::channel::send_with_fds;
 use crate::sandbox::failure::{Failure, Status};
@@ -65,6 +66,9 @@ pub enum Request {
         /// How.
         #[serde(flatten)]
         how: Prepare,
+        /// With [`Mode::Hold`]: what is run when the first thing happens.
+        #[serde(default)]
+        wake: Option<WakeExec>,
     },
     /// In the middle of a checkpoint: the image is safe, the worker may end.
     Commit {},
@@ -72,6 +76,41 @@ pub enum Request {
     Restore(Box<Restore>),
     /// Another worker in place of the one that serves, executed from the descriptor that comes along: a [`Upgraded`].
     Upgrade {},
+    /// While the network is asleep, or as soon as it is: what happens first to what is held for it, a [`News`](crate::checkpoint::news::News). It may
+    /// have happened before this is asked.
+    Wait {
+        /// Only this.
+        #[serde(default)]
+        event: Option<news::Event>,
+    },
+    /// When nothing is under way and nothing has moved for so long: an [`Idle`].
+    Idle {
+        /// For how long, nanoseconds.
+        after_ns: u64,
+    },
+}
+
+/// A command that wakes a sleeping network when the first thing happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WakeExec {
+    /// For `sh -c`.
+    pub command: String,
+    /// Where it runs.
+    pub directory: String,
+    /// Where it finds programs; if not told, where the supervisor does.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// The image that it wakes the network with, if that is a file.
+    #[serde(default)]
+    pub image: Option<String>,
+}
+
+/// A network is idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idle {
+    /// Nothing has moved for so long, nanoseconds.
+    pub idle_ns: u64,
 }
 
 /// How to go on from an image.
@@ -216,6 +255,24 @@ impl Asking {
             }
         }
         Ok(if look { self.next.clone() } else { self.next.take() }.unwrap_or_default())
+    }
+
+    /// The answer to what may take as long as it likes; `None` if it has not come within `limit`.
+    ///
+    /// # Errors
+    ///
+    /// What the supervisor says, or that the sandbox has ended.
+    pub fn answer_within<T: DeserializeOwned>(mut self, limit: Option<Duration>) -> Result<Option<T>, Failure> {
+        // No time at all is refused.
+        let limit = limit.map(|l| l.max(Duration::from_millis(1)));
+        let set = self.stream.get_ref().set_read_timeout(limit);
+        set.map_err(|e| Failure::new(Status::Usage, format!("not a time that can be waited: {e}")))?;
+        match self.stream.fill_buf() {
+            Ok([]) => Err(Failure::new(Status::Name, format!("the sandbox '{}' has ended", self.name))),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            // Whatever else is wrong the reader of it says.
+            Ok(_) | Err(_) => self.answer().map(Some),
+        }
     }
 
     /// The answer.

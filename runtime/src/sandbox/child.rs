@@ -214,13 +214,18 @@ pub(crate) fn become_root() -> Result<(), Failure> {
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(fail)
 }
 
-/// Executes a command with the signals and limits that hibernet's caller had. Returns only on failure.
-pub(crate) fn execute(argv: &[OsString], inherited: Inherited) -> Failure {
-    let name = argv.first().map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
+/// Has this process have the signals and limits that hibernet's caller had.
+pub(crate) fn give_back(inherited: Inherited) {
     let limit = Rlimit { current: Some(inherited.files), maximum: inherited.files_hard };
     let _ = setrlimit(Resource::Nofile, limit);
     let _ = process::default_action(libc::SIGPIPE);
     let _ = inherited.mask.set();
+}
+
+/// Executes a command with the signals and limits that hibernet's caller had. Returns only on failure.
+pub(crate) fn execute(argv: &[OsString], inherited: Inherited) -> Failure {
+    let name = argv.first().map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
+    give_back(inherited);
     let e = process::exec(argv);
     match e.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => {

@@ -12,6 +12,8 @@ pub enum Status {
     Usage = 2,
     /// What was required of a checkpoint cannot be met; nothing has changed.
     Require = 3,
+    /// What was waited for has not happened in time.
+    TimedOut = 4,
     /// Something that should not happen.
     Internal = 70,
     /// The namespaces cannot be made or entered.

@@ -13,7 +13,6 @@ use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::image::Capture;
 use hibernet_snapshot::GenerationId;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// Slots of the table of connections that are copied between two wake-ups: a fraction of a millisecond.
 const SLOTS_PER_STEP: u32 = 2048;
@@ -189,6 +188,9 @@ impl Worker {
         };
         self.settle_down();
         self.pause();
+        if how.mode == Mode::Hold {
+            self.stack.consume_acknowledged(&mut self.edge);
+        }
         let mut times = FreezeTimes { quiesce_ns: lap(), rounds, ..FreezeTimes::default() };
         times.connections_copied = capture.remaining(self.stack.conntrack());
         let connections = capture.finish(self.stack.conntrack())?;
@@ -343,10 +345,5 @@ impl Worker {
             })
         };
         copy().map_err(|source| CheckpointError::System { what: "copy the descriptors of host sockets", source })
-    }
-
-    /// When data or connections last moved, in either direction. Keep-alives do not count.
-    pub fn idle_for(&self) -> Duration {
-        self.clock.now().since(self.stack.last_moved())
     }
 }

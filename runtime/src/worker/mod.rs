@@ -7,6 +7,7 @@
 mod answers;
 mod control;
 mod freeze;
+mod idle;
 mod listen;
 mod pause;
 mod report;
@@ -33,6 +34,7 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 use freeze::Freeze;
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
 use hibernet_netstack::{Stack, Time};
+use idle::IdleWatch;
 use listen::{Listener, Shortage};
 use pause::Stillness;
 use rule_log::RuleLog;
@@ -120,6 +122,7 @@ pub struct Worker {
     short: Option<Shortage>,
     stillness: Stillness,
     freeze: Freeze,
+    idle: IdleWatch,
     start: Start,
     addresses: AddressWatch,
     resolvers: Option<ResolverUpdates>,
@@ -238,6 +241,7 @@ impl Worker {
             short: None,
             stillness,
             freeze: Freeze::default(),
+            idle: IdleWatch::default(),
             start,
             addresses,
             resolvers: resolvers.map_err(WorkerError::system("read updates of the resolvers"))?,
@@ -409,7 +413,7 @@ impl Worker {
         self.trim(now);
         self.expire_clients(ops);
         let clients = self.client_deadline(now);
-        let own = self.short.map(|s| s.until).into_iter().chain(self.trim_at).chain(clients).min();
+        let own = self.short.map(|s| s.until).into_iter().chain(self.trim_at).chain(clients).chain(self.watch_idle(now)).min();
         let copying = self.copy_some().then_some(now);
         let deadline = self.stack.next_deadline().into_iter().chain(own).chain(copying).min();
         self.arm(now, deadline);

@@ -238,6 +238,16 @@ impl Tcp {
         self.flows.iter().all(|(_, f)| f.is_quiet())
     }
 
+    /// Takes out of the sockets what the guest has acknowledged already, so that they are readable only for what it has not.
+    pub(crate) fn consume_acknowledged<E: Edge>(&mut self, edge: &mut E) {
+        for (_, flow) in self.flows.iter_mut().filter(|(_, f)| f.unconsumed > 0) {
+            // A socket that refuses is found out about when the flow goes on.
+            if edge.tcp_consume(flow.sock, flow.unconsumed).is_ok() {
+                (flow.unconsumed, flow.consume_at) = (0, Time::NEVER);
+            }
+        }
+    }
+
     /// Flows go on after a sleep: their sockets are asked for what came meanwhile, the guest is told where we stand, and what both sides
     /// have sent in vain is sent again soon.
     pub(crate) fn thaw<E: Edge>(&mut self, r: &mut Router, asleep: Duration, edge: &mut E) {
@@ -269,6 +279,7 @@ impl Flow {
             established: self.events.has(Events::ESTABLISHED),
             closed_by_guest: self.events.has(Events::FIN_FROM_GUEST),
             closed_by_host: self.events.has(Events::FIN_FROM_HOST) || self.events.has(Events::PEER_CLOSED),
+            end_acknowledged: self.events.has(Events::FIN_ACKED),
             reset_by_host: self.events.has(Events::RESET_BY_HOST),
             to_guest: self.snd_nxt.minus(self.snd_una),
             to_host: self.held(),
@@ -287,6 +298,8 @@ pub struct TcpStage {
     pub closed_by_guest: bool,
     /// The peer closed its sending side.
     pub closed_by_host: bool,
+    /// The guest has acknowledged that.
+    pub end_acknowledged: bool,
     /// The peer reset the connection; the guest has not had everything yet.
     pub reset_by_host: bool,
     /// Bytes in flight to the guest.

@@ -5,8 +5,9 @@ use super::holder::Holder;
 use super::server::ClientId;
 use super::{Network, Task};
 use crate::checkpoint::Held;
+use crate::checkpoint::news::Watched;
 use crate::checkpoint::report::FreezeReport;
-use crate::control::lifecycle::{Event, State};
+use crate::control::lifecycle::{Event, State, WakeExec};
 use crate::control::protocol::ProblemKind;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::worker_process::{FromWorker, ToWorker};
@@ -20,8 +21,11 @@ pub(super) struct Freezing {
     mode: Mode,
     stage: Stage,
     report: Option<FreezeReport>,
-    /// What will be held.
+    /// What will be held, and what would be news on it.
     held: Held,
+    watched: Vec<Watched>,
+    /// What wakes the network.
+    wake: Option<WakeExec>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -40,9 +44,21 @@ enum Stage {
 
 impl Network {
     /// A client asks for an image.
-    pub(super) fn checkpoint(&mut self, client: ClientId, mut how: Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
+    pub(super) fn checkpoint(
+        &mut self,
+        client: ClientId,
+        mut how: Prepare,
+        wake: Option<WakeExec>,
+        fds: &[OwnedFd],
+    ) -> Result<(), Failure> {
+        if wake.is_some() && how.mode != Mode::Hold {
+            let why = "only a network that sleeps with its sockets held is woken";
+            self.refuse(client, ProblemKind::Request, why.into());
+            return Ok(());
+        }
         how.name = self.kit.plan.name.clone().unwrap_or_default();
-        let task = Freezing { client, mode: how.mode, stage: Stage::Writing, report: None, held: Held::default() };
+        let (held, watched) = (Held::default(), Vec::new());
+        let task = Freezing { client, mode: how.mode, stage: Stage::Writing, report: None, held, watched, wake };
         self.begin(Task::Freeze(task), &ToWorker::Prepare(how), &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>())
     }
 
@@ -66,6 +82,7 @@ impl Network {
 
     /// A client that leaves before it has said that the image is safe has given up.
     pub(super) fn client_left(&mut self, client: ClientId) -> Result<(), Failure> {
+        self.forget(client)?;
         match std::mem::take(&mut self.task) {
             Task::Freeze(f) if f.client == client && matches!(f.stage, Stage::Writing | Stage::Written) => {
                 self.give_up(f, "the checkpoint was given up; its network goes on".into())
@@ -123,8 +140,8 @@ impl Network {
                 self.event(client, &Event::Written(bytes));
                 f.stage = Stage::Written;
             }
-            (FromWorker::Handed(handed), Stage::Handing) => {
-                f.held = handed.take(fds)?;
+            (FromWorker::Handed(handed, watched), Stage::Handing) => {
+                (f.held, f.watched) = (handed.take(fds)?, watched);
                 return self.end_frozen(f);
             }
             (FromWorker::NotHanded(why), Stage::Handing) => {
@@ -149,8 +166,9 @@ impl Network {
     /// The worker has ended: its sockets are held, and the guest's kernel is patient.
     pub(super) fn fall_asleep(&mut self, f: Freezing) {
         let generation = f.report.as_ref().map_or_else(String::new, |r| r.generation.clone());
-        self.holder = Some(Holder::new(f.held, generation));
+        self.holder = Some(Holder::new(f.held, f.watched, generation, f.wake));
         self.state = State::Asleep;
+        self.fell_asleep();
         if let Err(e) = self.retries.raise() {
             complain(format_args!("warning: the sandbox's kernel gives its connections up sooner while its network sleeps: {e}"));
         }

@@ -1,8 +1,13 @@
 //! A sleeping network: its host sockets, kept alive by whoever holds them.
 
+use super::watch::Watch;
 use crate::checkpoint::Held;
+use crate::checkpoint::news::{News, Watched};
+use crate::control::lifecycle::WakeExec;
 use crate::control::registry::Asleep;
+use crate::sandbox::failure::complain;
 use crate::sys::socket;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// How often a peer that says nothing is asked whether it is there, in seconds: often enough for what stands between.
@@ -25,11 +30,15 @@ pub(super) struct Holder {
     /// For a TCP socket, by its index in `held`: the options as they were.
     options: Vec<(u32, [libc::c_int; OPTIONS.len()])>,
     pub(super) about: Asleep,
+    /// What happens to them; or why nothing will be heard of that.
+    watch: Result<Watch, &'static str>,
+    /// What is run when the first thing happens.
+    pub(super) wake: Option<WakeExec>,
 }
 
 impl Holder {
     /// Holds these sockets from now on.
-    pub(super) fn new(held: Held, generation: String) -> Holder {
+    pub(super) fn new(held: Held, watched: Vec<Watched>, generation: String, wake: Option<WakeExec>) -> Holder {
         let mut options = Vec::new();
         for (i, (_, fd)) in held.sockets.iter().enumerate() {
             // One that refuses has been reset, and needs nothing any more.
@@ -37,12 +46,39 @@ impl Holder {
         }
         options.shrink_to_fit();
         let about = Asleep { generation, held: held.sockets.len() as u64 };
-        Holder { held, options, about }
+        let watch = match held.generation {
+            None => Err("it sleeps without its sockets (`--no-hold`, `--repair`), so nothing can come for it"),
+            Some(_) => Watch::new(&held, watched).map_err(|e| {
+                complain(format_args!("warning: held sockets cannot be watched, wake the network by hand: {e}"));
+                "its sockets cannot be watched; see the log of its supervisor"
+            }),
+        };
+        Holder { held, options, about, watch, wake }
     }
 
     /// The sockets.
     pub(super) fn held(&self) -> &Held {
         &self.held
+    }
+
+    /// What has happened since the sleep began, the first of each kind; or why that is not known.
+    pub(super) fn news(&self) -> Result<&[News], &'static str> {
+        self.watch.as_ref().map(Watch::news).map_err(|why| *why)
+    }
+
+    /// Readable when something has happened.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().ok().map(Watch::fd)
+    }
+
+    /// Looks what has happened since the last time. After a failure it is not looked any more.
+    pub(super) fn look(&mut self) -> io::Result<Vec<News>> {
+        let Ok(watch) = &mut self.watch else { return Ok(Vec::new()) };
+        let news = watch.look();
+        if news.is_err() {
+            self.watch = Err("its sockets cannot be watched any more; see the log of its supervisor");
+        }
+        news
     }
 
     /// Somebody else has taken them over: they are as they were before.
@@ -90,7 +126,7 @@ mod tests {
         let before = [&plain, &special].map(|s| options(s.as_fd()));
         let copies = [plain.as_fd(), udp.as_fd(), special.as_fd()].map(|fd| fd.try_clone_to_owned().unwrap());
         let sockets = copies.into_iter().enumerate().map(|(i, fd)| (SockId(i as u32), fd)).collect();
-        let holder = Holder::new(Held { sockets, ..Held::default() }, "00".into());
+        let holder = Holder::new(Held { sockets, ..Held::default() }, Vec::new(), "00".into(), None);
         assert_eq!(holder.about.held, 3);
         for s in [&plain, &special] {
             assert_eq!(options(s.as_fd()), [60, 60, 127, 1]);

@@ -7,11 +7,15 @@ mod kit;
 mod server;
 mod thaw;
 mod upgrade;
+mod waiting;
+mod wake;
+mod watch;
 
 pub(crate) use kit::Kit;
 pub(crate) use server::Server;
 
 use super::channel::Heard;
+use super::child::Inherited;
 use super::failure::{Failure, Status, complain};
 use super::retries::Retries;
 use super::supervisor::how_ended;
@@ -31,6 +35,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thaw::Thawing;
 use upgrade::Upgrading;
+use waiting::Waiting;
 
 /// How long a worker that was told to end may take.
 const TIME_TO_END: Duration = Duration::from_secs(10);
@@ -83,6 +88,10 @@ pub(crate) struct Network {
     holder: Option<Holder>,
     /// How often the guest's kernel tries again.
     retries: Retries,
+    /// Clients that wait for something to happen.
+    waiting: Waiting,
+    /// What commands get that are run to wake it.
+    inherited: Inherited,
     /// What `hibernet list` knows.
     listed: (State, Option<Pid>),
 }
@@ -113,7 +122,13 @@ pub(crate) enum Ended {
 
 impl Network {
     /// Of a worker that has just started to serve.
-    pub(crate) fn new(worker: WorkerProcess, server: Option<Server>, kit: Kit, retries: Retries) -> Network {
+    pub(crate) fn new(
+        worker: WorkerProcess,
+        server: Option<Server>,
+        kit: Kit,
+        retries: Retries,
+        inherited: Inherited,
+    ) -> Network {
         Network {
             listed: (State::Running, Some(worker.pid)),
             worker: Some(worker.into()),
@@ -125,6 +140,8 @@ impl Network {
             kit,
             holder: None,
             retries,
+            waiting: Waiting::default(),
+            inherited,
         }
     }
 
@@ -158,7 +175,10 @@ impl Network {
                 w.silent = true;
                 Ended::Lost
             }
-            _ => Ended::Another,
+            _ => {
+                self.command_has_ended(pid, status);
+                Ended::Another
+            }
         }
     }
 
@@ -194,6 +214,7 @@ impl Network {
         for w in self.worker.iter().chain(&self.next).filter(|w| !w.silent) {
             out.push(PollFd::from_borrowed_fd(w.process.channel(), PollFlags::IN));
         }
+        out.extend(self.holder.as_ref().and_then(Holder::fd).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         if self.state == State::Asleep {
             out.extend(self.kit.control().map(|c| PollFd::new(c, PollFlags::IN)));
         }
@@ -223,6 +244,8 @@ impl Network {
     ///
     /// If the worker does not behave; it must be ended.
     pub(crate) fn turn(&mut self, mut registration: Option<&mut Registration>) -> Result<(), Failure> {
+        // Of a sleep that everybody knows of: what began in this turn is looked at in the next.
+        self.hear_news();
         self.hear()?;
         // Who has been answered finds in the list what the answer says.
         self.list(registration.as_deref_mut());
@@ -299,7 +322,7 @@ impl Network {
             }
         };
         let wanted = match &request {
-            Request::Checkpoint { how } => 1 + usize::from(how.mode == Mode::Repair),
+            Request::Checkpoint { how, .. } => 1 + usize::from(how.mode == Mode::Repair),
             Request::Restore(how) => 1 + usize::from(how.helper),
             Request::Upgrade {} => 1,
             _ => 0,
@@ -308,10 +331,15 @@ impl Network {
             self.refuse(client, ProblemKind::Request, format!("this request brings {wanted} descriptors, not {}", fds.len()));
             return Ok(());
         }
-        if let Request::Commit {} = request {
-            return self.commit(client);
+        match request {
+            Request::Commit {} => return self.commit(client),
+            Request::Wait { event } => {
+                self.wait(client, event);
+                return Ok(());
+            }
+            _ => {}
         }
-        if !matches!(self.task, Task::None) {
+        if !matches!(self.task, Task::None) && !matches!(request, Request::Idle { .. }) {
             self.refuse(client, ProblemKind::Busy, "another request is being carried out; try again".into());
             return Ok(());
         }
@@ -330,7 +358,8 @@ impl Network {
             (Request::Pause {}, _) => self.begin(Task::Pause(client), &ToWorker::Pause, &[])?,
             (Request::Resume {}, _) => self.begin(Task::Resume(client), &ToWorker::Resume, &[])?,
             (Request::Tiers { mode }, _) => self.begin(Task::Tiers(client), &ToWorker::Tiers(mode), &[])?,
-            (Request::Checkpoint { how }, _) => self.checkpoint(client, how, &fds)?,
+            (Request::Checkpoint { how, wake }, _) => self.checkpoint(client, how, wake, &fds)?,
+            (Request::Idle { after_ns }, _) => self.wait_idle(client, Duration::from_nanos(after_ns))?,
             (Request::Upgrade {}, State::Paused) => {
                 self.refuse(
                     client,
@@ -339,7 +368,7 @@ impl Network {
                 );
             }
             (Request::Upgrade {}, _) => self.upgrade(client, fds.swap_remove(0)),
-            (Request::Commit {}, _) => {}
+            (Request::Commit {} | Request::Wait { .. }, _) => {}
         }
         Ok(())
     }
@@ -370,6 +399,10 @@ impl Network {
                 complain(&e);
                 self.task = task;
             }
+            (FromWorker::Idle(idle), task) => {
+                self.task = task;
+                self.heard_idle(idle)?;
+            }
             // The last word of one that has just taken over.
             (FromWorker::Ready, task) => self.task = task,
             (m, Task::Freeze(f)) => return self.freezing(f, m, fds),
@@ -388,7 +421,7 @@ impl Network {
                 self.task = task;
                 self.next_failed(e);
             }
-            (m, Task::Thaw(t)) => self.thawing(t, m),
+            (m, Task::Thaw(t)) => return self.thawing(t, m),
             (m, Task::Upgrade(u)) => return self.taking_over(u, m),
             (_, task) => self.task = task,
         }

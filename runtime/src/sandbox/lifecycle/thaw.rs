@@ -49,7 +49,7 @@ impl Network {
     }
 
     /// What the new worker says.
-    pub(super) fn thawing(&mut self, t: Thawing, message: FromWorker) {
+    pub(super) fn thawing(&mut self, t: Thawing, message: FromWorker) -> Result<(), Failure> {
         match message {
             FromWorker::Thawed(report) => {
                 self.worker = self.next.take();
@@ -61,6 +61,7 @@ impl Network {
                     complain(format_args!("warning: the sandbox's kernel still tries more often than it did: {e}"));
                 }
                 self.answer(t.client, &report);
+                self.ask_idle_anew()?;
             }
             FromWorker::Standing => self.task = Task::Thaw(t),
             m => {
@@ -71,6 +72,7 @@ impl Network {
                 ));
             }
         }
+        Ok(())
     }
 
     /// The new worker cannot go on.

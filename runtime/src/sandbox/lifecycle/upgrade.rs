@@ -75,6 +75,7 @@ impl Network {
                 self.dismiss()?;
                 self.worker = self.next.take();
                 self.kit.program = u.program;
+                self.ask_idle_anew()?;
                 let gap_ns = u64::try_from(u.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 self.answer(u.client, &Upgraded { thawed: *thawed, gap_ns });
                 Ok(())
@@ -102,7 +103,7 @@ impl Network {
                 (u.stage, u.since) = (Stage::Handing(image), Instant::now());
                 return self.begin(Task::Upgrade(u), &ToWorker::Hand, &[]);
             }
-            (FromWorker::Handed(handed), Stage::Handing(image)) => {
+            (FromWorker::Handed(handed, _), Stage::Handing(image)) => {
                 let held = handed.take(fds)?;
                 u.stage = Stage::TakingOver;
                 self.task = Task::Upgrade(u);

@@ -22,7 +22,8 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
     let given = Given { end, link, host, control: base.control.take().map(Into::into), capture_goes_on: false };
     let kit = Kit::of(plan, &base.program, &given)?;
     let (worker, _) = WorkerProcess::start(base.program.as_fd(), plan, given, None)?;
-    let mut network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit, Retries::default());
+    let server = base.lifecycle.take().map(Server::new).transpose()?;
+    let mut network = Network::new(worker, server, kit, Retries::default(), base.inherited);
     unconfigured.configure()?;
     if let Some(r) = &mut base.registration {
         let pid = network.worker().map_or(0, |p| p.as_raw_nonzero().get());

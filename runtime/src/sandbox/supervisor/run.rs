@@ -26,7 +26,7 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
     if let (Some(t), Some(report)) = (&request.thaw, &thawed) {
         (t.told)(report);
     }
-    let network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit, retries);
+    let network = Network::new(worker, base.lifecycle.take().map(Server::new).transpose()?, kit, retries, base.inherited);
     if let Some(r) = &mut base.registration {
         let ns = [&namespaces.user, &namespaces.mount, &namespaces.net].map(AsRawFd::as_raw_fd);
         let pid = network.worker().map_or(0, |p| p.as_raw_nonzero().get());

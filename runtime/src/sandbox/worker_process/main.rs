@@ -3,6 +3,7 @@
 use super::messages::{FromWorker, GoOn, Handed, Parts, ToWorker};
 use super::writer::{Writer, Written};
 use crate::checkpoint::helper::Helper;
+use crate::checkpoint::news::Watched;
 use crate::checkpoint::{CheckpointError, known};
 use crate::link::Link;
 use crate::link::pcap::PcapLink;
@@ -215,6 +216,9 @@ impl Served<'_> {
             if self.waiting.is_some() && self.worker()?.is_copied() {
                 self.freeze()?;
             }
+            if let Some(idle) = self.worker()?.take_idle() {
+                self.channel.send(&FromWorker::Idle(idle), &[])?;
+            }
             if self.told.take() && !self.listen()? {
                 return Ok(());
             }
@@ -255,6 +259,10 @@ impl Served<'_> {
             ToWorker::Resume => {
                 self.worker()?.resume();
                 FromWorker::Resumed
+            }
+            ToWorker::Idle(after) => {
+                self.worker()?.await_idle(after);
+                return Ok(());
             }
             ToWorker::Tiers(mode) => FromWorker::Tiers(self.worker()?.tiers(mode)),
             ToWorker::Prepare(how) => {
@@ -312,13 +320,16 @@ impl Served<'_> {
     /// Gives copies of the sockets: until it is told to end, the worker can go on with its own.
     fn hand(&mut self) -> Result<(), Failure> {
         let copies = match self.freeze.as_ref().map(|p| p.token) {
-            Some(token) => self.worker()?.copies(token).map_err(|e| e.to_string()),
+            Some(token) => {
+                let worker = self.worker()?;
+                worker.copies(token).map(|held| (held, Watched::of(worker.stack()))).map_err(|e| e.to_string())
+            }
             None => Err("nothing is frozen".into()),
         };
         match copies {
-            Ok(held) => {
+            Ok((held, watched)) => {
                 let (handed, fds) = Handed::of(&held);
-                self.channel.send(&FromWorker::Handed(Box::new(handed)), &fds)
+                self.channel.send(&FromWorker::Handed(Box::new(handed), watched), &fds)
             }
             Err(why) => self.channel.send(&FromWorker::NotHanded(why), &[]),
         }

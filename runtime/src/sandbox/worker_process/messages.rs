@@ -1,6 +1,7 @@
 //! What supervisor and worker say to each other, and how a worker gets what it works with.
 
 use crate::checkpoint::Held;
+use crate::checkpoint::news::Watched;
 use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
 use crate::control::protocol::Recheck;
 use crate::control::rules;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// From the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,6 +42,8 @@ pub(crate) enum ToWorker {
     /// Freeze, and write the image into the descriptor that comes along; [`FromWorker::Prepared`] or [`FromWorker::NotPrepared`], then
     /// [`FromWorker::Progress`] until [`FromWorker::Written`].
     Prepare(Prepare),
+    /// Say [`FromWorker::Idle`] once, when nothing has moved for so long; or do not any more.
+    Idle(Option<Duration>),
     /// Give copies of all host sockets; answered by [`FromWorker::Handed`] or [`FromWorker::NotHanded`].
     Hand,
     /// Frozen, end.
@@ -74,10 +78,12 @@ pub(crate) enum FromWorker {
     Progress(u64, u64),
     /// All is written, or why not.
     Written(Result<u64, String>),
-    /// Copies of its sockets come along, in this order.
-    Handed(Box<Handed>),
+    /// Copies of its sockets come along, in this order; and what they are.
+    Handed(Box<Handed>, Vec<Watched>),
     /// They cannot be given, and why.
     NotHanded(String),
+    /// Nothing is under way, and nothing has moved for so long.
+    Idle(Duration),
     /// It goes on.
     Aborted,
     /// It goes on where another one stood; said before [`FromWorker::Ready`].
