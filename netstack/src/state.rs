@@ -170,7 +170,7 @@ impl Stack {
         translator.tcp.restore(tcp, router).map_err(part("TCP flows"))?;
         translator.udp.restore(udp, limits.udp_flows, router).map_err(part("UDP flows"))?;
         translator.icmp.restore(icmp, limits.icmp_flows, router).map_err(part("echo flows"))?;
-        router.stats = Stats::restore(&stats);
+        router.stats = Stats::restore(&stats).map_err(part("statistics"))?;
         if let Some(position) = position {
             router.rng = Rng::at(seed, position);
         }

@@ -8,8 +8,7 @@ use hibernet_netstack::rng::Key;
 use hibernet_netstack::state::{Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{
-    ChunkLayout, END_LEN, GenerationId, HEADER_LEN, Image, ImageBuilder, Known, SectionFlags, SectionState, WriteError,
-    chunk_crcs,
+    ChunkLayout, END_LEN, GenerationId, HEADER_LEN, Image, ImageBuilder, Known, SectionFlags, SectionState, chunk_crcs,
 };
 use std::ops::ControlFlow;
 

@@ -102,13 +102,14 @@ fn rules(tcp: &mut [TcpPlan], family: Family, rng: &mut SplitMix) -> String {
         _ => Ok(()),
     };
     text += "COMMIT\n*filter\n:FORWARD DROP [0:0]\n:seen - [0:0]\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\n";
+    // Not the first segment: a client whose connection the rules do not let in is sent away at once.
     if rng.chance(40) {
         let p = rng.range(1, 3);
-        let _ = writeln!(text, "-A FORWARD -p tcp -m statistic --mode random --probability 0.0{p} -j DROP");
+        let _ = writeln!(text, "-A FORWARD -p tcp ! --syn -m statistic --mode random --probability 0.0{p} -j DROP");
     }
     if rng.chance(40) {
         let n = rng.range(20, 60);
-        let _ = writeln!(text, "-A FORWARD -p tcp -m statistic --mode nth --every {n} --packet 3 -j DROP");
+        let _ = writeln!(text, "-A FORWARD -p tcp ! --syn -m statistic --mode nth --every {n} --packet 3 -j DROP");
     }
     let _ = writeln!(text, "-A FORWARD -m limit --limit {}/sec --limit-burst 5 -j seen", rng.range(1, 50));
     let _ = writeln!(text, "-A FORWARD -p {ping} -m conntrack --ctstate NEW -m limit --limit 2/sec --limit-burst 3 -j ACCEPT");
