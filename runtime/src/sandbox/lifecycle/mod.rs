@@ -111,6 +111,17 @@ impl Network {
     /// If the worker does not behave; it must be ended.
     pub(crate) fn turn(&mut self, registration: Option<&mut Registration>) -> Result<(), Failure> {
         let before = (self.state, self.worker());
+        let done = self.hear_and_do();
+        if (self.state, self.worker()) != before {
+            self.enter(registration);
+        }
+        if let Some(s) = &mut self.server {
+            s.send_answers();
+        }
+        done
+    }
+
+    fn hear_and_do(&mut self) -> Result<(), Failure> {
         while let Some(w) = self.worker.as_ref().filter(|_| !self.silent) {
             match w.hear()? {
                 Heard::Message(m, fds) => self.heard(m, fds)?,
@@ -121,11 +132,7 @@ impl Network {
         for line in self.server.as_mut().map_or_else(Vec::new, Server::turn) {
             self.asked(line)?;
         }
-        self.give_up_if_left()?;
-        if (self.state, self.worker()) != before {
-            self.enter(registration);
-        }
-        Ok(())
+        self.give_up_if_left()
     }
 
     /// Lets `hibernet list` know.

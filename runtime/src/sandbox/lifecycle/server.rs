@@ -180,11 +180,16 @@ impl Server {
             c.out.push(b'\n');
         }
         (c.answered, c.begun) = (last, Instant::now());
-        // Mostly all fits into the socket.
-        c.write();
-        if c.is_done() {
-            self.clients.swap_remove(index);
+        if !last {
+            // Mostly all fits into the socket.
+            c.write();
         }
+    }
+
+    /// Sends the answers that were given: last of all in a turn, so that who has one finds everything as it says.
+    pub(crate) fn send_answers(&mut self) {
+        self.clients.iter_mut().filter(|c| c.answered).for_each(Client::write);
+        self.clients.retain(|c| !c.is_done());
     }
 
     /// Whether a client is still there.
