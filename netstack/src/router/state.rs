@@ -69,6 +69,11 @@ impl LinksState {
             return Err(StateError::Links { saved: self.links.len(), given: infos.len() });
         }
         for (link, info) in self.links.iter_mut().zip(infos) {
+            // Another guest: it does not hear what is sent to the MAC address of the one that was there.
+            if info.guest_mac.is_some() && info.guest_mac != link.info.guest_mac {
+                link.neighbours.clear();
+                link.last = info.guest_mac;
+            }
             link.info = LinkInfo { guest_mac: info.guest_mac.or(link.info.guest_mac), ..*info };
         }
         Ok(())

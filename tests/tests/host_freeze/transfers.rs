@@ -73,7 +73,7 @@ fn iperf3(lab: &Lab, s: &Sandbox<'_>, mut in_between: impl FnMut(&str)) {
         let argv = [&["iperf3", "-c", family.remote(), "-p", "5201", "-J", "-t", "2"], options].concat();
         let before = link_bytes(lab);
         let mut client = s.spawn(&argv);
-        wait_until("iperf3 moves data", SOON, || link_bytes(lab) > before + 4_000_000);
+        wait_until("iperf3 moves data", SOON, || link_bytes(lab) > before + 15_000_000);
         in_between(&format!("iperf3 {family:?} {options:?}"));
         assert_eq!(client.wait(Duration::from_secs(30)), 0, "{}", client.output());
         let result: serde_json::Value = serde_json::from_str(&client.output()).unwrap_or_else(|e| panic!("{e}: {}", client.output()));
@@ -89,7 +89,7 @@ fn iperf3(lab: &Lab, s: &Sandbox<'_>, mut in_between: impl FnMut(&str)) {
 fn upgrade_under_iperf3() {
     let Some(lab) = Lab::new(&["iperf3"]) else { return };
     let s = Sandbox::start(&lab, &["--name", NAME, "-p", "7100-7101:7100"]);
-    let pace = ["chunk=2000", "every=20"];
+    let pace = ["chunk=500", "every=50"];
     let streams = Family::BOTH.map(|f| {
         let port = if f == Family::V4 { 0 } else { 1 };
         let out = Streams::open(&s, &lab, f, Way::Out(7000 + port), 10, &pace, &pace);
