@@ -1,7 +1,8 @@
 """Many connections that live on whatever becomes of the network between, and who does what to them.
 
-usage: held.py server PORT FIFO             for lines of FIFO: "send N", "close N", "reset N"; prints "sent N NANOSECONDS", "closed N",
-                                        "reset N", and "N got TEXT" for what comes
+usage: held.py server PORT FIFO             for lines of FIFO: "send N", "close N", "reset N", "ran N"; prints "sent N NANOSECONDS", "closed N",
+                                        "reset N", "ran N NANOSECONDS"; and "N got TEXT" for what comes; at "bare N" it
+                                        prints "bare NANOSECONDS", and a shell of its own sends "ran N"
        held.py client ADDRESS PORT N FIFO   opens N connections; prints "open N", then "n got TEXT", "n end", "n reset" for what comes;
                                         for lines of FIFO as above
 A connection's number is that of its opening at the client. Servers ask every second whether clients are there.
@@ -45,12 +46,17 @@ def came(n, s):
 
 def order(text):
     what, n = text.split()
-    s = conns[int(n)]
+    s = conns.get(int(n))
     if what == "send":
         # Before the call: what it causes may be over when that returns.
         now = time.time_ns()
         s.sendall(b"x")
         say("sent", n, now)
+    elif what == "ran":
+        say("ran", n, time.time_ns())
+    elif what == "bare":
+        say("bare", time.time_ns())
+        os.posix_spawn("/bin/sh", ["sh", "-c", f"echo ran {n} >{sys.argv[-1]}"], os.environ)
     elif what == "close":
         s.shutdown(socket.SHUT_WR)
         say("closed", n)

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
 const PORT: u16 = 9000;
+const ASK_UDP: &str = "python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20); \
+                       s.sendto(b\"hello\", (\"10.99.0.2\", 7000)); print(s.recv(100).decode())'";
 
 fn strings(argv: &[String]) -> Vec<&str> {
     argv.iter().map(String::as_str).collect()
@@ -101,8 +103,8 @@ fn a_thousand_held_connections_and_the_first_byte() {
     let Some(lab) = Lab::new(&["python3", "ss"]) else { return };
     let w = World::new(&lab, N, &[]);
     let before = w.status("VmRSS:");
-    let command = format!("date +%s%N >>ran; {} restore \"$HIBERNET_IMAGE\"", lab.binary());
-    let mut waits: Vec<u64> = Vec::new();
+    let command = format!("echo ran 0 >server; {} restore \"$HIBERNET_IMAGE\" >/dev/null", lab.binary());
+    let (mut waits, mut bare): (Vec<u64>, Vec<u64>) = Default::default();
     for turn in 0..9 {
         w.sleep(&["--wake-exec", &command]);
         if turn == 0 {
@@ -119,16 +121,25 @@ fn a_thousand_held_connections_and_the_first_byte() {
         let n = turn * 100 + 7;
         w.server(&format!("send {n}"));
         w.guest_says(&format!("{n} got x"));
-        let sent = w.server.output().lines().find_map(|l| l.strip_prefix(&format!("sent {n} "))?.parse::<u64>().ok());
-        let ran = std::fs::read_to_string(lab.path("ran")).expect("the command ran");
-        assert_eq!(ran.lines().count(), turn + 1, "the command runs once a sleep");
-        let ran: u64 = ran.lines().last().and_then(|l| l.parse().ok()).expect("a time");
-        waits.push(ran.saturating_sub(sent.expect("a time")) / 1000);
+        let said = w.server.output();
+        let at = |what: &str| said.lines().filter_map(|l| l.strip_prefix(what)?.parse::<u64>().ok()).collect::<Vec<_>>();
+        let (sent, ran) = (at(&format!("sent {n} ")), at("ran 0 "));
+        assert_eq!((sent.len(), ran.len()), (1, turn + 1), "the command runs once a sleep");
+        waits.push(ran[turn].saturating_sub(sent[0]) / 1000);
+        w.server(&format!("bare {}", turn + 1));
+        let shell = format!("ran {} ", turn + 1);
+        w.server_says(&shell);
+        let said = w.server.output();
+        let at = |what: &str| said.lines().filter_map(|l| l.strip_prefix(what)?.parse::<u64>().ok()).next_back().expect("a time");
+        bare.push(at(&shell).saturating_sub(at("bare ")) / 1000);
     }
     assert_eq!(w.kept_alive(), 0, "options are what they were before the sleep");
     waits.sort_unstable();
-    eprintln!("from the byte to the command's first program: {waits:?} us");
-    assert!(waits[waits.len() / 2] < 5000, "{waits:?} us from the byte to the command");
+    bare.sort_unstable();
+    eprintln!("from the byte to what the command does first: {waits:?} us; a shell alone takes {bare:?} us");
+    // Where others use the machine, a shell alone may take longer.
+    let (wait, limit) = (waits[waits.len() / 2], 5000.max(2 * bare[bare.len() / 2]));
+    assert!(wait < limit, "{waits:?} us from the byte to the command; {bare:?} us for a shell alone");
     // The others have seen nothing of it, and go on.
     let mut seen: HashMap<String, usize> = HashMap::new();
     for l in w.guest.output().lines().filter(|l| !l.starts_with("open")) {
@@ -183,16 +194,13 @@ fn what_waits_already_wakes_at_once() {
 
 #[test]
 fn clients_of_published_ports_wake() {
-    let Some(lab) = Lab::new(&["python3", "nc", "socat"]) else { return };
+    let Some(lab) = Lab::new(&["python3", "nc"]) else { return };
     let w = World::new(&lab, 1, &["-p", "8080:8080", "-p", "7000:7000/udp"]);
     let udp = w.sandbox.spawn(&strings(&lab.peer("echo.py", &["udp", "0.0.0.0", "7000"])));
     let tcp = w.sandbox.spawn(&strings(&lab.peer("echo.py", &["tcp", "0.0.0.0", "8080"])));
     wait_until("servers are ready", SOON, || [&udp, &tcp].iter().all(|s| s.output().contains("ready")));
     let command = format!("{} restore s.img >/dev/null; echo $HIBERNET_NAME $HIBERNET_FLOW >>woken", lab.binary());
-    let clients = [
-        ("tcp", "accept", "8080", "printf hello | nc -N -w 20 10.99.0.2 8080"),
-        ("udp", "udp", "7000", "printf hello | socat -t 20 -T 20 - UDP:10.99.0.2:7000,shut-none | head -c 20"),
-    ];
+    let clients = [("tcp", "accept", "8080", "printf hello | nc -N -w 20 10.99.0.2 8080"), ("udp", "udp", "7000", ASK_UDP)];
     for (turn, (proto, event, port, ask)) in clients.into_iter().enumerate() {
         // They wait before it sleeps, several at a time.
         let mut waiting = ["1", "2", "3"].map(|_| lab.spawn_hibernet(&["wait", "s", "--for", event]));
@@ -200,7 +208,7 @@ fn clients_of_published_ports_wake() {
         w.sleep(&["--wake-exec", &command]);
         assert!(waiting.iter_mut().all(Proc::running));
         let done = lab.sh(Place::Remote, 30, ask);
-        assert!(done.ok().starts_with(port) && done.ok().contains("hel"), "{done}");
+        assert!(done.ok().starts_with(port) && done.ok().ends_with("hello"), "{done}");
         for p in &mut waiting {
             assert_eq!(p.wait(SOON), 0);
             assert_eq!(p.output().trim(), format!("{event}: {proto} 0.0.0.0:{port} (published)"));
@@ -242,11 +250,13 @@ fn who_waits_for_an_answer_is_not_idle() {
     w.server("send 2");
     w.guest_says("2 got x");
     idle("300ms").ok();
-    // Who waits for long is sent away when it falls asleep.
-    let mut long = lab.spawn_hibernet(&["idle", "s", "--after", "1h"]);
+    // Asleep it is not idle either, so that a loop puts it to sleep again only when it was awake.
+    let mut waiting = lab.spawn_hibernet(&["idle", "s", "--after", "2s"]);
     w.sleep(&[]);
-    assert_eq!(long.wait(SOON), 79);
-    assert_eq!(idle("1s").code, 79);
+    assert_eq!(idle("300ms").code, 4);
+    assert!(waiting.running());
+    w.wake();
+    assert_eq!(waiting.wait(SOON), 0);
 }
 
 #[test]

@@ -19,9 +19,10 @@ Exit status: 0 something came, 4 nothing did in time, 75 the sandbox has ended, 
 
 pub(super) const IDLE_HELP: &str = "\
 Example: sleep whenever nothing moved for half a minute, wake when something comes
-  while hibernet idle web --after 30s && hibernet checkpoint web web.img --wake-exec 'hibernet restore web.img'; do :; done
+  while hibernet idle web --after 30s; do hibernet checkpoint web web.img --wake-exec 'hibernet restore web.img'; done
+While it is asleep or paused it is not idle: then it is waited until it is awake and idle.
 
-Exit status: 0 it is idle, 4 it was not in time, 75 the sandbox has ended, 79 it sleeps.";
+Exit status: 0 it is idle, 4 it was not in time, 75 the sandbox has ended.";
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {

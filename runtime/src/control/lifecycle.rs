@@ -83,7 +83,7 @@ pub enum Request {
         #[serde(default)]
         event: Option<news::Event>,
     },
-    /// When nothing is under way and nothing has moved for so long: an [`Idle`].
+    /// When the network is awake, nothing is under way and nothing has moved for so long: an [`Idle`].
     Idle {
         /// For how long, nanoseconds.
         after_ns: u64,

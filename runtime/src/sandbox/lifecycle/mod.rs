@@ -281,6 +281,11 @@ impl Network {
         }
     }
 
+    /// Whether the worker has ended for no reason that is one.
+    fn has_lost_its_worker(&self) -> bool {
+        self.worker.as_ref().is_some_and(|w| w.silent)
+    }
+
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
         while let Some(i) = self.leaving.iter().position(|(_, t)| *t <= now) {
@@ -333,17 +338,18 @@ impl Network {
         }
         match request {
             Request::Commit {} => return self.commit(client),
+            Request::Idle { after_ns } => return self.wait_idle(client, Duration::from_nanos(after_ns)),
             Request::Wait { event } => {
                 self.wait(client, event);
                 return Ok(());
             }
             _ => {}
         }
-        if !matches!(self.task, Task::None) && !matches!(request, Request::Idle { .. }) {
+        if !matches!(self.task, Task::None) {
             self.refuse(client, ProblemKind::Busy, "another request is being carried out; try again".into());
             return Ok(());
         }
-        if self.worker.as_ref().is_some_and(|w| w.silent) {
+        if self.has_lost_its_worker() {
             self.refuse(client, ProblemKind::State, "its network has ended".into());
             return Ok(());
         }
@@ -359,7 +365,6 @@ impl Network {
             (Request::Resume {}, _) => self.begin(Task::Resume(client), &ToWorker::Resume, &[])?,
             (Request::Tiers { mode }, _) => self.begin(Task::Tiers(client), &ToWorker::Tiers(mode), &[])?,
             (Request::Checkpoint { how, wake }, _) => self.checkpoint(client, how, wake, &fds)?,
-            (Request::Idle { after_ns }, _) => self.wait_idle(client, Duration::from_nanos(after_ns))?,
             (Request::Upgrade {}, State::Paused) => {
                 self.refuse(
                     client,
@@ -368,7 +373,7 @@ impl Network {
                 );
             }
             (Request::Upgrade {}, _) => self.upgrade(client, fds.swap_remove(0)),
-            (Request::Commit {} | Request::Wait { .. }, _) => {}
+            (Request::Commit {} | Request::Wait { .. } | Request::Idle { .. }, _) => {}
         }
         Ok(())
     }

@@ -53,12 +53,8 @@ impl Network {
         }
     }
 
-    /// The network has fallen asleep: nobody will find it idle, and if it holds nothing there will be no news.
+    /// The network has fallen asleep: if it holds nothing there will be no news.
     pub(super) fn fell_asleep(&mut self) {
-        for (client, _) in std::mem::take(&mut self.waiting.idle) {
-            self.refuse(client, ProblemKind::State, "its network was put to sleep meanwhile".into());
-        }
-        self.waiting.asked = None;
         if let Some(Err(why)) = self.holder.as_ref().map(|h| h.news().map(drop)) {
             for (client, _) in std::mem::take(&mut self.waiting.news) {
                 self.refuse(client, ProblemKind::State, why.into());
@@ -104,9 +100,11 @@ impl Network {
         }
     }
 
-    /// A client waits for the network to be idle for so long.
+    /// A client waits for the network to be idle for so long. One that sleeps is not idle: whoever waits for that would put it to sleep.
     pub(super) fn wait_idle(&mut self, client: ClientId, after: Duration) -> Result<(), Failure> {
-        if self.has_room(client) {
+        if self.has_lost_its_worker() {
+            self.refuse(client, ProblemKind::State, "its network has ended".into());
+        } else if self.has_room(client) {
             self.waiting.idle.push((client, after));
             self.ask_idle()?;
         }

@@ -17,7 +17,7 @@ pub(super) fn run(wake: &WakeExec, name: &str, news: &News, inherited: Inherited
         return Ok(pid);
     }
     child::give_back(inherited);
-    let mut command = Command::new("sh");
+    let mut command = Command::new("/bin/sh");
     command.args(["-c", &wake.command]).current_dir(&wake.directory).stdin(Stdio::null()).process_group(0);
     // Standard output is that of the sandbox's command.
     if let Ok(errors) = std::io::stderr().as_fd().try_clone_to_owned() {
