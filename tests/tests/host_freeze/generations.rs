@@ -38,7 +38,9 @@ impl Held {
 
     /// The guest is told at once, with a reset, and the peer hears of it too.
     fn reset(&self) {
-        wait_until("the guest gets resets", Duration::from_secs(2), || self.clients.iter().all(|c| c.output().lines().count() > 1));
+        wait_until("the guest gets resets", Duration::from_secs(2), || {
+            self.clients.iter().all(|c| c.output().lines().count() > 1)
+        });
         for c in &self.clients {
             assert_eq!(c.output().lines().last(), Some("ECONNRESET"));
         }
