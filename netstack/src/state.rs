@@ -159,7 +159,7 @@ impl Stack {
         };
         let StackState { config, links, rules, gateway, tcp, udp, icmp, stats } = state;
         let limits = config.limits;
-        let mut stack = Stack::new(config, seed);
+        let mut stack = Stack::without_rules(config, seed);
         let Stack { router, gateway: services, translator, .. } = &mut stack;
         (router.now, router.moved) = (now, now);
         let table = conntrack(router.cfg.conntrack.clone(), router.netfilter.key()).map_err(StateError::Conntrack)?;

@@ -7,7 +7,7 @@ mod ns;
 mod support;
 
 use common::{Host, PATIENCE};
-use hibernet::checkpoint::datagram::{DatagramImage, drain, dump, dump_listener, restore, restore_listener};
+use hibernet::checkpoint::datagram::{DatagramImage, Drain, dump, dump_listener, restore, restore_listener};
 use hibernet::checkpoint::lock::{Lock, Locked, TIME_OUT};
 use hibernet::checkpoint::repair::RepairError;
 use hibernet::sock::{SocketFate, SocketKind, Sockets, SocketsState, Supplied, prepare_tcp};
@@ -71,7 +71,7 @@ fn reopen(host: &mut Host, sock: SockId, to: Option<IpAddr>) -> DatagramImage {
     let mut state = host.edge.sockets.save().unwrap();
     let (image, waiting) = {
         let fd = host.edge.sockets.descriptors().next().unwrap().1;
-        (dump(fd, to).unwrap(), drain(fd))
+        (dump(fd, to).unwrap(), Drain::default().take(fd))
     };
     if let SocketKind::Udp(s) = &mut state.slots[0].socket.as_mut().unwrap().kind {
         s.waiting.extend(waiting);
@@ -127,7 +127,7 @@ in_namespace! {
             let (_, from) = peer.recv_from(&mut [0; 10]).unwrap();
             peer.send_to(b"a", from).unwrap();
             peer.send_to(b"bb", from).unwrap();
-            let waiting = drain(host.edge.sockets.descriptors().next().unwrap().1);
+            let waiting = Drain::default().take(host.edge.sockets.descriptors().next().unwrap().1);
             assert_eq!(waiting.len(), 2);
             peer.send_to(b"ccc", from).unwrap();
             host.edge.sockets.udp_requeue(sock, waiting);

@@ -125,7 +125,7 @@ pub(super) fn see_through(
             Event::Written(_) => {
                 // Until the image is sure to last all can be taken back.
                 finish(target)?;
-                asking.say(&Request::Commit, &[])?;
+                asking.say(&Request::Commit {}, &[])?;
                 return asking.answer();
             }
         }

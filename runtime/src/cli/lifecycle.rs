@@ -20,11 +20,11 @@ pub(super) struct NameArgs {
 }
 
 pub(super) fn pause(args: &NameArgs) -> Result<u8, Failure> {
-    change(args, &Request::Pause)
+    change(args, &Request::Pause {})
 }
 
 pub(super) fn resume(args: &NameArgs) -> Result<u8, Failure> {
-    change(args, &Request::Resume)
+    change(args, &Request::Resume {})
 }
 
 fn change(NameArgs { name, json }: &NameArgs, request: &Request) -> Result<u8, Failure> {
@@ -54,7 +54,7 @@ pub(super) struct UpgradeArgs {
 pub(super) fn upgrade(UpgradeArgs { name, binary, json }: &UpgradeArgs) -> Result<u8, Failure> {
     let program =
         File::open(binary).map_err(|e| Failure::os(Status::File, format_args!("cannot open {}", binary.display()), e))?;
-    let mut asking = Asking::new(name, &Request::Upgrade, &[program.as_fd()])?;
+    let mut asking = Asking::new(name, &Request::Upgrade {}, &[program.as_fd()])?;
     asking.be_patient();
     while asking.event()?.is_some() {}
     let done: Upgraded = asking.answer().map_err(|e| match e.status {

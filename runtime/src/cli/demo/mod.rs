@@ -211,7 +211,7 @@ impl Demo {
     fn upgrade(&mut self) -> Result<(), Failure> {
         let old = self.sandbox.entry()?.worker;
         let program = File::open("/proc/self/exe").map_err(|e| Failure::os(Status::File, "cannot open this program", e))?;
-        let mut asking = Asking::new(self.sandbox.name(), &Request::Upgrade, &[program.as_fd()])?;
+        let mut asking = Asking::new(self.sandbox.name(), &Request::Upgrade {}, &[program.as_fd()])?;
         asking.be_patient();
         while asking.event()?.is_some() {}
         let done: Upgraded = asking.answer()?;
