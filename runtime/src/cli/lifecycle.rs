@@ -36,12 +36,15 @@ fn change(NameArgs { name, json }: &NameArgs, request: &Request) -> Result<u8, F
     print(&format!("{name} is {already}{state}\n"))
 }
 
+/// The program that this process executes.
+const THIS: &str = "/proc/self/exe";
+
 #[derive(Debug, Args)]
 pub(super) struct UpgradeArgs {
     /// The sandbox
     name: String,
     /// The program to be put in place [default: this one]
-    #[arg(long, value_name = "PATH", default_value = "/proc/self/exe", hide_default_value = true)]
+    #[arg(long, value_name = "PATH", default_value = THIS, hide_default_value = true)]
     binary: PathBuf,
     /// As JSON
     #[arg(long)]
@@ -54,7 +57,12 @@ pub(super) fn upgrade(UpgradeArgs { name, binary, json }: &UpgradeArgs) -> Resul
     let mut asking = Asking::new(name, &Request::Upgrade {}, &[program.as_fd()])?;
     asking.be_patient();
     while asking.event()?.is_some() {}
-    let done: Upgraded = asking.answer()?;
+    let done: Upgraded = asking.answer().map_err(|e| match e.status {
+        Status::Internal if binary.as_os_str() != THIS => {
+            Failure::new(e.status, format!("{e}; is {} a hibernet for this machine?", binary.display()))
+        }
+        _ => e,
+    })?;
     if *json {
         return print_json(&done);
     }

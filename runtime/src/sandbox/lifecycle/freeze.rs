@@ -58,7 +58,7 @@ impl Network {
         }
         how.name = self.kit.plan.name.clone().unwrap_or_default();
         let (held, watched) = (Held::default(), Vec::new());
-        let task = Freezing { client, mode: how.mode, stage: Stage::Writing, report: None, held, watched, wake };
+        let task = Box::new(Freezing { client, mode: how.mode, stage: Stage::Writing, report: None, held, watched, wake });
         self.begin(Task::Freeze(task), &ToWorker::Prepare(how), &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>())
     }
 
@@ -96,13 +96,13 @@ impl Network {
     }
 
     /// Has the worker go on.
-    fn give_up(&mut self, mut f: Freezing, why: String) -> Result<(), Failure> {
+    fn give_up(&mut self, mut f: Box<Freezing>, why: String) -> Result<(), Failure> {
         f.stage = Stage::GivingUp(why);
         self.begin(Task::Freeze(f), &ToWorker::Abort, &[])
     }
 
     /// What the worker says in the course of a checkpoint.
-    pub(super) fn freezing(&mut self, mut f: Freezing, message: FromWorker, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    pub(super) fn freezing(&mut self, mut f: Box<Freezing>, message: FromWorker, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let client = f.client;
         match (message, &f.stage) {
             (FromWorker::Aborted, Stage::GivingUp(why)) => {
@@ -157,14 +157,14 @@ impl Network {
     }
 
     /// Everything is safe: the worker ends.
-    fn end_frozen(&mut self, mut f: Freezing) -> Result<(), Failure> {
+    fn end_frozen(&mut self, mut f: Box<Freezing>) -> Result<(), Failure> {
         f.stage = Stage::Ending;
         self.task = Task::Freeze(f);
         self.dismiss()
     }
 
     /// The worker has ended: its sockets are held, and the guest's kernel is patient.
-    pub(super) fn fall_asleep(&mut self, f: Freezing) {
+    pub(super) fn fall_asleep(&mut self, f: Box<Freezing>) {
         let generation = f.report.as_ref().map_or_else(String::new, |r| r.generation.clone());
         self.holder = Some(Holder::new(f.held, f.watched, generation, f.wake));
         self.state = State::Asleep;

@@ -104,7 +104,7 @@ enum Task {
     Pause(ClientId),
     Resume(ClientId),
     Tiers(ClientId),
-    Freeze(Freezing),
+    Freeze(Box<Freezing>),
     Thaw(Thawing),
     Upgrade(Box<Upgrading>),
 }
