@@ -77,8 +77,13 @@ pub fn peer_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
 /// The address that a socket is connected to, or that its connect under way goes to.
 pub fn destination(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     let mut a = SockAddr::empty();
+    // This option refuses more room than it fills.
+    a.set_len(match kind(fd)?.0 {
+        libc::AF_INET6 => size_of::<libc::sockaddr_in6>(),
+        _ => size_of::<libc::sockaddr_in>(),
+    } as libc::socklen_t);
     let (addr, len) = a.parts_mut();
-    // SAFETY: both pointers are into `a`, whose length field holds the room that there is.
+    // SAFETY: both pointers are into `a`, whose length field holds no more than the room that there is.
     check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERNAME, addr.cast(), len) })?;
     a.get().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
