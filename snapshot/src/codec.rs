@@ -17,7 +17,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Longest encoded state in bytes.
-pub const MAX_STATE_LEN: usize = 64 << 20;
+pub const MAX_STATE_LEN: usize = 256 << 20;
 
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_STATE_LEN>> =
     standard().with_little_endian().with_fixed_int_encoding().with_limit();
