@@ -24,6 +24,8 @@ Environment:
   HIBERNET_REQUIRE_ALL=1  whatever is skipped counts as failed
   HIBERNET_FUZZ_SECONDS   how long each fuzz target runs (10)
   HIBERNET_NETFILTER_PACKETS  how many generated packets go through the kernel's netfilter and ours (20000)
+  HIBERNET_SLEEP_SECONDS  how long a network sleeps whose peers go on sending (10)
+  HIBERNET_TRANSFER_MIB   how much curl moves through three sleeps (256)
 U
   exit 0
 fi

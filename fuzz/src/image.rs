@@ -1,11 +1,15 @@
-//! Images and encoded states.
+//! Images, encoded states, and stacks restored from what was forged.
 
+use hibernet_netstack::Time;
+use hibernet_netstack::state::Randomness;
 use hibernet_snapshot::*;
+use hibernet_tests::{image, lively, wild};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::OnceLock;
 
 const STATE: SectionKind = SectionKind(1);
 const TABLE: SectionKind = SectionKind(2);
@@ -32,13 +36,51 @@ impl SectionState for State {
     const VERSION: u16 = 1;
 }
 
-/// Reads bytes, whose first says as what: an image as it is, an image whose checksums are made right first, or a state.
+/// Reads bytes, whose first says as what: an image as it is, an image whose checksums are made right first, a state, or changes to the
+/// image of a stack.
 pub fn read(bytes: &[u8]) {
     let Some((&how, bytes)) = bytes.split_first() else { return };
-    match how % 3 {
-        0 => image(bytes),
-        1 => image(&sealed(bytes)),
-        _ => state(bytes),
+    match how % 4 {
+        0 => container(bytes),
+        1 => container(&sealed(bytes)),
+        2 => state(bytes),
+        _ => stack(bytes),
+    }
+}
+
+/// Changes a sane image under right checksums, and has the stack go on that comes out of it. The first byte is the seed of what happens to it. A
+/// change is a section's number, where in its body (two bytes), what to do, and the bytes to do it with.
+fn stack(bytes: &[u8]) {
+    static SANE: OnceLock<Vec<u8>> = OnceLock::new();
+    let sane = SANE.get_or_init(|| {
+        let w = lively();
+        image::save(&w.stack, w.now())
+    });
+    let Some((&seed, mut changes)) = bytes.split_first() else { return };
+    let mut list = Vec::new();
+    while let [section, low, high, what, rest @ ..] = changes {
+        let (with, rest) = rest.split_at(rest.len().min(usize::from(what >> 3)));
+        list.push((*section, usize::from(u16::from_le_bytes([*low, *high])), what & 7, with));
+        changes = rest;
+    }
+    let mut n = 0;
+    let forged = image::rewritten(sane, &mut |body, _| {
+        for (_, at, what, with) in list.iter().filter(|(section, ..)| *section == n) {
+            let at = (*at).min(body.len());
+            let end = body.len().min(at + with.len());
+            match what {
+                0..4 => body[at..end].copy_from_slice(&with[..end - at]),
+                4 => body.splice(at..at, with.iter().copied()).for_each(drop),
+                5 => drop(body.drain(at..end)),
+                6 => body.truncate(at),
+                _ => body.extend_from_within(at..end),
+            }
+        }
+        n += 1;
+    });
+    if let Ok(mut stack) = image::restore(&forged, Randomness::Fresh([seed; 16]), &[]) {
+        let now = Time::from_nanos(Inventory::parse(&forged).expect("it was restored").header.stack_time);
+        wild::drive(&mut stack, now, seed.into(), 40);
     }
 }
 
@@ -57,7 +99,7 @@ enum Key {
     B(i128),
 }
 
-fn image(bytes: &[u8]) {
+fn container(bytes: &[u8]) {
     let _ = Inventory::read(&mut &*bytes);
     let known = [State::known().many(), Known::new(TABLE, 0..=u16::MAX).many()];
     let piped = Image::read(&mut &*bytes, 1 << 20, &known);
@@ -169,6 +211,7 @@ pub fn write_seeds_if_asked() {
         seeds.push([&[0], &image[..]].concat());
         seeds.push([&[1], &image[..]].concat());
     }
+    seeds.extend((0..12).map(|section| vec![3, section, section, 40, 0, 16, 1, 2]));
     for (n, seed) in seeds.iter().enumerate() {
         std::fs::write(Path::new(&dir).join(format!("seed-{n:02}")), seed).expect("seed is written");
     }

@@ -30,6 +30,13 @@ pub struct Stack {
 impl Stack {
     /// A stack without links. `seed` must be secret and never used twice.
     pub fn new(cfg: Config, seed: [u8; 16]) -> Self {
+        let mut stack = Stack::without_rules(cfg, seed);
+        stack.router.load_own_rules();
+        stack
+    }
+
+    /// A stack that has not even our own rules yet.
+    pub(crate) fn without_rules(cfg: Config, seed: [u8; 16]) -> Self {
         let mut rng = Rng::new(seed);
         let translator = Translator::new(&cfg.limits, &mut rng);
         let gateway = Gateway::new(&cfg);

@@ -159,7 +159,7 @@ impl Stack {
         };
         let StackState { config, links, rules, gateway, tcp, udp, icmp, stats } = state;
         let limits = config.limits;
-        let mut stack = Stack::new(config, seed);
+        let mut stack = Stack::without_rules(config, seed);
         let Stack { router, gateway: services, translator, .. } = &mut stack;
         (router.now, router.moved) = (now, now);
         let table = conntrack(router.cfg.conntrack.clone(), router.netfilter.key()).map_err(StateError::Conntrack)?;
@@ -170,7 +170,7 @@ impl Stack {
         translator.tcp.restore(tcp, router).map_err(part("TCP flows"))?;
         translator.udp.restore(udp, limits.udp_flows, router).map_err(part("UDP flows"))?;
         translator.icmp.restore(icmp, limits.icmp_flows, router).map_err(part("echo flows"))?;
-        router.stats = Stats::restore(&stats);
+        router.stats = Stats::restore(&stats).map_err(part("statistics"))?;
         if let Some(position) = position {
             router.rng = Rng::at(seed, position);
         }

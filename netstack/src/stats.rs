@@ -1,5 +1,6 @@
 //! Counters.
 
+use crate::state::{Invalid, invalid};
 use crate::verdict::DropReason;
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,9 @@ impl Stats {
     }
 }
 
+/// No counter can have come so far; from here on there is room for what is yet to be counted.
+const MOST: u64 = u64::MAX / 2;
+
 /// Counters as they are saved, by name: versions may have others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatsState {
@@ -109,7 +113,10 @@ impl Stats {
     }
 
     /// Goes on from saved counters. Those that this version does not have are left out.
-    pub(crate) fn restore(state: &StatsState) -> Self {
+    pub(crate) fn restore(state: &StatsState) -> Result<Self, Invalid> {
+        if state.counters.iter().chain(&state.drops).any(|(_, n)| *n > MOST) {
+            return Err(invalid("a counter that nobody lives to see"));
+        }
         let mut stats = Stats::default();
         for (name, n) in &state.counters {
             if let Some(c) = stats.counter_mut(name) {
@@ -121,7 +128,7 @@ impl Stats {
                 stats.drops.0[*why as usize] = *n;
             }
         }
-        stats
+        Ok(stats)
     }
 }
 
@@ -136,3 +143,23 @@ impl Default for Drops {
 }
 
 const _: () = assert!(DropReason::ALL.len() <= 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_go_on_and_unknown_ones_are_left_out() {
+        let mut stats = Stats { rx_frames: 7, ..Stats::default() };
+        stats.drop(DropReason::Malformed);
+        let mut state = stats.save();
+        assert_eq!(Stats::restore(&state), Ok(stats.clone()));
+        state.counters.push(("of another version".into(), 3));
+        state.drops.push(("of another version".into(), 3));
+        assert_eq!(Stats::restore(&state), Ok(stats));
+        for n in [MOST + 1, u64::MAX] {
+            state.counters[0].1 = n;
+            assert!(Stats::restore(&state).is_err());
+        }
+    }
+}

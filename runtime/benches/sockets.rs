@@ -1,7 +1,9 @@
 //! How long host sockets take to change their owner: handed to another process, and carried over by TCP repair.
 //!
-//! Runs itself again in a network namespace of its own, so that it needs no privilege. Prints one line for each step; times are the best and
-//! the median of several rounds.
+//! Runs itself again in a network namespace of its own, so that it needs no privilege. Prints one line for each step: best and median of
+//! several rounds, and the least processor time of the thread, which says what a machine without other work would need (it leaves out
+//! waiting for the other process and for the kernel's grace periods). In `repair`, all that is queued towards the peers was not sent
+//! yet, so that `start` includes sending it.
 
 use hibernet::checkpoint::image::TcpSocketImage;
 use hibernet::checkpoint::lock::{Lock, Locked, TIME_OUT};
@@ -75,11 +77,46 @@ fn queued(i: usize) -> usize {
     (i * 7919) % (QUEUED + 1)
 }
 
+/// Time that has passed, and processor time of this thread.
+#[derive(Clone, Copy)]
+struct Spent {
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, other: Spent) {
+        self.wall += other.wall;
+        self.cpu += other.cpu;
+    }
+}
+
+struct Clock(Instant, Duration);
+
+impl Clock {
+    fn start() -> Clock {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Clock(Instant::now(), Duration::new(t.tv_sec as u64, t.tv_nsec as u32))
+    }
+
+    /// What was spent since the start or the last lap.
+    fn lap(&mut self) -> Spent {
+        let now = Clock::start();
+        let spent = Spent { wall: now.0 - self.0, cpu: now.1 - self.1 };
+        *self = now;
+        spent
+    }
+}
+
 /// Prints the best and the median of times.
-fn report(n: usize, what: &str, mut times: Vec<Duration>) {
-    times.sort();
-    let ms = |t: Duration| t.as_secs_f64() * 1e3;
-    println!("{n:5} {what:42} {:8.2} ms best {:8.2} ms median", ms(times[0]), ms(times[times.len() / 2]));
+fn report(n: usize, what: &str, spent: &[Spent]) {
+    let sorted = |of: fn(&Spent) -> Duration| {
+        let mut all: Vec<f64> = spent.iter().map(|s| of(s).as_secs_f64() * 1e3).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    let (wall, cpu) = (sorted(|s| s.wall), sorted(|s| s.cpu));
+    println!("{n:5} {what:42} {:8.2} ms best {:8.2} ms median {:8.2} ms cpu", wall[0], wall[wall.len() / 2], cpu[0]);
 }
 
 fn spawn() -> (OwnedFd, Child) {
@@ -120,9 +157,9 @@ fn handover(n: usize) {
     let (mut saved, mut handed) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let (socket, mut child) = spawn();
-        let begin = Instant::now();
+        let mut clock = Clock::start();
         let state = sockets.save().expect("the numbers");
-        saved.push(begin.elapsed());
+        saved.push(clock.lap());
         let file = rustix::fs::memfd_create("state", rustix::fs::MemfdFlags::CLOEXEC).expect("memory");
         let mut file = std::fs::File::from(file);
         file.write_all(&serde_json::to_vec(&state).expect("memory")).expect("memory");
@@ -131,14 +168,14 @@ fn handover(n: usize) {
         expect_byte(socket.as_fd());
         // The image is written and read elsewhere; here it is about the sockets.
         let all: Vec<_> = sockets.descriptors().map(|(id, fd)| (id.0, fd)).collect();
-        let begin = Instant::now();
+        clock.lap();
         fds::send(&socket, all, soon()).expect("the other side");
         expect_byte(socket.as_fd());
-        handed.push(begin.elapsed());
+        handed.push(clock.lap());
         assert!(child.wait().expect("it ends").success());
     }
-    report(n, "handover: numbers written down", saved);
-    report(n, "handover: sent, compared, watched again", handed);
+    report(n, "handover: numbers written down", &saved);
+    report(n, "handover: sent, compared, watched again", &handed);
     drop(peers);
 }
 
@@ -157,12 +194,11 @@ fn repair(n: usize) {
             let bytes = vec![9; queued(i + 1)];
             assert_eq!(socket::send(fd.as_fd(), &bytes).expect("room"), bytes.len());
         }
-        let mut at = Instant::now();
+        let mut clock = Clock::start();
         let mut lap = |i: usize| {
-            let now = Instant::now();
-            let step = now - std::mem::replace(&mut at, now);
-            times[i].push(step);
-            step
+            let spent = clock.lap();
+            times[i].push(spent);
+            spent
         };
         let lock = Lock::new("bench", locked(), TIME_OUT).expect("nf_tables");
         let mut freeze = lap(0);
@@ -170,7 +206,8 @@ fn repair(n: usize) {
         let images: Vec<TcpSocketImage> = dump(&fds, &mut Direct).into_iter().map(|r| r.expect("a connection").0).collect();
         freeze += lap(1);
         drop(ours);
-        frozen.push(freeze + lap(2));
+        freeze += lap(2);
+        frozen.push(freeze);
         first.remove().expect("nf_tables");
         lap(6);
         let loaded = load(&images.iter().collect::<Vec<_>>(), &RestoreOptions::default(), &mut Direct);
@@ -179,7 +216,8 @@ fn repair(n: usize) {
         lock.remove().expect("nf_tables");
         restore += lap(4);
         let alive = start(loaded, &mut Direct);
-        restored.push(restore + lap(5));
+        restore += lap(5);
+        restored.push(restore);
         for (i, (fd, peer)) in alive.into_iter().zip(&mut peers).enumerate() {
             let fd = fd.expect("a socket");
             assert_eq!(tcp::unread(fd.as_fd()).expect("a socket") as usize, queued(i));
@@ -189,8 +227,8 @@ fn repair(n: usize) {
         }
     }
     for (step, times) in steps.iter().zip(times).filter(|(step, _)| !step.is_empty()) {
-        report(n, &format!("repair: {step}"), times);
+        report(n, &format!("repair: {step}"), &times);
     }
-    report(n, "repair: frozen (lock, dump, close)", frozen);
-    report(n, "repair: restored (load, unlock, start)", restored);
+    report(n, "repair: frozen (lock, dump, close)", &frozen);
+    report(n, "repair: restored (load, unlock, start)", &restored);
 }

@@ -497,6 +497,7 @@ in_namespace! {
             let ours = socket::socket(socket::family(at), libc::SOCK_STREAM, 0).unwrap();
             socket::connect(ours.as_fd(), to).unwrap();
             assert_eq!(state(&ours), SYN_SENT);
+            assert_eq!(socket::destination(ours.as_fd()).unwrap(), to);
             let refused = dump(&[ours.as_fd()], &mut Direct).pop().unwrap().unwrap_err();
             assert!(refused.to_string().contains("SYN_SENT"), "{refused}");
             let image = connecting(ours.as_fd(), to).unwrap();

@@ -13,11 +13,11 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian, standard};
 use bincode::error::DecodeError;
 use core::fmt;
 use core::marker::PhantomData;
-use serde::de::{DeserializeOwned, DeserializeSeed, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Longest encoded state in bytes.
-pub const MAX_STATE_LEN: usize = 64 << 20;
+pub const MAX_STATE_LEN: usize = 256 << 20;
 
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_STATE_LEN>> =
     standard().with_little_endian().with_fixed_int_encoding().with_limit();
@@ -105,7 +105,7 @@ impl Serialize for Bytes {
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Bytes, D::Error> {
         struct Copied;
-        impl Visitor<'_> for Copied {
+        impl<'de> Visitor<'de> for Copied {
             type Value = Bytes;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,6 +114,15 @@ impl<'de> Deserialize<'de> for Bytes {
 
             fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
                 Ok(Bytes(bytes.to_vec()))
+            }
+
+            /// Of formats that are text.
+            fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> Result<Bytes, A::Error> {
+                let mut all = Vec::new();
+                while let Some(byte) = bytes.next_element()? {
+                    all.push(byte);
+                }
+                Ok(Bytes(all))
             }
         }
         d.deserialize_bytes(Copied)

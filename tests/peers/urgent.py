@@ -1,10 +1,11 @@
 """Urgent data among ordinary data.
 
-usage: urgent.py serve-receive|serve-send ADDRESS PORT
-       urgent.py receive|send ADDRESS PORT
-The receiver reads in line (SO_OOBINLINE) and prints what it got.
+usage: urgent.py serve-receive|serve-send ADDRESS PORT [FILE]
+       urgent.py receive|send ADDRESS PORT [FILE]
+With FILE a sender says "half" when half is sent, and waits until FILE exists. The receiver reads in line (SO_OOBINLINE) and prints what it got.
 """
 
+import os
 import socket
 import sys
 import time
@@ -20,9 +21,13 @@ if role.startswith("serve"):
     s, _ = listener.accept()
 else:
     s = socket.create_connection((addr, port), timeout=20)
-s.settimeout(20)
+s.settimeout(40)
 if role.endswith("send"):
     for n in range(20):
+        if n == 10 and len(sys.argv) > 4:
+            print("half", flush=True)
+            while not os.path.exists(sys.argv[4]):
+                time.sleep(0.01)
         s.sendall(b"ordinary%02d-" % n)
         s.send(b"U", socket.MSG_OOB)
         # Now together with what follows, now alone.

@@ -8,8 +8,7 @@ use hibernet_netstack::rng::Key;
 use hibernet_netstack::state::{Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{
-    ChunkLayout, END_LEN, GenerationId, HEADER_LEN, Image, ImageBuilder, Known, SectionFlags, SectionState, WriteError,
-    chunk_crcs,
+    ChunkLayout, END_LEN, GenerationId, HEADER_LEN, Image, ImageBuilder, Known, SectionFlags, SectionState, chunk_crcs,
 };
 use std::ops::ControlFlow;
 
@@ -30,13 +29,10 @@ pub fn known() -> Vec<Known> {
 /// # Panics
 /// If they are larger than an image can be.
 pub fn write(now: Time, state: &StackState, connections: &ct::Image) -> Vec<u8> {
-    try_write(now, state, connections).unwrap_or_else(|e| panic!("the state does not go into an image: {e}"))
-}
-
-fn try_write(now: Time, state: &StackState, connections: &ct::Image) -> Result<Vec<u8>, WriteError> {
+    let fits = "the state fits into an image";
     let mut image = ImageBuilder::new(GenerationId([7; 16]), now.as_nanos(), 0);
-    state.add_to(&mut image)?;
-    image.state(SectionFlags::REQUIRED, 1, connections.head())?;
+    state.add_to(&mut image).expect(fits);
+    image.state(SectionFlags::REQUIRED, 1, connections.head()).expect(fits);
     for (kind, family) in TABLES {
         let records = connections.records(family);
         let Some(layout) = ChunkLayout::new(records.len().into(), ct::record_size(family) as u32) else { continue };
@@ -45,11 +41,15 @@ fn try_write(now: Time, state: &StackState, connections: &ct::Image) -> Result<V
             records.fill(chunk as u32 * per_chunk, out);
         };
         let crcs = chunk_crcs(&fill, &layout, 0..layout.chunks());
-        image.chunked_from(kind, RECORDS, SectionFlags::REQUIRED, layout, &crcs, fill)?;
+        image.chunked_from(kind, RECORDS, SectionFlags::REQUIRED, layout, &crcs, fill).expect(fits);
     }
+    finish(&image)
+}
+
+fn finish(image: &ImageBuilder<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    image.write_to(&mut bytes, &mut |_, _| ControlFlow::Continue(()))?;
-    Ok(bytes)
+    image.write_to(&mut bytes, &mut |_, _| ControlFlow::Continue(())).expect("memory takes everything");
+    bytes
 }
 
 /// An image of a stack, to be called after [`Stack::flush`].
@@ -93,4 +93,38 @@ pub fn restore(image: &[u8], randomness: Randomness, host: &[IpAddr]) -> Result<
         Stack::restore(now, state, randomness, |cfg, key| connections(&image, cfg, key, now)).map_err(|e| e.to_string())?;
     stack.set_host_addresses(host.to_vec());
     Ok(stack)
+}
+
+/// An image with the bodies of its sections as `change` makes them, under right checksums. `change` is told the length of a record; bytes that
+/// are no whole one are left out.
+///
+/// # Panics
+/// If it is no image of a stack's, or its sections are damaged.
+pub fn rewritten(bytes: &[u8], change: &mut dyn FnMut(&mut Vec<u8>, usize)) -> Vec<u8> {
+    let image = Image::parse(bytes, &known()).expect("an image");
+    let bodies: Vec<_> = image
+        .sections()
+        .map(|s| {
+            let e = *s.entry();
+            let (mut body, unit) = match s.chunks() {
+                Ok(chunks) => {
+                    ((0..chunks.len()).flat_map(|n| chunks.chunk(n).expect("sane")).copied().collect(), e.record_len as usize)
+                }
+                Err(_) => (s.body().expect("sane").to_vec(), 1),
+            };
+            change(&mut body, unit);
+            body.truncate(body.len() / unit * unit);
+            (e, body)
+        })
+        .collect();
+    let h = image.inventory().header;
+    let mut out = ImageBuilder::new(h.generation, h.stack_time, h.created);
+    for (e, body) in &bodies {
+        match e.record_len {
+            0 => out.plain(e.kind, e.version, e.flags, e.records, &body[..]),
+            len => out.chunked(e.kind, e.version, e.flags, len, body),
+        }
+        .expect("as before");
+    }
+    finish(&out)
 }

@@ -9,8 +9,10 @@
 //! - [`TcpGuest`]: a guest's TCP, segment by segment, for packet-trace tests.
 //! - [`image`]: a stack into an image, and out of one.
 //! - [`lab`]: network namespaces for suites with real programs and the kernel, through the `hibernet` command.
+//! - [`lively`]: a world in which there is something of everything that an image can have.
 //! - [`netfilter`]: the kernel's netfilter beside ours, the same frames through both.
 //! - [`stream`]: streams of which every byte tells where it belongs.
+//! - [`wild`]: a host that answers anything, for stacks of whose sockets nothing is known.
 //!
 //! A misuse of the edge by the stack (a closed socket used, a payload leaked, a capability used that the link has not)
 //! is a panic in the kit, so every test checks for it.
@@ -20,18 +22,21 @@ pub mod host;
 pub mod image;
 pub mod lab;
 mod link;
+mod lively;
 pub mod netfilter;
 mod pair;
 mod payload;
 mod rand;
 pub mod stream;
 mod tcp_guest;
+pub mod wild;
 pub mod wire;
 mod world;
 
 pub use edge::FakeEdge;
 pub use host::{ConnectPlan, Drain, Ended, FakeHost};
 pub use link::{Captured, FakeLink};
+pub use lively::{HOST, lively};
 pub use pair::{Out, Pair, Probe};
 pub use payload::{PayloadPool, SlotKind};
 pub use rand::SplitMix;

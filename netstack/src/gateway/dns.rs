@@ -21,7 +21,7 @@ pub(super) const PORT: u16 = 53;
 /// How long a resolver may take before the next one is asked.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often resolvers are asked for one query.
-const MAX_TRIES: u8 = 4;
+pub(super) const MAX_TRIES: u8 = 4;
 /// Longest query, in bytes; a common query has less than 100.
 pub(super) const MAX_QUERY: usize = 4096;
 /// Header and longest question.

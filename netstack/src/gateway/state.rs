@@ -1,7 +1,7 @@
 //! The gateway's services as they are saved. DHCP and neighbour discovery have nothing to remember.
 
 use super::Gateway;
-use super::dns::{MAX_QUERY, Query};
+use super::dns::{MAX_QUERY, MAX_TRIES, Query};
 use super::ndp::Adverts;
 use crate::edge::{LinkId, SockId, Token, TokenKind};
 use crate::flow::{Slab, SlabState};
@@ -51,7 +51,8 @@ impl Query {
     }
 
     fn restore(s: QueryState, token: Token) -> Result<Self, Invalid> {
-        if s.message.len() > MAX_QUERY || s.guest.addr.is_ipv4() != s.ours.addr.is_ipv4() {
+        let families = s.guest.addr.is_ipv4() != s.ours.addr.is_ipv4();
+        if s.message.len() > MAX_QUERY || families || s.tries > MAX_TRIES || s.failed > s.tries {
             return Err(invalid("a DNS query that cannot be"));
         }
         let start = Message::parse(&s.message).map_err(|_| invalid("a DNS query that is no message"))?;

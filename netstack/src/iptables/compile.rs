@@ -2,7 +2,7 @@
 
 use super::check::{self, Graph, RuleError, RuleFault};
 use super::head::{self, Head, Sets};
-use super::ifaces::IfaceNames;
+use super::ifaces::IfaceSet;
 use super::matches::{Op, Ops};
 use super::program::{Action, Entry, Heads, Parts, Tail};
 use super::targets::Effect;
@@ -18,7 +18,6 @@ pub(super) fn compile(rules: &Ruleset) -> Result<Parts, RuleError> {
         graphs: &graphs,
         starts: &starts,
         sets: &sets,
-        names: IfaceNames::new(),
         tails: Vec::new(),
         ops: Ops::default(),
         effects: Vec::new(),
@@ -94,7 +93,6 @@ struct Compiler<'a> {
     graphs: &'a [Graph],
     starts: &'a [u32],
     sets: &'a Sets,
-    names: IfaceNames,
     tails: Vec<Tail>,
     ops: Ops,
     effects: Vec<Effect>,
@@ -153,7 +151,7 @@ impl Compiler<'_> {
             self.ops.list.push(Op::Proto(proto));
         }
         for (output, test) in [(false, &rule.input), (true, &rule.output)] {
-            let Some(set) = test.as_ref().map(|t| self.names.set(t)) else { continue };
+            let Some(set) = test.as_ref().map(IfaceSet::of) else { continue };
             let classes = if output { &self.sets.output } else { &self.sets.input };
             match classes.exact(&set) {
                 Some(bits) => head.iface(output, bits),

@@ -4,7 +4,7 @@
 //! compiler makes one of vectors. Sets (interfaces, protocols, states) are one bit per member, and the rule holds those that are not
 //! admitted. Ports are ranges, which may go over the end: so an inverted range is one too. For IPv4 a header test is one cache line.
 
-use super::ifaces::Classes;
+use super::ifaces::{Classes, IfaceSet};
 use super::matches::{conntrack, transport};
 use super::{CtMatch, IcmpType, Inv, Net, PortRange, Rule, ctstate};
 use crate::conntrack::Dir;
@@ -315,14 +315,13 @@ impl<const N: usize> Head<N> {
 
 /// Finds what rules tell apart.
 pub(super) fn sets<'a>(rules: impl Iterator<Item = &'a Rule>) -> Sets {
-    let names = super::ifaces::IfaceNames::new();
     let mut sets = Sets::default();
     for rule in rules {
         if let Some(test) = &rule.input {
-            sets.input.admit(&names.set(test));
+            sets.input.admit(&IfaceSet::of(test));
         }
         if let Some(test) = &rule.output {
-            sets.output.admit(&names.set(test));
+            sets.output.admit(&IfaceSet::of(test));
         }
         if let Some(proto) = rule.proto {
             sets.protos.admit(proto.value);

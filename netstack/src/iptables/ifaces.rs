@@ -14,32 +14,43 @@ const NONE: usize = 257;
 /// Classes that fit into a header test.
 const MAX_CLASSES: u8 = 32;
 
+/// Longest name.
+const NAME_LEN: usize = 6;
+
+/// The name of an interface, by its number.
+fn name_of(i: usize, name: &mut [u8; NAME_LEN]) -> &[u8] {
+    match i {
+        NONE => &[],
+        HOST0 => b"host0",
+        _ => {
+            *name = *b"tap000";
+            let digits = 1 + usize::from(i > 9) + usize::from(i > 99);
+            for (place, n) in name[3..3 + digits].iter_mut().rev().zip([i, i / 10, i / 100]) {
+                *place = b'0' + (n % 10) as u8;
+            }
+            &name[..3 + digits]
+        }
+    }
+}
+
 /// A set of interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct IfaceSet([u64; 5]);
 
-/// The names of all interfaces, by number. The absent one has an empty name: only `+` is a start of it.
-#[derive(Debug)]
-pub(super) struct IfaceNames(Vec<String>);
-
-impl IfaceNames {
-    pub(super) fn new() -> Self {
-        IfaceNames((0..HOST0).map(|i| format!("tap{i}")).chain(["host0".into(), String::new()]).collect())
-    }
-
-    /// The interfaces that a test admits.
-    pub(super) fn set(&self, test: &Inv<IfaceName>) -> IfaceSet {
+impl IfaceSet {
+    /// The interfaces that a test admits. The absent one has an empty name: only `+` is a start of it.
+    pub(super) fn of(test: &Inv<IfaceName>) -> Self {
         let t = &test.value;
         let mut set = IfaceSet::default();
-        for (i, name) in self.0.iter().enumerate() {
-            let fits = if t.prefix { name.starts_with(&t.name) } else { *name == t.name };
+        for i in 0..COUNT {
+            let mut name = [0; NAME_LEN];
+            let name = name_of(i, &mut name);
+            let fits = if t.prefix { name.starts_with(t.name.as_bytes()) } else { name == t.name.as_bytes() };
             set.0[i / 64] |= u64::from(fits != test.not) << (i % 64);
         }
         set
     }
-}
 
-impl IfaceSet {
     /// Whether an interface is in it.
     pub(super) fn has(&self, iface: Option<Iface>) -> bool {
         self.bit(number(iface))
@@ -105,5 +116,22 @@ impl Classes {
     /// The bit of an interface.
     pub(super) fn of(&self, iface: Option<Iface>) -> u32 {
         1 << self.class[number(iface)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_interface_has_its_name() {
+        for i in 0..COUNT {
+            let name = match i {
+                HOST0 => "host0".to_owned(),
+                NONE => String::new(),
+                _ => format!("tap{i}"),
+            };
+            assert_eq!(name_of(i, &mut [0; NAME_LEN]), name.as_bytes());
+        }
     }
 }

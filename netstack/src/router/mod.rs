@@ -82,10 +82,11 @@ impl Link {
 }
 
 impl Router {
+    /// Without rules, our own included.
     pub(crate) fn new(cfg: Config, mut rng: Rng) -> Self {
         let ident = rng.u32();
         let netfilter = Netfilter::new(&cfg, &mut rng);
-        let mut router = Router {
+        Router {
             cfg,
             links: Vec::new(),
             netfilter,
@@ -99,9 +100,7 @@ impl Router {
             ident,
             scratch: Box::new([0; SCRATCH]),
             rewritten: Vec::new(),
-        };
-        router.load_own_rules();
-        router
+        }
     }
 
     /// Who has which address.

@@ -19,14 +19,16 @@ const REAPER: Token = Token::new(TokenKind::Conntrack, 0, 0);
 
 impl Router {
     /// Puts the rules that the configuration stands for in force. Tracking is on if they need it.
-    pub(super) fn load_own_rules(&mut self) {
+    pub(crate) fn load_own_rules(&mut self) {
         self.netfilter.tracking = !self.cfg.publish.is_empty();
-        for family in [Family::V4, Family::V6] {
-            let empty = Ruleset { family, tables: Vec::new() };
-            // What we write ourselves compiles: `own_rules` tests it for every option.
-            if let Ok(program) = self.compile(empty, self.netfilter.tracking) {
-                self.replace(family, program);
-            }
+        [Family::V4, Family::V6].into_iter().for_each(|family| self.load_own_rules_of(family));
+    }
+
+    pub(super) fn load_own_rules_of(&mut self, family: Family) {
+        let empty = Ruleset { family, tables: Vec::new() };
+        // What we write ourselves compiles: `own_rules` tests it for every option.
+        if let Ok(program) = self.compile(empty, self.netfilter.tracking) {
+            self.replace(family, program);
         }
     }
 

@@ -69,6 +69,11 @@ impl LinksState {
             return Err(StateError::Links { saved: self.links.len(), given: infos.len() });
         }
         for (link, info) in self.links.iter_mut().zip(infos) {
+            // Another guest: it does not hear what is sent to the MAC address of the one that was there.
+            if info.guest_mac.is_some() && info.guest_mac != link.info.guest_mac {
+                link.neighbours.clear();
+                link.last = info.guest_mac;
+            }
             link.info = LinkInfo { guest_mac: info.guest_mac.or(link.info.guest_mac), ..*info };
         }
         Ok(())
@@ -121,10 +126,10 @@ impl Router {
         RulesState { tracking: self.netfilter.tracking, families: [family(Family::V4), family(Family::V6)] }
     }
 
-    /// Puts saved rules in place of those of the configuration alone. Our own chains are made anew from the configuration, and
-    /// keep their counters where they are the same as before.
+    /// Puts saved rules in place of none. Our own chains are made anew from the configuration, and keep their counters where they are
+    /// the same as before.
     pub(crate) fn restore_rules(&mut self, state: RulesState) -> Result<(), StateError> {
-        self.netfilter.tracking |= state.tracking;
+        self.netfilter.tracking = state.tracking || !self.cfg.publish.is_empty();
         for (family, saved) in [Family::V4, Family::V6].into_iter().zip(state.families) {
             if let Some(text) = saved.text {
                 let base = Ruleset::new(family);
@@ -134,6 +139,8 @@ impl Router {
                 let program = self.compile(rules, tracked).map_err(|e| StateError::Rules(e.to_string()))?;
                 program.recall(&saved.memory);
                 self.replace(family, program);
+            } else {
+                self.load_own_rules_of(family);
             }
             let rules = &mut self.netfilter.families[family as usize];
             (rules.given, rules.closed) = (saved.given, saved.closed);

@@ -1,11 +1,13 @@
 //! Host sockets that are carried over in the image: what is written down of them at the freeze, and making them again at the thaw.
 
-use super::datagram::{self, DatagramImage, ListenerImage};
+use super::datagram::{self, DatagramImage, Drain, ListenerImage};
 use super::helper::Helper;
 use super::image::TcpSocketImage;
 use super::rebuild::{self, RestoreOptions};
-use super::repair::{self, Undo};
+use super::repair::{self, RepairError, Undo};
 use crate::sock::{SocketKind, Sockets, SocketsState};
+use crate::sys::socket;
+use crate::sys::tcp::{SYN_SENT, TcpInfo};
 use hibernet_netstack::edge::SockId;
 use hibernet_netstack::image::kind;
 use hibernet_snapshot::{SectionKind, SectionState};
@@ -57,11 +59,15 @@ pub(crate) fn dump(
             _ => others.push((id, fd, None)),
         }
     }
-    let fds: Vec<_> = tcp.iter().map(|(_, fd)| *fd).collect();
-    if let Some(name) = lock {
-        helper.lock(name, &fds).map_err(|e| e.to_string())?;
-    }
     let mut dumped = Dumped::default();
+    let (tcp, unconnected) = lock_connected(tcp, lock, helper)?;
+    for (id, fd) in unconnected {
+        match connect_under_way(fd) {
+            Ok(image) => dumped.carried.tcp.push((id, image)),
+            Err(e) => drop(dumped.failed.insert(id, e.to_string())),
+        }
+    }
+    let fds: Vec<_> = tcp.iter().map(|(_, fd)| *fd).collect();
     for ((id, _), done) in tcp.iter().zip(repair::dump(&fds, helper)) {
         match done {
             Ok((image, undo)) => {
@@ -71,13 +77,13 @@ pub(crate) fn dump(
             Err(e) => drop(dumped.failed.insert(*id, e.to_string())),
         }
     }
-    let mut waiting = HashMap::new();
+    let (mut waiting, mut drain) = (HashMap::new(), Drain::default());
     for (id, fd, to) in others {
         match datagram::dump(fd, to) {
             Ok(image) => {
                 dumped.carried.datagram.push((id, image));
                 if to.is_none() {
-                    waiting.insert(id, datagram::drain(fd));
+                    waiting.insert(id, drain.take(fd));
                 }
             }
             Err(e) => drop(dumped.failed.insert(id, e.to_string())),
@@ -94,6 +100,40 @@ pub(crate) fn dump(
         }
     }
     Ok(dumped)
+}
+
+type Socket<'a> = (SockId, BorrowedFd<'a>);
+
+/// Locks the packets of the sockets that are connected; those and the others. A connection may end at any time.
+fn lock_connected<'a>(
+    all: Vec<Socket<'a>>,
+    lock: Option<&str>,
+    helper: &mut Helper,
+) -> Result<(Vec<Socket<'a>>, Vec<Socket<'a>>), String> {
+    let is_connected = |(_, fd): &Socket<'_>| socket::peer_addr(*fd).is_ok();
+    let (mut connected, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_connected);
+    let Some(name) = lock else { return Ok((connected, others)) };
+    loop {
+        let fds: Vec<_> = connected.iter().map(|(_, fd)| *fd).collect();
+        let Err(e) = helper.lock(name, &fds) else { return Ok((connected, others)) };
+        // Parts of it may be there.
+        let _ = helper.unlock(name);
+        let (still, ended): (Vec<_>, Vec<_>) = connected.into_iter().partition(is_connected);
+        if ended.is_empty() {
+            return Err(e.to_string());
+        }
+        connected = still;
+        others.extend(ended);
+    }
+}
+
+/// What is not connected may be on its way.
+fn connect_under_way(fd: BorrowedFd<'_>) -> Result<TcpSocketImage, RepairError> {
+    let state = TcpInfo::of(fd).map_err(repair::at("read the state of a connection"))?.state;
+    if state != SYN_SENT {
+        return Err(RepairError::State(state));
+    }
+    repair::connecting(fd, socket::destination(fd).map_err(repair::at("read where a connect goes"))?)
 }
 
 /// Leaves the connections as they were.

@@ -31,7 +31,7 @@ pub struct DatagramImage {
     pub local: HostAddr,
     /// Whom it is connected to.
     pub peer: Option<HostAddr>,
-    /// Values of the options of [`options`], `None` for what the kernel does not have.
+    /// Values of the options that a socket of ours may have changed, in an order of this module's; `None` for what the kernel does not have.
     pub options: Vec<Option<i32>>,
     /// Size of the send buffer and of the receive buffer as the kernel counts them.
     pub buffers: (u32, u32),
@@ -96,36 +96,49 @@ pub fn dump(fd: BorrowedFd<'_>, to: Option<IpAddr>) -> Result<DatagramImage, Rep
     })
 }
 
-/// Takes what waits in a UDP socket. For an image it belongs into [`UdpState::waiting`](crate::sock::UdpState), and to be handed out after
+/// Takes out what waits in UDP sockets. For an image it belongs into [`UdpState::waiting`](crate::sock::UdpState), and to be handed out after
 /// all into [`Sockets::udp_requeue`](crate::sock::Sockets::udp_requeue).
-pub fn drain(fd: BorrowedFd<'_>) -> Vec<QueuedDatagram> {
-    let mut memory = vec![0; RECV_BATCH * SLOT_SIZE];
-    let places: [u32; RECV_BATCH] = std::array::from_fn(|i| i as u32);
-    let (mut all, mut bytes, mut errors) = (Vec::new(), 0, 0);
-    while all.len() < MAX_DATAGRAMS && bytes < MAX_BYTES && errors < MAX_ERRORS {
-        let mut arrived = Vec::new();
-        let received = receive_slots(fd, &mut memory, SLOT_SIZE, &places, |i, a| arrived.push((i, a)));
-        for (i, a) in arrived {
-            let Some(from) = a.from else { continue };
-            let data = &memory[i * SLOT_SIZE..][..a.len];
-            bytes += data.len();
-            all.push(QueuedDatagram {
-                bytes: Bytes(data.to_vec()),
-                from: Endpoint::from(from),
-                scope: if let SocketAddr::V6(from) = from { from.scope_id() } else { 0 },
-                to: a.meta.to,
-                hop_limit: a.meta.hop_limit,
-                segment: a.meta.segment,
-            });
-        }
-        match received {
-            Ok(n) if n > 0 => {}
-            // Errors of earlier datagrams: the next call receives.
-            Err(e) if e.kind() != io::ErrorKind::WouldBlock => errors += 1,
-            _ => break,
-        }
+#[derive(Debug)]
+pub struct Drain {
+    memory: Vec<u8>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain { memory: vec![0; RECV_BATCH * SLOT_SIZE] }
     }
-    all
+}
+
+impl Drain {
+    /// Empties a socket, up to a limit that a receive buffer of ours does not reach.
+    pub fn take(&mut self, fd: BorrowedFd<'_>) -> Vec<QueuedDatagram> {
+        let places: [u32; RECV_BATCH] = std::array::from_fn(|i| i as u32);
+        let (mut all, mut bytes, mut errors) = (Vec::new(), 0, 0);
+        while all.len() < MAX_DATAGRAMS && bytes < MAX_BYTES && errors < MAX_ERRORS {
+            let mut arrived = Vec::new();
+            let received = receive_slots(fd, &mut self.memory, SLOT_SIZE, &places, |i, a| arrived.push((i, a)));
+            for (i, a) in arrived {
+                let Some(from) = a.from else { continue };
+                let data = &self.memory[i * SLOT_SIZE..][..a.len];
+                bytes += data.len();
+                all.push(QueuedDatagram {
+                    bytes: Bytes(data.to_vec()),
+                    from: Endpoint::from(from),
+                    scope: if let SocketAddr::V6(from) = from { from.scope_id() } else { 0 },
+                    to: a.meta.to,
+                    hop_limit: a.meta.hop_limit,
+                    segment: a.meta.segment,
+                });
+            }
+            match received {
+                Ok(n) if n > 0 => {}
+                // Errors of earlier datagrams: the next call receives.
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => errors += 1,
+                _ => break,
+            }
+        }
+        all
+    }
 }
 
 /// Opens a datagram socket anew.

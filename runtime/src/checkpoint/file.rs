@@ -2,13 +2,14 @@
 //! whenever the machine stops, the target is the old file or the new one.
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, open, openat, renameat, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, linkat, open, openat, renameat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -40,8 +41,8 @@ pub enum FileError {
 
 /// A file that is being written, to take the place of another one.
 ///
-/// Dropped before [`Replacement::commit`] it leaves nothing. One whose process was killed is removed by the next for the same
-/// target.
+/// Dropped before [`Replacement::commit`] it leaves nothing, nor does one whose process is killed: the file has no name until it is whole. Where the
+/// file system has no files without names, one that was left behind is removed by the next for the same target.
 #[derive(Debug)]
 pub struct Replacement {
     dir: OwnedFd,
@@ -49,6 +50,8 @@ pub struct Replacement {
     name: OsString,
     temporary: OsString,
     file: File,
+    /// It has no name yet.
+    nameless: bool,
     /// It has taken the target's place, and is not ours to remove any more.
     done: bool,
 }
@@ -66,6 +69,12 @@ impl Replacement {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let dir = open(parent, flags, Mode::empty()).map_err(failed("open the directory", parent))?;
         remove_stale(&dir, &name);
+        if let Some(file) = make_nameless(&dir) {
+            let temporary = temporary_name(&name).map_err(failed("name a temporary beside", &target))?;
+            // For the moment in which it has this name.
+            let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
+            return Ok(Replacement { dir, target, name, temporary, file: file.into(), nameless: true, done: false });
+        }
         // Another process may take a file that is not locked yet for one that was left behind.
         loop {
             let temporary = temporary_name(&name).map_err(failed("name a temporary beside", &target))?;
@@ -75,7 +84,7 @@ impl Replacement {
             // Where there are no locks nothing is taken for left behind either.
             let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
             if fstat(&file).is_ok_and(|s| s.st_nlink > 0) {
-                return Ok(Replacement { dir, target, name, temporary, file: file.into(), done: false });
+                return Ok(Replacement { dir, target, name, temporary, file: file.into(), nameless: false, done: false });
             }
         }
     }
@@ -102,6 +111,11 @@ impl Replacement {
     }
 
     fn rename(&mut self) -> Result<(), FileError> {
+        if self.nameless {
+            // A link cannot take the place of another file.
+            linkat(CWD, own_path(&self.file), &self.dir, &self.temporary, AtFlags::SYMLINK_FOLLOW)
+                .map_err(failed("name", &self.target))?;
+        }
         renameat(&self.dir, &self.temporary, &self.dir, &self.name).map_err(failed("replace", &self.target))?;
         self.done = true;
         Ok(())
@@ -130,6 +144,18 @@ impl Drop for Replacement {
             let _ = unlinkat(&self.dir, &self.temporary, AtFlags::empty());
         }
     }
+}
+
+/// A file that is in a directory without a name, if that can be.
+fn make_nameless(dir: &OwnedFd) -> Option<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(dir, ".", flags, Mode::RUSR | Mode::WUSR).ok()?;
+    // It is named by way of /proc, which may not be there.
+    statat(CWD, own_path(&file), AtFlags::empty()).is_ok().then_some(file)
+}
+
+fn own_path(file: &impl AsFd) -> String {
+    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(Errno) -> FileError {
@@ -316,7 +342,8 @@ mod tests {
             assert_eq!(std::fs::read(&target).unwrap(), expected, "{step}");
             // The next one cleans up, and works.
             let mut r = Replacement::begin(&target).unwrap();
-            assert_eq!(names(dir.as_path()).len(), 2, "{step}: {:?}", names(dir.as_path()));
+            let most = if r.nameless { 1 } else { 2 };
+            assert_eq!(names(dir.as_path()).len(), most, "{step}: {:?}", names(dir.as_path()));
             r.write_all(NEW).unwrap();
             r.commit().unwrap();
             assert_eq!(names(dir.as_path()), ["image"], "{step}");

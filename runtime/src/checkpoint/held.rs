@@ -26,13 +26,6 @@ pub struct Held {
 }
 
 impl Held {
-    /// All descriptors: sockets, listeners, raw sockets.
-    pub(crate) fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
-        let sockets = self.sockets.into_iter().map(|(_, fd)| fd);
-        let listeners = self.tcp_listeners.into_iter().map(|(_, fd)| fd);
-        sockets.chain(listeners).chain(self.raw_icmp4).chain(self.raw_icmp6)
-    }
-
     /// Has peers hear of a reset, not of an end in good order, when the sockets are closed.
     pub(crate) fn reset_on_close(&self) {
         for (_, fd) in &self.sockets {

@@ -116,15 +116,15 @@ pub struct Undo {
 /// Dumps connections. Those that were dumped stay in repair mode; then either they are closed, of which the peer hears nothing, or
 /// [`roll_back`] undoes it. The others are as they were.
 pub fn dump(sockets: &[BorrowedFd<'_>], switch: &mut dyn Switch) -> Vec<Result<(TcpSocketImage, Undo), RepairError>> {
-    let mut before: Vec<Result<Undo, RepairError>> = sockets.iter().map(|fd| look(*fd)).collect();
+    let mut before: Vec<Result<(Undo, TcpInfo), RepairError>> = sockets.iter().map(|fd| look(*fd)).collect();
     let to_repair: Vec<usize> = (0..sockets.len()).filter(|&i| before[i].is_ok()).collect();
     let fds: Vec<_> = to_repair.iter().map(|&i| sockets[i]).collect();
     set_each(switch, &fds, Repair::On, &mut |at, e| before[to_repair[at]] = Err(not_permitted(e)));
     let mut scratch = Vec::new();
     let mut failed = Vec::new();
     let all = sockets.iter().zip(before).map(|(&fd, undo)| {
-        let undo = undo?;
-        match read(fd, &undo, &mut scratch) {
+        let (undo, info) = undo?;
+        match read(fd, &undo, info, &mut scratch) {
             Ok(image) => Ok((image, undo)),
             Err(e) => {
                 failed.push((fd, undo));
@@ -144,16 +144,16 @@ pub(super) fn not_permitted(e: io::Error) -> RepairError {
     }
 }
 
-/// Finds out what must be remembered, and switches off what would disturb.
-fn look(fd: BorrowedFd<'_>) -> Result<Undo, RepairError> {
-    let state = TcpInfo::of(fd).map_err(at("read the state of a connection"))?.state;
-    if !is_dumpable(state) {
-        return Err(RepairError::State(state));
+/// Finds out what must be remembered, before anything is changed.
+fn look(fd: BorrowedFd<'_>) -> Result<(Undo, TcpInfo), RepairError> {
+    let info = TcpInfo::of(fd).map_err(at("read the state of a connection"))?;
+    if !is_dumpable(info.state) {
+        return Err(RepairError::State(info.state));
     }
     // The repair mode overwrites it.
     let reuse_address = get_int(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR).map_err(at("read an option"))?;
     let peek_offset = get_int(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF).ok();
-    Ok(Undo { peek_offset, reuse_address })
+    Ok((Undo { peek_offset, reuse_address }, info))
 }
 
 /// Leaves sockets as they were before they were dumped. What cannot be undone for one of them is its connection's end.
@@ -194,12 +194,11 @@ pub fn connecting(fd: BorrowedFd<'_>, peer: SocketAddr) -> Result<TcpSocketImage
     Ok(bare(local.into(), peer.into(), read_options(fd, reuse_address).map_err(step())?))
 }
 
-fn read(fd: BorrowedFd<'_>, undo: &Undo, scratch: &mut Vec<u8>) -> Result<TcpSocketImage, RepairError> {
+fn read(fd: BorrowedFd<'_>, undo: &Undo, mut info: TcpInfo, scratch: &mut Vec<u8>) -> Result<TcpSocketImage, RepairError> {
     let local = socket::local_addr(fd).map_err(at("read a local address"))?;
     let peer = socket::peer_addr(fd).map_err(at("read a peer's address"))?;
     let options = read_options(fd, undo.reuse_address).map_err(at("read the options of a connection"))?;
     let mut image = bare(local.into(), peer.into(), options);
-    let mut info = TcpInfo::of(fd).map_err(at("read the state of a connection"))?;
     for _ in 0..ATTEMPTS {
         if !is_dumpable(info.state) {
             return Err(RepairError::State(info.state));

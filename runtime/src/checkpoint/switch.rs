@@ -3,7 +3,7 @@
 use crate::sys::repair::{self, Repair};
 use crate::sys::socket::set_option;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 /// Switching did not succeed for all sockets.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,6 @@ pub(super) fn set_each(
     while begin < sockets.len() {
         let Err(e) = switch.set(&sockets[begin..], to) else { return };
         let at = begin + e.done.min(sockets.len() - begin - 1);
-        debug_assert!(sockets[at].as_raw_fd() >= 0);
         failed(at, e.error);
         begin = at + 1;
     }

@@ -14,6 +14,7 @@ pub(super) enum What {
     Open,
     Exec,
     Thread,
+    Fork,
     Unshare,
     Kill,
     UnixSocket,
@@ -39,7 +40,11 @@ fn make(what: What) -> io::Result<()> {
         What::Nothing => Ok(()),
         What::Open => std::fs::File::open("/").map(drop),
         What::Exec => Err(process::exec(&["/bin/true"])),
-        What::Thread => std::thread::Builder::new().spawn(|| {}).map(drop),
+        What::Thread => {
+            let done = std::thread::Builder::new().spawn(|| 1)?.join();
+            done.map(drop).map_err(|_| io::ErrorKind::Other.into())
+        }
+        What::Fork => std::process::Command::new("/bin/true").spawn().map(drop),
         What::Unshare => process::unshare(libc::CLONE_NEWNET),
         What::Kill => process::kill(rustix::process::getpid(), 0),
         What::UnixSocket => open(libc::AF_UNIX, libc::SOCK_STREAM, 0),

@@ -66,7 +66,7 @@ fn percent(text: &str) -> Result<u8, String> {
 }
 
 /// Where the image goes.
-enum Target {
+pub(super) enum Target {
     File(Box<Replacement>),
     Output(OwnedFd),
 }
@@ -106,32 +106,38 @@ pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
     }];
     let helper = if args.repair { Some(args.helper.start()?) } else { None };
     fds.extend(helper.as_ref().map(RunningHelper::socket));
-    let mut asking = Asking::new(&args.name, &Request::Checkpoint { how, wake }, &fds)?;
-    asking.be_patient();
+    let asking = Asking::new(&args.name, &Request::Checkpoint { how, wake }, &fds)?;
     let shown = args.progress || isatty(std::io::stderr());
-    let mut written = false;
+    let report = see_through(asking, target, &mut |done, total| {
+        if shown {
+            show_progress(done, total);
+        }
+    })?;
+    tell(args, mode, &report, to_output)
+}
+
+/// Waits for a checkpoint that was asked for, and says that its sockets may change hands when the image is safe.
+pub(super) fn see_through(
+    mut asking: Asking,
+    target: Target,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<FreezeReport, Failure> {
+    asking.be_patient();
     while let Some(event) = asking.event()? {
         match event {
             Event::Frozen(_) => {}
-            Event::Progress(done, total) if shown => show_progress(done, total),
-            Event::Progress(..) => {}
+            Event::Progress(done, total) => progress(done, total),
             Event::Written(_) => {
-                written = true;
-                break;
+                // Until the image is sure to last all can be taken back.
+                finish(target)?;
+                asking.say(&Request::Commit {}, &[])?;
+                return asking.answer();
             }
         }
     }
-    let report = if written {
-        // The sockets change hands only when the image is sure to last: until then all can be taken back.
-        finish(target)?;
-        asking.say(&Request::Commit, &[])?;
-        asking.answer::<FreezeReport>()?
-    } else {
-        let report = asking.answer::<FreezeReport>()?;
-        finish(target)?;
-        report
-    };
-    tell(args, mode, &report, to_output)
+    let report = asking.answer()?;
+    finish(target)?;
+    Ok(report)
 }
 
 /// A command that is to run here, though another process runs it.
@@ -191,7 +197,7 @@ fn tell(args: &CheckpointArgs, mode: Mode, report: &FreezeReport, to_output: boo
 }
 
 /// How many flows take which tier.
-fn tally(flows: &[FlowTier]) -> String {
+pub(super) fn tally(flows: &[FlowTier]) -> String {
     let count = |tier| flows.iter().filter(|f| f.tier == tier).count();
     let parts = [Tier::Hold, Tier::Repair, Tier::Reset].map(|t| (t, count(t)));
     let parts: Vec<_> = parts.iter().filter(|(_, n)| *n > 0).map(|(t, n)| format!("{n} {t}")).collect();

@@ -1,6 +1,9 @@
 //! `hibernet doctor`: what this machine allows, one line per need, each with its fix.
 
 use super::{print, print_json};
+use crate::checkpoint::lock::LockError;
+use crate::checkpoint::probe as probe_sockets;
+use crate::checkpoint::repair::RepairError;
 use crate::sandbox::failure::Failure;
 use crate::sandbox::guest;
 use crate::sandbox::plan::{Guest, LinkChoice};
@@ -51,6 +54,7 @@ pub(super) fn doctor(json: bool) -> Result<u8, Failure> {
     needs.extend([peek(libc::AF_INET, "peek offset, IPv4"), peek(libc::AF_INET6, "peek offset, IPv6")]);
     needs.push(ipv6());
     needs.push(files());
+    needs.extend([repair(), packet_lock()]);
     let bad = needs.iter().any(|n| n.required && n.state == Met::Missing);
     if json {
         print_json(&needs)?;
@@ -148,6 +152,27 @@ fn ipv6() -> Need {
         return degraded("IPv6", "this kernel has none; the guest gets IPv4 only", "boot without ipv6.disable=1");
     }
     ok("IPv6", "available")
+}
+
+fn repair() -> Need {
+    const FIX: &str = "run as root, or have root start `hibernet repair-helper`";
+    match probe_sockets::can_repair() {
+        Ok(()) => ok("TCP repair", "TCP connections can go into an image"),
+        Err(RepairError::NotPermitted(_)) => {
+            degraded("TCP repair", "not permitted: TCP connections survive only while they are held", FIX)
+        }
+        Err(e) => degraded("TCP repair", e.to_string(), "a kernel with CONFIG_CHECKPOINT_RESTORE"),
+    }
+}
+
+fn packet_lock() -> Need {
+    match probe_sockets::can_lock() {
+        Ok(()) => ok("packet lock", "peers do not notice while a connection is in an image only"),
+        Err(LockError::NotPermitted) => {
+            degraded("packet lock", "not permitted", "run as root, or have root start `hibernet repair-helper`")
+        }
+        Err(e) => degraded("packet lock", e.to_string(), "load the module nf_tables"),
+    }
 }
 
 fn files() -> Need {

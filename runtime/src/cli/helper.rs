@@ -17,10 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 pub(super) struct RepairOptions {
     /// With --repair: have this `hibernet repair-helper` switch the repair mode [default: do it ourselves]
-    #[arg(long, value_name = "SOCKET", help_heading = "Carrying sockets over")]
+    #[arg(long, value_name = "SOCKET", requires = "repair", help_heading = "Carrying sockets over")]
     repair_helper: Option<PathBuf>,
     /// With --repair: keep peers from hearing that nobody is there (auto: if it can be done)
-    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Carrying sockets over")]
+    #[arg(long, value_name = "HOW", default_value = "auto", requires = "repair", help_heading = "Carrying sockets over")]
     lock: LockMode,
 }
 

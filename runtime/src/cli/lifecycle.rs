@@ -20,11 +20,11 @@ pub(super) struct NameArgs {
 }
 
 pub(super) fn pause(args: &NameArgs) -> Result<u8, Failure> {
-    change(args, &Request::Pause)
+    change(args, &Request::Pause {})
 }
 
 pub(super) fn resume(args: &NameArgs) -> Result<u8, Failure> {
-    change(args, &Request::Resume)
+    change(args, &Request::Resume {})
 }
 
 fn change(NameArgs { name, json }: &NameArgs, request: &Request) -> Result<u8, Failure> {
@@ -36,12 +36,15 @@ fn change(NameArgs { name, json }: &NameArgs, request: &Request) -> Result<u8, F
     print(&format!("{name} is {already}{state}\n"))
 }
 
+/// The program that this process executes.
+const THIS: &str = "/proc/self/exe";
+
 #[derive(Debug, Args)]
 pub(super) struct UpgradeArgs {
     /// The sandbox
     name: String,
     /// The program to be put in place [default: this one]
-    #[arg(long, value_name = "PATH", default_value = "/proc/self/exe", hide_default_value = true)]
+    #[arg(long, value_name = "PATH", default_value = THIS, hide_default_value = true)]
     binary: PathBuf,
     /// As JSON
     #[arg(long)]
@@ -51,10 +54,15 @@ pub(super) struct UpgradeArgs {
 pub(super) fn upgrade(UpgradeArgs { name, binary, json }: &UpgradeArgs) -> Result<u8, Failure> {
     let program =
         File::open(binary).map_err(|e| Failure::os(Status::File, format_args!("cannot open {}", binary.display()), e))?;
-    let mut asking = Asking::new(name, &Request::Upgrade, &[program.as_fd()])?;
+    let mut asking = Asking::new(name, &Request::Upgrade {}, &[program.as_fd()])?;
     asking.be_patient();
     while asking.event()?.is_some() {}
-    let done: Upgraded = asking.answer()?;
+    let done: Upgraded = asking.answer().map_err(|e| match e.status {
+        Status::Internal if binary.as_os_str() != THIS => {
+            Failure::new(e.status, format!("{e}; is {} a hibernet for this machine?", binary.display()))
+        }
+        _ => e,
+    })?;
     if *json {
         return print_json(&done);
     }

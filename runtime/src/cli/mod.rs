@@ -3,6 +3,7 @@
 mod attempt;
 mod checkpoint;
 mod conntrack;
+mod demo;
 mod doctor;
 mod drops;
 mod exec;
@@ -121,6 +122,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show within seconds what hibernet is for: verified streams through a network that is frozen, stored, thawed and upgraded
+    #[command(after_help = demo::HELP)]
+    Demo(demo::DemoArgs),
+    /// Be the program in the sandbox of the demo (for hibernet itself)
+    #[command(hide = true)]
+    DemoGuest(demo::DemoGuestArgs),
     /// Be the network worker of the supervisor that executed this (for hibernet itself)
     #[command(hide = true, name = COMMAND)]
     NetworkWorker {
@@ -226,6 +233,8 @@ pub fn main() -> ExitCode {
         Command::Upgrade(args) => lifecycle::upgrade(&args),
         Command::Wait(args) => wait::wait(&args),
         Command::Idle(args) => wait::idle(&args),
+        Command::Demo(args) => demo::demo(&args),
+        Command::DemoGuest(args) => demo::guest(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::NetworkWorker { channel } => worker_process::main(channel),
         Command::Exec { name, command } => exec::exec(&name, &command),

@@ -13,6 +13,11 @@ use hibernet_netstack::conntrack::config::{CtConfig, SettingError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+/// Largest packet, unless told otherwise.
+const DEFAULT_MTU: u16 = 65520;
+/// Name of the interface, likewise.
+const DEFAULT_IFNAME: &str = "eth0";
+
 /// The network that the sandbox gets.
 #[derive(Args, Clone, Debug)]
 pub struct NetOptions {
@@ -89,11 +94,11 @@ pub struct NetOptions {
     pub dhcp: bool,
 
     /// Largest IP packet on the link, in bytes
-    #[arg(long, value_name = "N", default_value_t = 65520, value_parser = clap::value_parser!(u16).range(1280..=65520), help_heading = "Link")]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MTU, value_parser = clap::value_parser!(u16).range(1280..=65520), help_heading = "Link")]
     pub mtu: u16,
 
     /// Name of the interface in the sandbox
-    #[arg(long, value_name = "NAME", default_value = "eth0", value_parser = values::interface, help_heading = "Link")]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_IFNAME, value_parser = values::interface, help_heading = "Link")]
     pub ifname: String,
 
     /// Kind of link [default: tap where /dev/net/tun can be opened, else packet]
@@ -126,7 +131,7 @@ pub struct NetOptions {
 }
 
 /// `--egress`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EgressArg {
     /// All but the host itself, its link and metadata services.
     Open,
@@ -146,7 +151,7 @@ pub enum LinkArg {
 }
 
 /// `--log-level`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LevelArg {
     /// Only what ends the sandbox.
     Error,
@@ -251,6 +256,41 @@ impl NetOptions {
             name: self.name.clone(),
             detach: self.detach,
         })
+    }
+
+    /// The first option that was given of those about which an image has its own word.
+    pub(super) fn given_of_the_network(&self) -> Option<&'static str> {
+        first(&[
+            (!self.map_host_loopback.is_empty(), "--map-host-loopback"),
+            (!self.allow_host.is_empty(), "--allow-host"),
+            (self.allow_metadata, "--allow-metadata"),
+            (self.egress != EgressArg::Open, "--egress"),
+            (!self.sysctl.is_empty(), "--sysctl"),
+            (self.address.is_some(), "--address"),
+            (self.address6.is_some(), "--address6"),
+            (self.gateway.is_some(), "--gateway"),
+            (self.gateway6.is_some(), "--gateway6"),
+            (!self.dns.is_empty(), "--dns"),
+            (self.no_ipv4, "--no-ipv4"),
+            (self.no_ipv6, "--no-ipv6"),
+        ])
+    }
+
+    /// The first option that was given of those that only a new sandbox can follow.
+    pub(super) fn given_of_a_new_sandbox(&self) -> Option<&'static str> {
+        first(&[
+            (!self.publish.is_empty(), "--publish"),
+            (!self.resolver.is_empty(), "--resolver"),
+            (self.dhcp, "--dhcp"),
+            (self.mtu != DEFAULT_MTU, "--mtu"),
+            (self.ifname != DEFAULT_IFNAME, "--ifname"),
+            (self.link.is_some(), "--link"),
+            (self.pcap.is_some(), "--pcap"),
+            (self.detach, "--detach"),
+            (self.log_level != LevelArg::Warning, "--log-level"),
+            (self.log_json, "--log-json"),
+            (self.log_file.is_some(), "--log-file"),
+        ])
     }
 
     /// The settings of connection tracking.
@@ -387,6 +427,11 @@ impl NetOptions {
         }
         Ok(())
     }
+}
+
+/// The first name whose condition holds.
+fn first(all: &[(bool, &'static str)]) -> Option<&'static str> {
+    all.iter().find(|(given, _)| *given).map(|(_, name)| *name)
 }
 
 fn distinct(guest: IpAddr, gateway: IpAddr, dns: IpAddr) -> Result<(), Failure> {

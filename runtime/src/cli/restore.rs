@@ -63,7 +63,11 @@ fn generation(text: &str) -> Result<GenerationId, String> {
 pub(super) fn open(path: &Path) -> Result<File, Failure> {
     let fail = |e: std::io::Error| Failure::os(Status::File, format_args!("cannot read {}", path.display()), e);
     if path.as_os_str() != "-" {
-        return File::open(path).map_err(fail);
+        let file = File::open(path).map_err(fail)?;
+        if file.metadata().map_err(fail)?.is_dir() {
+            return Err(fail(std::io::ErrorKind::IsADirectory.into()));
+        }
+        return Ok(file);
     }
     let mut file: File = memfd_create("image", MemfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?.into();
     std::io::copy(&mut std::io::stdin().lock().take(MAX_IMAGE), &mut file).map_err(fail)?;
@@ -77,7 +81,22 @@ pub(super) fn read(path: &Path, file: &mut File) -> Result<Image<'static>, Failu
     Image::read(file, MAX_IMAGE, &checkpoint::known()).map_err(|e| fail(&e))
 }
 
+/// Options that would have no effect are refused.
+fn check(args: &RestoreArgs) -> Result<(), Failure> {
+    let usage = |message| Err(Failure::new(Status::Usage, message));
+    if let Some(option) = args.net.given_of_the_network() {
+        return usage(format!("{option} has no effect here: the image says it"));
+    }
+    match args.net.given_of_a_new_sandbox() {
+        Some(option) if args.command.is_empty() => usage(format!(
+            "{option} has no effect on a sandbox that sleeps; for a new sandbox with the image's network give a command behind `--`"
+        )),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn restore(args: RestoreArgs) -> Result<u8, Failure> {
+    check(&args)?;
     let mut file = open(&args.file)?;
     let image = read(&args.file, &mut file)?;
     let age = if args.age_while_asleep { asleep(&image) } else { Duration::ZERO };
@@ -110,7 +129,14 @@ fn wake(args: &RestoreArgs, file: &File, image: &Image<'_>, policy: RestorePolic
         )
     })?;
     if entry.state != State::Asleep {
-        return Err(Failure::new(Status::State, format!("the sandbox '{name}' is not asleep but {}", entry.state)));
+        return Err(Failure::new(
+            Status::State,
+            format!(
+                "the network of '{name}' is {}, not asleep; to put a new command into the image's network: restore {} -- COMMAND",
+                entry.state,
+                args.file.display()
+            ),
+        ));
     }
     let text = |path: &Option<PathBuf>| {
         let read = |p: &PathBuf| {

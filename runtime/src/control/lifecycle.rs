@@ -47,14 +47,14 @@ impl std::fmt::Display for State {
     }
 }
 
-/// A request.
+/// A request. Variants without fields have braces: else what they do not know would be ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Stand still: a [`Changed`].
-    Pause,
+    Pause {},
     /// Go on: a [`Changed`].
-    Resume,
+    Resume {},
     /// Which tier each flow would take: a [`Tiers`].
     Tiers {
         /// What a checkpoint would do with the sockets.
@@ -71,11 +71,11 @@ pub enum Request {
         wake: Option<WakeExec>,
     },
     /// In the middle of a checkpoint: the image is safe, the worker may end.
-    Commit,
+    Commit {},
     /// Go on from the image in the descriptor that comes along, with the sockets that are held: a [`ThawReport`].
     Restore(Box<Restore>),
     /// Another worker in place of the one that serves, executed from the descriptor that comes along: a [`Upgraded`].
-    Upgrade,
+    Upgrade {},
     /// While the network is asleep, or as soon as it is: what happens first to what is held for it, a [`News`](crate::checkpoint::news::News). It may
     /// have happened before this is asked.
     Wait {

@@ -95,6 +95,9 @@ const REFUSED_OLD: &[libc::c_long] = &[libc::SYS_open, libc::SYS_stat, libc::SYS
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_OLD: &[libc::c_long] = &[];
 
+/// For these there is an older call, whose arguments a filter can see: they are as if this kernel did not have them yet.
+const MISSING: &[libc::c_long] = &[libc::SYS_clone3];
+
 type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
 
 fn condition(arg: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
@@ -103,7 +106,8 @@ fn condition(arg: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, 
 
 /// The rules of what is allowed.
 fn allowed() -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = [ALLOWED, ALLOWED_OLD, REFUSED, REFUSED_OLD].concat().into_iter().map(|n| (n, Vec::new())).collect();
+    let mut rules: Rules =
+        [ALLOWED, ALLOWED_OLD, REFUSED, REFUSED_OLD, MISSING].concat().into_iter().map(|n| (n, Vec::new())).collect();
     let mut sockets = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let kinds = [
@@ -126,6 +130,18 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     let no_exec = || SeccompRule::new(vec![condition(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)?]);
     rules.insert(libc::SYS_mmap, vec![no_exec()?]);
     rules.insert(libc::SYS_mprotect, vec![no_exec()?]);
+    // A thread, which is confined like this one: images are written and read by several.
+    let namespaces = libc::CLONE_NEWNS
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET;
+    let thread = libc::CLONE_THREAD as u32;
+    let kinds = u64::from(thread | namespaces as u32);
+    let is_thread = condition(0, SeccompCmpOp::MaskedEq(kinds), thread.into())?;
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_thread])?]);
     let only = |values: &[u64]| {
         values.iter().map(|&v| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, v)?])).collect::<Result<Vec<_>, _>>()
     };
@@ -140,14 +156,17 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
 /// Not in the `libc` crate: from `linux/sockios.h`.
 const SIOCOUTQNSD: u64 = 0x894b;
 
-/// Both filters: what is not allowed kills the process, what is merely refused fails with `EACCES`. The kernel takes the
-/// stricter of two.
-fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+/// The filters: what is not allowed kills the process, what is merely refused fails with `EACCES`, what is as if missing with `ENOSYS`.
+/// The kernel takes the strictest of them.
+fn filters() -> Result<[BpfProgram; 3], seccompiler::BackendError> {
     let arch = std::env::consts::ARCH.try_into()?;
     let allow = SeccompFilter::new(allowed()?, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
-    let refuse: Rules = [REFUSED, REFUSED_OLD].concat().into_iter().map(|n| (n, Vec::new())).collect();
-    let refuse = SeccompFilter::new(refuse, SeccompAction::Allow, SeccompAction::Errno(libc::EACCES as u32), arch)?;
-    Ok([refuse.try_into()?, allow.try_into()?])
+    let failing = |calls: Vec<libc::c_long>, errno: libc::c_int| {
+        let rules: Rules = calls.into_iter().map(|n| (n, Vec::new())).collect();
+        SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)?.try_into()
+    };
+    let refuse = failing([REFUSED, REFUSED_OLD].concat(), libc::EACCES)?;
+    Ok([refuse, failing(MISSING.to_vec(), libc::ENOSYS)?, allow.try_into()?])
 }
 
 /// Restricts all threads of the process to the system calls of a running worker, for good.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub const BATCH: usize = 253;
 /// Most batches that are on their way.
 const WINDOW: usize = 4;
-/// When to try again while others of this user have too many in flight.
+/// When to try again while others of this user have too many in flight, of which nothing tells when they arrive.
 const OTHERS: Duration = Duration::from_millis(1);
 /// Length of a message's head: how many descriptors there are in all, how many in this message.
 const HEAD: usize = 8;
@@ -65,6 +65,7 @@ pub fn send_message(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]
     loop {
         match try_send(socket, bytes, fds) {
             Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, deadline)?,
+            Err(Errno::TOOMANYREFS) if Instant::now() < deadline => std::thread::sleep(OTHERS),
             Err(Errno::INTR) => {}
             r => return Ok(r?),
         }
@@ -161,7 +162,6 @@ pub fn send<'a>(
                 // What the other side takes out of its queue is in flight no longer.
                 Err(Errno::AGAIN | Errno::TOOMANYREFS) if on_their_way > 0 => acknowledged(socket, &mut on_their_way, deadline)?,
                 Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, deadline)?,
-                // Those of others: nothing tells when they arrive.
                 Err(Errno::TOOMANYREFS) if Instant::now() < deadline => std::thread::sleep(OTHERS),
                 Err(Errno::INTR) => {}
                 r => break r?,

@@ -33,6 +33,15 @@ pub(crate) struct HostFds {
 impl HostFds {
     /// Opens everything that the plan asks for, in the calling process's network namespace.
     pub(crate) fn open(plan: &Plan) -> Result<Self, Failure> {
+        Ok(HostFds {
+            pcap: plan.pcap.as_deref().map(|p| open_file(p, "--pcap", false)).transpose()?,
+            log: plan.log.file.as_deref().map(|p| open_file(p, "--log-file", true)).transpose()?,
+            ..HostFds::sockets(plan)?
+        })
+    }
+
+    /// All but the files.
+    pub(crate) fn sockets(plan: &Plan) -> Result<Self, Failure> {
         let mut fds = HostFds::default();
         let (v4, v6) = (plan.config.v4.is_some(), plan.config.v6.is_some());
         for (index, p) in plan.config.publish.iter().enumerate() {
@@ -43,8 +52,6 @@ impl HostFds {
         let watch =
             netlink::open_address_watch().map_err(|e| Failure::os(Status::Internal, "cannot watch the host's addresses", e))?;
         fds.address_watch = Some(watch);
-        fds.pcap = plan.pcap.as_deref().map(|p| open_file(p, "--pcap", false)).transpose()?;
-        fds.log = plan.log.file.as_deref().map(|p| open_file(p, "--log-file", true)).transpose()?;
         Ok(fds)
     }
 

@@ -10,6 +10,7 @@ mod gather;
 mod hold;
 mod ping;
 mod source;
+mod state;
 mod tcp;
 mod udp;
 
@@ -19,13 +20,14 @@ pub use bytes::Bytes;
 use error::sock_error;
 use gather::Gather;
 use hibernet_netstack::edge::{Close, Ready, SockError, SockId, Token};
-pub use hold::{
-    Fingerprint, HeaderState, HoldError, Notice, PingState, QueuedDatagram, RawPingState, Scope, SlotState, SocketFate,
-    SocketKind, SocketState, SocketsState, Supplied, TcpState, UdpState,
-};
+pub use hold::{HoldError, SocketFate, Supplied};
 use ping::{Ping, RawPing, RawPings};
 use serde::{Deserialize, Serialize};
 use source::Reserved;
+pub use state::{
+    Fingerprint, HeaderState, Notice, PingState, QueuedDatagram, RawPingState, Scope, SlotState, SocketKind, SocketState,
+    SocketsState, TcpState, UdpState,
+};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -1,7 +1,7 @@
 //! Echo sockets: ping sockets where the host lets us have them, else raw sockets that were opened for us.
 
 use super::error::{is_about_the_past, sock_error};
-use super::hold::{PingState, RawPingState};
+use super::state::{PingState, RawPingState};
 use super::udp::{HeaderOptions, read_report};
 use super::{Sock, Sockets};
 use crate::slots::{SLOT_SIZE, Slots};

@@ -1,7 +1,7 @@
 //! TCP sockets.
 
 use super::error::{connect_error, from_errno, sock_error};
-use super::hold::{Fingerprint, TcpState};
+use super::state::{Fingerprint, TcpState};
 use super::{Sock, Sockets};
 use crate::slots::Slots;
 use crate::sys::tcp::{SendMemory, TcpInfo};

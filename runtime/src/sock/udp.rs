@@ -1,7 +1,7 @@
 //! UDP sockets: opening, receiving, errors. Sending is in `gather`.
 
 use super::error::{as_icmp, connect_error, from_errno, is_about_the_past, queued_as_icmp, sock_error, to_errno};
-use super::hold::{HeaderState, QueuedDatagram, Scope, UdpState};
+use super::state::{HeaderState, QueuedDatagram, Scope, UdpState};
 use super::{Sock, Sockets};
 use crate::slots::{SLOT_SIZE, Slots};
 use crate::sys::addr::SockAddr;

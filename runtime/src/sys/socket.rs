@@ -74,6 +74,20 @@ pub fn peer_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     a.get().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
+/// The address that a socket is connected to, or that its connect under way goes to.
+pub fn destination(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let mut a = SockAddr::empty();
+    // This option refuses more room than it fills.
+    a.set_len(match kind(fd)?.0 {
+        libc::AF_INET6 => size_of::<libc::sockaddr_in6>(),
+        _ => size_of::<libc::sockaddr_in>(),
+    } as libc::socklen_t);
+    let (addr, len) = a.parts_mut();
+    // SAFETY: both pointers are into `a`, whose length field holds no more than the room that there is.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERNAME, addr.cast(), len) })?;
+    a.get().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
 /// Sets an option whose value is an `int`.
 pub fn set_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: pointer and length describe `value`, which outlives the call and is only read.

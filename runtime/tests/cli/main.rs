@@ -3,6 +3,7 @@
 mod attach;
 mod confinement;
 mod control;
+mod images;
 mod kit;
 mod lifecycle;
 mod mistakes;

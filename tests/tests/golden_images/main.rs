@@ -6,6 +6,7 @@
 
 mod container;
 mod encoding;
+mod stack;
 
 use hibernet_snapshot::{SectionState, decode_version, encode};
 use std::collections::BTreeSet;
@@ -16,7 +17,9 @@ use std::path::{Path, PathBuf};
 
 /// Every format there is.
 fn formats() -> Vec<Format> {
-    vec![container::format(), encoding::format()]
+    let mut formats = vec![container::format(), encoding::format()];
+    formats.extend(stack::formats());
+    formats
 }
 
 type Read = dyn Fn(u16, &[u8]) -> Result<(), String>;
@@ -31,6 +34,8 @@ struct Format {
     bytes: Vec<u8>,
     /// Reads the canonical value of a version; what is wrong with it otherwise.
     read: Box<Read>,
+    /// Its canonical values stand beside its files, as `NAME.vVERSION.json`.
+    texts: bool,
 }
 
 /// The format of a section that holds a state. `value`: what the file of a version is read as; of the current one, what is
@@ -46,6 +51,7 @@ fn state<T: SectionState + PartialEq + Debug>(name: &str, value: impl Fn(u16) ->
             let expected = value(version);
             if read == expected { Ok(()) } else { Err(format!("is read as {read:?}, should be {expected:?}")) }
         }),
+        texts: false,
     }
 }
 
@@ -65,6 +71,9 @@ fn problems(formats: &[Format], dir: &Path) -> Vec<String> {
         for version in format.versions.clone() {
             let name = file(format, version);
             expected.insert(name.clone());
+            if format.texts {
+                expected.insert(name.replace(".bin", ".json"));
+            }
             let Ok(golden) = fs::read(dir.join(&name)) else {
                 problems.push(format!("{name} is missing; if its version is new, HIBERNET_GOLDEN=write makes it"));
                 continue;
@@ -113,6 +122,7 @@ fn what_goes_wrong_is_seen() {
         versions,
         bytes: bytes.into(),
         read: Box::new(|_, bytes| if bytes.starts_with(b"thing") { Ok(()) } else { Err("is no thing".into()) }),
+        texts: false,
     };
     let seen = |f: Format, words: &[&str]| {
         let problems = problems(&[f], &dir);

@@ -3,11 +3,10 @@
 use crate::canon::{Canon, canon};
 use crate::plan::Plan;
 use crate::run::{Done, Sim, host_addresses};
-use core::fmt::Write;
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use hibernet_netstack::conntrack::image::{Capture, Family, Image as Connections, RECORD_V4, RECORD_V6};
-use hibernet_netstack::state::{GoesOn, Randomness};
+use hibernet_netstack::state::{GoesOn, Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_tests::{Boundary, FakeEdge, SplitMix, image};
 use std::cell::RefCell;
@@ -36,12 +35,20 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mark {
     at: Time,
-    hash: u64,
+    state: u64,
+    connections: u64,
     /// Number of the first boundary that has it.
     boundary: u64,
     /// See [`Canon`].
-    reaping: bool,
+    reaping: Time,
     full: bool,
+}
+
+/// What an undisturbed run comes to.
+#[derive(Debug, Default)]
+struct Twin {
+    marks: Vec<Mark>,
+    images: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -51,12 +58,15 @@ struct Chain {
     rng: SplitMix,
     boundaries: u64,
     marks: Vec<Mark>,
+    /// Hashes of all images.
+    images: Vec<u64>,
     /// What the twin came to, and how many of its states the stack must come to.
-    twin: Rc<Vec<Mark>>,
+    twin: Rc<Twin>,
     certain: usize,
     /// The first state that is not the twin's, and its number.
-    strange: Option<(usize, String)>,
-    /// The image of the last state.
+    strange: Option<(usize, Canon)>,
+    /// The last state, and its image.
+    saved: Option<(StackState, u64)>,
     last: Vec<u8>,
     /// Images from which runs begin, with the numbers of their states.
     forks: Vec<(usize, Vec<u8>)>,
@@ -73,7 +83,11 @@ impl Boundary for Hook {
         let mut chain = self.0.borrow_mut();
         chain.boundaries += 1;
         match chain.mode {
-            Mode::Twin => chain.mark(now, stack, image::save(stack, now)),
+            Mode::Twin => {
+                let image = image::save(stack, now);
+                chain.images.push(hash(&image));
+                chain.mark(now, stack, image);
+            }
             Mode::Replay => chain.replay(now, stack),
             Mode::Fresh => return chain.fresh(now, stack, edge),
             Mode::RollBack => chain.roll_back(now, stack),
@@ -84,33 +98,39 @@ impl Boundary for Hook {
 }
 
 impl Chain {
-    /// Notes the state, if it is another one than at the last boundary.
+    /// Notes the state, if it is another one than at the last boundary. Where the reaper stands does not count.
     fn mark(&mut self, now: Time, stack: &Stack, image: Vec<u8>) {
-        if !self.last.is_empty() && image::body(&image) == image::body(&self.last) {
+        let saved = (stack.save(), stack.draws());
+        if self.saved.as_ref() == Some(&saved) {
             return;
         }
-        let Canon { text, reaping, full } = describe(now, stack);
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        let mark = Mark { at: now, hash: hasher.finish(), boundary: self.boundaries - 1, reaping, full };
-        if self.marks.last().is_some_and(|last| last.hash == mark.hash) {
-            return;
-        }
+        self.saved = Some(saved);
+        let canon = canon(stack, now);
+        let Canon { reaping, full, .. } = canon;
+        let [state, connections] = [&canon.state, &canon.connections].map(|s| hash(s.as_bytes()));
+        let mark = Mark { at: now, state, connections, boundary: self.boundaries - 1, reaping, full };
         self.last = image;
         let n = self.marks.len();
-        let same = self.twin.get(n).is_some_and(|t| (t.at, t.hash) == (mark.at, mark.hash));
+        let same = self.twin.marks.get(n).is_some_and(|t| (t.at, t.state, t.connections) == (now, state, connections));
         if self.mode != Mode::Twin && n < self.certain && !same && self.strange.is_none() {
-            eprintln!("state {n}, boundary {}, at {now:?}: not the twin's, which was {:?}", mark.boundary, self.twin.get(n));
-            self.strange = Some((n, text));
+            eprintln!(
+                "state {n}, boundary {}, at {now:?}: not the twin's, which was {:?}",
+                mark.boundary,
+                self.twin.marks.get(n)
+            );
+            self.strange = Some((n, canon));
         }
         self.marks.push(mark);
     }
 
     fn replay(&mut self, now: Time, stack: &mut Stack) {
         let image = image::save(stack, now);
-        assert!(image == image::save(stack, now), "two images of one state differ");
         let restored = restored(&image, Randomness::Replay(self.seed, stack.draws()));
-        assert_same(&image, &image::save(&restored, now), || (describe(now, stack).text, describe(now, &restored).text));
+        if self.last.is_empty() || image::body(&image) != image::body(&self.last) {
+            assert!(image == image::save(stack, now), "two images of one state differ");
+            let again = image::save(&restored, now);
+            assert_same(&image, &again, || canon(stack, now).difference(&canon(&restored, now)));
+        }
         *stack = restored;
         self.mark(now, stack, image);
         if self.boundaries % FORK_EVERY == FORK_EVERY / 2 {
@@ -140,7 +160,9 @@ impl Chain {
         }
         let image = image::save(stack, now);
         table.restart(now);
-        self.mark(now, stack, image);
+        let twin = self.twin.images.get(self.images.len());
+        assert!(twin == Some(&hash(&image)), "boundary {} at {now:?}: the state is not the twin's", self.images.len());
+        self.images.push(hash(&image));
     }
 
     fn live(&mut self, now: Time, stack: &Stack) {
@@ -187,13 +209,13 @@ impl Boundary for Fork {
 struct Witness {
     at: u64,
     boundaries: u64,
-    seen: Rc<RefCell<String>>,
+    seen: Rc<RefCell<Option<Canon>>>,
 }
 
 impl Boundary for Witness {
     fn flushed(&mut self, now: Time, stack: &mut Stack, _: &mut FakeEdge) -> bool {
         if self.boundaries == self.at {
-            *self.seen.borrow_mut() = describe(now, stack).text;
+            *self.seen.borrow_mut() = Some(canon(stack, now));
         }
         self.boundaries += 1;
         false
@@ -204,11 +226,8 @@ fn restored(bytes: &[u8], randomness: Randomness) -> Stack {
     image::restore(bytes, randomness, &host_addresses()).unwrap_or_else(|e| panic!("an image of our own is refused: {e}"))
 }
 
-fn assert_same(a: &[u8], b: &[u8], describe: impl FnOnce() -> (String, String)) {
-    if image::body(a) != image::body(b) {
-        let (a, b) = describe();
-        panic!("the image of a restored stack is another one:\n{}", difference(&a, &b));
-    }
+fn assert_same(a: &[u8], b: &[u8], difference: impl FnOnce() -> String) {
+    assert!(image::body(a) == image::body(b), "the image of a restored stack is another one:\n{}", difference());
 }
 
 /// Records are the same but for the last use, which may be older by less than a second.
@@ -226,18 +245,10 @@ fn assert_close(live: &Connections, at_once: &Connections) {
     }
 }
 
-fn describe(now: Time, stack: &Stack) -> Canon {
-    canon(stack, &stack.save(), &stack.conntrack().save(), now)
-}
-
-/// Lines that differ, for texts of nearly the same form.
-fn difference(a: &str, b: &str) -> String {
-    let mut text = String::new();
-    let lines = a.lines().zip(b.lines()).enumerate().filter(|(_, (a, b))| a != b);
-    for (n, (a, b)) in lines.take(40) {
-        let _ = writeln!(text, "{n}: {}\n    but {}", a.trim(), b.trim());
-    }
-    text
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What was done.
@@ -246,9 +257,10 @@ pub struct Tally {
     pub worlds: u64,
     pub boundaries: u64,
     pub states: u64,
+    /// States that were the twin's; others were not certain.
+    pub compared: u64,
     pub forks: u64,
     pub captures: u64,
-    pub flows: u64,
 }
 
 impl Tally {
@@ -256,18 +268,19 @@ impl Tally {
         self.worlds += o.worlds;
         self.boundaries += o.boundaries;
         self.states += o.states;
+        self.compared += o.compared;
         self.forks += o.forks;
         self.captures += o.captures;
-        self.flows += o.flows;
     }
 }
 
 /// How many of a twin's states are certain.
 fn certain(twin: &[Mark]) -> usize {
-    twin.iter().position(|m| m.reaping || m.full).unwrap_or(twin.len())
+    let ends = |n: usize| twin[n].full || n > 0 && twin[n - 1].reaping <= twin[n].at;
+    (0..twin.len()).find(|&n| ends(n)).unwrap_or(twin.len())
 }
 
-fn run(plan: &Plan, seed: u64, mode: Mode, twin: &Rc<Vec<Mark>>) -> (Done, Chain) {
+fn run(plan: &Plan, seed: u64, mode: Mode, twin: &Rc<Twin>) -> (Done, Chain) {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     let chain = Rc::new(RefCell::new(Chain {
@@ -277,8 +290,10 @@ fn run(plan: &Plan, seed: u64, mode: Mode, twin: &Rc<Vec<Mark>>) -> (Done, Chain
         boundaries: 0,
         marks: Vec::new(),
         twin: twin.clone(),
-        certain: certain(twin),
+        certain: certain(&twin.marks),
         strange: None,
+        images: Vec::new(),
+        saved: None,
         last: Vec::new(),
         forks: Vec::new(),
         capture: None,
@@ -292,40 +307,44 @@ fn run(plan: &Plan, seed: u64, mode: Mode, twin: &Rc<Vec<Mark>>) -> (Done, Chain
 /// Runs a seed's small world in every mode.
 pub fn seed(seed: u64) -> Tally {
     let plan = Plan::small(seed);
-    let (undisturbed, twin) = run(&plan, seed, Mode::Twin, &Rc::default());
-    let marks = Rc::new(twin.marks);
+    let (undisturbed, chain) = run(&plan, seed, Mode::Twin, &Rc::default());
+    let twin = Rc::new(Twin { marks: chain.marks, images: chain.images });
+    let (marks, certain) = (&twin.marks, certain(&twin.marks));
     let full = marks.iter().any(|m| m.full);
-    let mut tally = Tally { worlds: 1, states: certain(&marks) as u64, flows: plan.tcp.len() as u64, ..Tally::default() };
-    for mode in [Mode::Replay, Mode::RollBack] {
-        let (done, chain) = run(&plan, seed, mode, &marks);
-        if let Some((n, state)) = &chain.strange {
-            let other = marks.get(*n).map_or_else(String::new, |m| state_at(&plan, seed, m.boundary));
-            panic!("{mode:?}: state {n} is not the twin's:\n{}", difference(&other, state));
-        }
-        assert!(chain.marks.len() >= certain(&marks), "{mode:?}: not as many states as the twin");
-        assert!(full || done.hash() == undisturbed.hash(), "{mode:?}: other frames than the twin's");
-        tally.boundaries += chain.boundaries;
-        for (number, (n, image)) in chain.forks.into_iter().enumerate() {
-            let Some(mark) = marks.get(n).filter(|_| n < certain(&marks)) else { continue };
-            tally.forks += 1;
-            let replay = number.is_multiple_of(2).then_some(chain.seed);
-            let fork = Fork { at: mark.boundary, boundaries: 0, image, replay };
-            let done = Sim::new(&plan, seed, Some(Box::new(fork))).finish();
-            assert!(
-                full || replay.is_none() || done.hash() == undisturbed.hash(),
-                "other frames than the twin's from state {n} on"
-            );
-        }
+    let mut tally = Tally { worlds: 1, states: marks.len() as u64, compared: certain as u64, ..Tally::default() };
+
+    let (done, chain) = run(&plan, seed, Mode::Replay, &twin);
+    if let Some((n, state)) = &chain.strange {
+        let twin = marks.get(*n).and_then(|m| state_at(&plan, seed, m.boundary));
+        panic!("state {n} is not the twin's:\n{}", twin.map_or_else(String::new, |t| t.difference(state)));
     }
-    tally.boundaries += run(&plan, seed, Mode::Fresh, &marks).1.boundaries;
-    let (done, live) = run(&plan, seed, Mode::Live, &marks);
+    assert!(chain.marks.len() >= certain, "not as many states as the twin");
+    assert!(full || done.hash() == undisturbed.hash(), "restored: other frames than the twin's");
+    tally.boundaries += chain.boundaries;
+    for (number, (n, image)) in chain.forks.into_iter().enumerate() {
+        let Some(mark) = marks.get(n).filter(|_| n < certain) else { continue };
+        tally.forks += 1;
+        let replay = number.is_multiple_of(2).then_some(chain.seed);
+        let fork = Fork { at: mark.boundary, boundaries: 0, image, replay };
+        let done = Sim::new(&plan, seed, Some(Box::new(fork))).finish();
+        assert!(full || replay.is_none() || done.hash() == undisturbed.hash(), "other frames than the twin's from state {n} on");
+    }
+
+    tally.boundaries += run(&plan, seed, Mode::Fresh, &twin).1.boundaries;
+
+    let (done, rolled_back) = run(&plan, seed, Mode::RollBack, &twin);
+    assert_eq!(done.hash(), undisturbed.hash(), "rolled back: other frames than the twin's");
+    assert_eq!(rolled_back.images.len(), twin.images.len(), "rolled back: other boundaries than the twin's");
+    tally.boundaries += rolled_back.boundaries;
+
+    let (done, live) = run(&plan, seed, Mode::Live, &twin);
     assert_eq!(done.hash(), undisturbed.hash(), "other frames than the twin's while connections are copied");
     tally.captures += live.captures;
     tally
 }
 
 /// What the undisturbed world of a seed comes to at a boundary.
-fn state_at(plan: &Plan, seed: u64, boundary: u64) -> String {
+fn state_at(plan: &Plan, seed: u64, boundary: u64) -> Option<Canon> {
     let seen = Rc::new(RefCell::default());
     let witness = Witness { at: boundary, boundaries: 0, seen: seen.clone() };
     Sim::new(plan, seed, Some(Box::new(witness))).finish();

@@ -1,4 +1,5 @@
-//! Checkpoints, as their supervisor sees them: the worker freezes and writes, the client says that the image is safe, then the sockets change hands.
+//! Checkpoints, as their supervisor sees them: the worker freezes and writes, the client says that the image is safe, then the supervisor takes the
+//! sockets and the worker ends. Until it was told to end it can go on.
 
 use super::holder::Holder;
 use super::server::ClientId;
@@ -12,7 +13,6 @@ use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::worker_process::{FromWorker, ToWorker};
 use crate::worker::{Mode, Prepare};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
 
 /// A checkpoint in progress.
 #[derive(Debug)]
@@ -21,33 +21,25 @@ pub(super) struct Freezing {
     mode: Mode,
     stage: Stage,
     report: Option<FreezeReport>,
-    /// It is for another worker to go on at once.
-    upgrade: Option<Upgrade>,
+    /// What will be held, and what would be news on it.
+    held: Held,
+    watched: Vec<Watched>,
     /// What wakes the network.
     wake: Option<WakeExec>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Stage {
     /// The worker freezes, or writes.
     Writing,
     /// All is written; the client has to say that it lasts.
     Written,
     /// The worker hands its sockets over.
-    Committing,
-    /// The worker was told to go on.
-    GivingUp,
-}
-
-/// Another worker that is to go on.
-#[derive(Debug)]
-pub(super) struct Upgrade {
-    /// Its program.
-    pub(super) program: OwnedFd,
-    /// Where the image is.
-    pub(super) image: OwnedFd,
-    /// When the freeze began, as far as it is known.
-    pub(super) since: Instant,
+    Handing,
+    /// The worker was told to end.
+    Ending,
+    /// The worker was told to go on; what to tell the client.
+    GivingUp(String),
 }
 
 impl Network {
@@ -65,155 +57,121 @@ impl Network {
             return Ok(());
         }
         how.name = self.kit.plan.name.clone().unwrap_or_default();
-        let mode = how.mode;
-        self.freeze(Freezing { client, mode, stage: Stage::Writing, report: None, upgrade: None, wake }, how, fds)
-    }
-
-    /// A client asks for another worker, of this program.
-    pub(super) fn upgrade(&mut self, client: ClientId, program: OwnedFd) -> Result<(), Failure> {
-        use rustix::fs::{MemfdFlags, memfd_create};
-        let image = match memfd_create("image", MemfdFlags::CLOEXEC) {
-            Ok(fd) => fd,
-            Err(e) => {
-                self.refuse(client, ProblemKind::Internal, format!("there is no memory for the state: {e}"));
-                return Ok(());
-            }
-        };
-        let written = match image.try_clone() {
-            Ok(fd) => fd,
-            Err(e) => {
-                self.refuse(client, ProblemKind::Internal, format!("descriptors ran out: {e}"));
-                return Ok(());
-            }
-        };
-        let upgrade = Upgrade { program, image, since: Instant::now() };
-        let freezing =
-            Freezing { client, mode: Mode::Hold, stage: Stage::Writing, report: None, upgrade: Some(upgrade), wake: None };
-        self.freeze(freezing, Prepare { live: true, ..Prepare::default() }, &[written])
-    }
-
-    fn freeze(&mut self, freezing: Freezing, how: Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.begin(Task::Freeze(Box::new(freezing)), &ToWorker::Prepare(how), &fds)
+        let (held, watched) = (Held::default(), Vec::new());
+        let task = Box::new(Freezing { client, mode: how.mode, stage: Stage::Writing, report: None, held, watched, wake });
+        self.begin(Task::Freeze(task), &ToWorker::Prepare(how), &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>())
     }
 
     /// The client says that the image is safe.
     pub(super) fn commit(&mut self, client: ClientId) -> Result<(), Failure> {
-        match &mut self.task {
-            Some(Task::Freeze(f)) if f.client == client && f.stage == Stage::Written => {
-                f.stage = Stage::Committing;
-                self.tell(&ToWorker::Commit)
-            }
-            _ => {
+        match std::mem::take(&mut self.task) {
+            Task::Freeze(mut f) if f.client == client && f.stage == Stage::Written => match f.mode {
+                Mode::Drop | Mode::Repair => self.end_frozen(f),
+                Mode::Hold | Mode::GoOn => {
+                    f.stage = Stage::Handing;
+                    self.begin(Task::Freeze(f), &ToWorker::Hand, &[])
+                }
+            },
+            task => {
+                self.task = task;
                 self.refuse(client, ProblemKind::Request, "there is nothing to commit".into());
                 Ok(())
             }
         }
     }
 
-    /// A client that leaves has given up.
-    pub(super) fn give_up_if_left(&mut self) -> Result<(), Failure> {
-        let Some(Task::Freeze(f)) = &mut self.task else { return Ok(()) };
-        let there = self.server.as_ref().is_some_and(|s| s.is_there(f.client));
-        if there || matches!(f.stage, Stage::Committing | Stage::GivingUp) || self.silent {
-            return Ok(());
+    /// A client that leaves before it has said that the image is safe has given up.
+    pub(super) fn client_left(&mut self, client: ClientId) -> Result<(), Failure> {
+        self.forget(client)?;
+        match std::mem::take(&mut self.task) {
+            Task::Freeze(f) if f.client == client && matches!(f.stage, Stage::Writing | Stage::Written) => {
+                self.give_up(f, "the checkpoint was given up; its network goes on".into())
+            }
+            // The rest takes no time, and is done all the same.
+            task => {
+                self.task = task;
+                Ok(())
+            }
         }
-        f.stage = Stage::GivingUp;
-        self.tell(&ToWorker::Abort)
     }
 
-    pub(super) fn tell(&self, message: &ToWorker) -> Result<(), Failure> {
-        self.worker.as_ref().map_or(Ok(()), |w| w.tell(message, &[]))
+    /// Has the worker go on.
+    fn give_up(&mut self, mut f: Box<Freezing>, why: String) -> Result<(), Failure> {
+        f.stage = Stage::GivingUp(why);
+        self.begin(Task::Freeze(f), &ToWorker::Abort, &[])
     }
 
     /// What the worker says in the course of a checkpoint.
     pub(super) fn freezing(&mut self, mut f: Box<Freezing>, message: FromWorker, fds: Vec<OwnedFd>) -> Result<(), Failure> {
-        let (client, giving_up) = (f.client, f.stage == Stage::GivingUp);
-        match message {
-            FromWorker::NotPrepared { why, require } => {
+        let client = f.client;
+        match (message, &f.stage) {
+            (FromWorker::Aborted, Stage::GivingUp(why)) => {
+                self.refuse(client, ProblemKind::State, why.clone());
+                return Ok(());
+            }
+            // It had said so before it heard that nothing will come of it.
+            (
+                FromWorker::Prepared(_) | FromWorker::NotPrepared { .. } | FromWorker::Progress(..) | FromWorker::Written(_),
+                Stage::GivingUp(_),
+            ) => {}
+            (FromWorker::NotPrepared { why, require }, Stage::Writing) => {
                 let kind = if require { ProblemKind::Require } else { ProblemKind::State };
                 self.refuse(client, kind, why);
-                // One that is given up is answered for once more.
-                if !giving_up {
-                    return Ok(());
-                }
+                return Ok(());
             }
-            FromWorker::Prepared(report) => {
+            (FromWorker::Prepared(report), Stage::Writing) => {
                 self.event(client, &Event::Frozen(report.clone()));
                 f.report = Some(*report);
             }
-            FromWorker::Progress(done, total) => self.event(client, &Event::Progress(done, total)),
-            FromWorker::Written(_) if giving_up => {}
-            FromWorker::Written(Err(why)) => {
-                self.refuse(client, ProblemKind::Internal, format!("the image cannot be written: {why}; its network goes on"));
-                if f.mode == Mode::GoOn {
-                    return Ok(());
+            (FromWorker::Progress(done, total), Stage::Writing) => self.event(client, &Event::Progress(done, total)),
+            (FromWorker::Written(Err(why)), Stage::Writing) => {
+                let why = format!("the image cannot be written: {why}; its network goes on");
+                if f.mode != Mode::GoOn {
+                    return self.give_up(f, why);
                 }
-                f.stage = Stage::GivingUp;
-                self.tell(&ToWorker::Abort)?;
+                self.refuse(client, ProblemKind::Internal, why);
+                return Ok(());
             }
-            FromWorker::Written(Ok(_)) if f.mode == Mode::GoOn => {
+            (FromWorker::Written(Ok(_)), Stage::Writing) if f.mode == Mode::GoOn => {
                 self.answer(client, &f.report);
                 return Ok(());
             }
-            FromWorker::Written(Ok(_)) if f.upgrade.is_some() => {
-                f.stage = Stage::Committing;
-                self.tell(&ToWorker::Commit)?;
-            }
-            FromWorker::Written(Ok(bytes)) => {
+            (FromWorker::Written(Ok(bytes)), Stage::Writing) => {
                 self.event(client, &Event::Written(bytes));
                 f.stage = Stage::Written;
             }
-            FromWorker::Aborted => {
-                self.refuse(client, ProblemKind::State, "the checkpoint was given up; its network goes on".into());
-                return Ok(());
+            (FromWorker::Handed(handed, watched), Stage::Handing) => {
+                (f.held, f.watched) = (handed.take(fds)?, watched);
+                return self.end_frozen(f);
             }
-            FromWorker::Committed(handed, watched) => {
-                let held = handed.take(fds)?;
-                return self.handed_over(*f, held, watched);
+            (FromWorker::NotHanded(why), Stage::Handing) => {
+                return self.give_up(f, format!("its sockets cannot be held: {why}; its network goes on"));
             }
-            m => {
-                return Err(Failure::new(
-                    Status::WorkerDied,
-                    format!("the network worker says what does not belong to a checkpoint: {m:?}"),
-                ));
+            (m, stage) => {
+                let what = format!("the network worker says what does not belong to a checkpoint ({stage:?}): {m:?}");
+                return Err(Failure::new(Status::WorkerDied, what));
             }
         }
-        self.task = Some(Task::Freeze(f));
+        self.task = Task::Freeze(f);
         Ok(())
     }
 
-    /// Holds the sockets, and has the guest's kernel be patient.
-    pub(super) fn sleep(&mut self, held: Held, watched: Vec<Watched>, generation: String, wake: Option<WakeExec>) {
-        self.holder = Some(Holder::new(held, watched, generation, wake));
+    /// Everything is safe: the worker ends.
+    fn end_frozen(&mut self, mut f: Box<Freezing>) -> Result<(), Failure> {
+        f.stage = Stage::Ending;
+        self.task = Task::Freeze(f);
+        self.dismiss()
+    }
+
+    /// The worker has ended: its sockets are held, and the guest's kernel is patient.
+    pub(super) fn fall_asleep(&mut self, f: Box<Freezing>) {
+        let generation = f.report.as_ref().map_or_else(String::new, |r| r.generation.clone());
+        self.holder = Some(Holder::new(f.held, f.watched, generation, f.wake));
+        self.state = State::Asleep;
         self.fell_asleep();
         if let Err(e) = self.retries.raise() {
             complain(format_args!("warning: the sandbox's kernel gives its connections up sooner while its network sleeps: {e}"));
         }
-    }
-
-    /// The worker has nothing any more, and ends.
-    fn handed_over(&mut self, f: Freezing, held: Held, watched: Vec<Watched>) -> Result<(), Failure> {
-        let old = self.worker.take();
-        self.state = State::Asleep;
-        match f.upgrade {
-            Some(upgrade) => self.replace(f.client, upgrade, held, watched),
-            None => {
-                let held = match f.mode {
-                    Mode::Hold | Mode::GoOn => held,
-                    // Sockets in repair mode end without a word all the same.
-                    Mode::Repair | Mode::Drop => {
-                        held.reset_on_close();
-                        Held::default()
-                    }
-                };
-                let generation = f.report.as_ref().map_or_else(String::new, |r| r.generation.clone());
-                self.sleep(held, watched, generation, f.wake);
-                self.answer(f.client, &f.report);
-            }
-        }
-        // Waits for its end, which is near.
-        drop(old);
-        Ok(())
+        self.answer(f.client, &f.report);
     }
 }

@@ -1,13 +1,19 @@
 //! What another worker for the same sandbox is made of.
 
+use crate::control::protocol::{Answer, Problem, ProblemKind};
 use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::LinkEnd;
 use crate::sandbox::host::HostFds;
 use crate::sandbox::plan::Plan;
-use crate::sandbox::worker_process::{Given, Thaw};
+use crate::sandbox::worker_process::Given;
 use crate::sys::netlink;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+
+/// What those are told who ask a network that sleeps.
+pub(super) const ASLEEP: &str = "its network is asleep; wake it with `hibernet restore IMAGE`";
 
 /// Copies of everything that the first worker got and the next one needs too.
 #[derive(Debug)]
@@ -16,8 +22,9 @@ pub(crate) struct Kit {
     /// The program of workers.
     pub(crate) program: OwnedFd,
     end: LinkEnd,
-    link: OwnedFd,
-    control: Option<OwnedFd>,
+    link: Option<OwnedFd>,
+    /// Where the worker is asked; while there is none we answer.
+    control: Option<UnixListener>,
     pcap: Option<File>,
     log: Option<File>,
 }
@@ -30,8 +37,8 @@ impl Kit {
                 plan: plan.clone(),
                 program: program.try_clone()?,
                 end: given.end.clone(),
-                link: given.link.try_clone()?,
-                control: given.control.as_ref().map(OwnedFd::try_clone).transpose()?,
+                link: Some(given.link.try_clone()?),
+                control: given.control.as_ref().map(OwnedFd::try_clone).transpose()?.map(UnixListener::from),
                 pcap: given.host.pcap.as_ref().map(File::try_clone).transpose()?,
                 log: given.host.log.as_ref().map(File::try_clone).transpose()?,
             })
@@ -39,11 +46,37 @@ impl Kit {
         copy().map_err(|e| Failure::os(Status::Resources, "cannot keep what another network worker would need", e))
     }
 
+    /// Where the worker is asked.
+    pub(super) fn control(&self) -> Option<&UnixListener> {
+        self.control.as_ref()
+    }
+
+    /// Tells those who ask the worker that its network sleeps.
+    pub(super) fn refuse_requests(&self) {
+        /// Answered in one turn; more wait.
+        const MAX_ACCEPTS: usize = 16;
+        let Some(control) = &self.control else { return };
+        let problem = Problem::new(ProblemKind::State, ASLEEP);
+        let Ok(mut text) = serde_json::to_vec(&Answer::<()>::Error(problem)) else { return };
+        text.push(b'\n');
+        for _ in 0..MAX_ACCEPTS {
+            // The worker has made the listener non-blocking, and so it is for us.
+            let Ok((mut client, _)) = control.accept() else { return };
+            // So short a text fits into every socket.
+            let _ = client.set_nonblocking(true).and_then(|()| client.write_all(&text));
+        }
+    }
+
+    /// Nothing will come of another worker.
+    pub(super) fn let_go(&mut self) {
+        (self.link, self.control) = (None, None);
+    }
+
     /// What the next worker gets. Published ports are opened anew unless they are held.
-    pub(super) fn given(&self, thaw: Thaw) -> Result<Given, Failure> {
+    pub(super) fn given(&self, ports_are_held: bool) -> Result<Given, Failure> {
         let fail = |e| Failure::os(Status::Resources, "cannot hand over to another network worker", e);
-        let ports_are_held = thaw.held.generation.is_some();
-        let mut host = if ports_are_held { HostFds::default() } else { HostFds::open(&self.plan)? };
+        let gone = || Failure::new(Status::Link, "the sandbox's link is gone");
+        let mut host = if ports_are_held { HostFds::default() } else { HostFds::sockets(&self.plan)? };
         if host.address_watch.is_none() {
             host.address_watch = Some(netlink::open_address_watch().map_err(fail)?);
         }
@@ -51,10 +84,10 @@ impl Kit {
         host.log = self.log.as_ref().map(File::try_clone).transpose().map_err(fail)?;
         Ok(Given {
             end: self.end.clone(),
-            link: self.link.try_clone().map_err(fail)?,
+            link: self.link.as_ref().ok_or_else(gone)?.try_clone().map_err(fail)?,
             host,
-            control: self.control.as_ref().map(OwnedFd::try_clone).transpose().map_err(fail)?,
-            thaw: Some(thaw),
+            control: self.control.as_ref().map(UnixListener::try_clone).transpose().map_err(fail)?.map(OwnedFd::from),
+            capture_goes_on: true,
         })
     }
 }

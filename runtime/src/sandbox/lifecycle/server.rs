@@ -32,12 +32,13 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClientId(u64);
 
-/// A line that a client has said, with the descriptors that came along.
+/// What clients do.
 #[derive(Debug)]
-pub(crate) struct Line {
-    pub(crate) client: ClientId,
-    pub(crate) text: Vec<u8>,
-    pub(crate) fds: Vec<OwnedFd>,
+pub(crate) enum Event {
+    /// It says a line, with descriptors.
+    Line(ClientId, Vec<u8>, Vec<OwnedFd>),
+    /// It has left, before it was answered.
+    Left(ClientId),
 }
 
 /// The socket and its clients.
@@ -103,9 +104,9 @@ impl Server {
         self.clients.iter().filter_map(Client::deadline).chain(self.retry).min()
     }
 
-    /// Looks at everything, without waiting; returns what clients have said.
-    pub(crate) fn turn(&mut self) -> Vec<Line> {
-        let mut said = Vec::new();
+    /// Looks at everything, without waiting; returns what has happened.
+    pub(crate) fn turn(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
         let now = Instant::now();
         if self.retry.is_none_or(|t| t <= now) {
             self.retry = None;
@@ -114,11 +115,11 @@ impl Server {
         let mut held: usize = self.clients.iter().map(Client::held).sum();
         self.clients.retain_mut(|c| {
             let before = c.held();
-            let fate = c.turn(now, MAX_HELD.saturating_sub(held - before), &mut said);
+            let fate = c.turn(now, MAX_HELD.saturating_sub(held - before), &mut events);
             held = held - before + c.held();
             fate == Fate::Stays
         });
-        said
+        events
     }
 
     fn accept(&mut self, now: Instant) {
@@ -171,25 +172,22 @@ impl Server {
         }
     }
 
-    /// Tells a client something; it does not matter whether it is still there.
+    /// Has clients hear what they were told, as far as it fits into their sockets: mostly all.
+    pub(crate) fn flush(&mut self) {
+        self.clients.retain_mut(|c| {
+            c.write();
+            !c.is_done()
+        });
+    }
+
+    /// Tells a client something, at the next [`Server::flush`]; it does not matter whether it is still there.
     fn tell(&mut self, id: ClientId, value: &impl Serialize, last: bool) {
-        let Some(index) = self.clients.iter().position(|c| c.id == id && !c.answered) else { return };
-        let c = &mut self.clients[index];
+        let Some(c) = self.clients.iter_mut().find(|c| c.id == id && !c.answered) else { return };
         // Nothing that we say cannot be written as JSON; were it so, the client would learn by the end that comes early.
         if serde_json::to_writer(&mut c.out, value).is_ok() {
             c.out.push(b'\n');
         }
         (c.answered, c.begun) = (last, Instant::now());
-        // Mostly all fits into the socket.
-        c.write();
-        if c.is_done() {
-            self.clients.swap_remove(index);
-        }
-    }
-
-    /// Whether a client is still there.
-    pub(crate) fn is_there(&self, id: ClientId) -> bool {
-        self.clients.iter().any(|c| c.id == id)
     }
 
     /// Tells what happens before the last answer.
@@ -222,19 +220,25 @@ impl Client {
         self.text.capacity() + self.out.capacity()
     }
 
-    fn turn(&mut self, now: Instant, room: usize, said: &mut Vec<Line>) -> Fate {
+    fn turn(&mut self, now: Instant, room: usize, events: &mut Vec<Event>) -> Fate {
         if !self.silent && !self.answered {
-            self.read(now, room, said);
+            self.read(now, room, events);
         }
         self.write();
         if self.is_done() {
             return Fate::Goes;
         }
         let late = self.deadline().is_some_and(|t| t <= now);
-        if late || self.has_hung_up() { Fate::Goes } else { Fate::Stays }
+        if !late && !self.has_hung_up() {
+            return Fate::Stays;
+        }
+        if !self.answered {
+            events.push(Event::Left(self.id));
+        }
+        Fate::Goes
     }
 
-    fn read(&mut self, now: Instant, room: usize, said: &mut Vec<Line>) {
+    fn read(&mut self, now: Instant, room: usize, events: &mut Vec<Event>) {
         let mut chunk = [0; CHUNK];
         for _ in 0..READS {
             let n = match recv_packet(&self.stream, &mut chunk, &mut self.fds, RecvFlags::DONTWAIT) {
@@ -256,7 +260,7 @@ impl Client {
                 rest = &rest[end + 1..];
                 self.asked = true;
                 let (text, fds) = (std::mem::take(&mut self.text), std::mem::take(&mut self.fds));
-                said.push(Line { client: self.id, text, fds });
+                events.push(Event::Line(self.id, text, fds));
             }
             self.text.extend_from_slice(rest);
             if self.text.len() > MAX_REQUEST.min(room) || self.fds.len() > MAX_FDS {

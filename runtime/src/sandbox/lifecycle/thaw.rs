@@ -1,102 +1,84 @@
-//! Another worker goes on where one stood.
+//! A sleeping network goes on: another worker takes image and sockets. Until it serves, everything stays held.
 
-use super::Network;
-use super::freeze::Upgrade;
 use super::server::ClientId;
-use crate::checkpoint::Held;
-use crate::checkpoint::news::Watched;
-use crate::checkpoint::report::{ThawReport, generation_text};
-use crate::control::lifecycle::{Restore, State, Upgraded};
+use super::{Network, TIME_TO_BEGIN, Task};
+use crate::control::lifecycle::{Restore, State};
 use crate::control::protocol::ProblemKind;
 use crate::control::rules;
 use crate::sandbox::failure::{Failure, Status, complain};
-use crate::sandbox::worker_process::{Thaw, WorkerProcess};
-use crate::worker::{RestorePolicy, RulesSetup};
+use crate::sandbox::worker_process::{FromWorker, WorkerProcess};
+use crate::worker::RulesSetup;
 use hibernet_netstack::iptables::text::RestoreOptions;
 use hibernet_netstack::iptables::{Family, Ruleset};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+/// A restore in progress.
+#[derive(Debug)]
+pub(super) struct Thawing {
+    client: ClientId,
+    pub(super) until: Instant,
+}
 
 impl Network {
-    /// A client brings an image.
-    pub(super) fn restore(&mut self, client: ClientId, how: &Restore, image: OwnedFd, helper: Option<OwnedFd>) {
-        if self.state != State::Asleep {
-            let why = "its network is not asleep; `hibernet checkpoint` puts it to sleep";
-            return self.refuse(client, ProblemKind::State, why.into());
-        }
+    /// A client brings an image, and maybe a connection to who switches the repair mode of sockets.
+    pub(super) fn restore(&mut self, client: ClientId, how: &Restore, fds: &[OwnedFd]) {
         let rules = match rules_of(how) {
             Ok(r) => r,
             Err((kind, why)) => return self.refuse(client, kind, why),
         };
-        let held = self.holder.as_ref().map_or_else(|| Ok(Held::default()), |h| h.held().try_clone());
-        let done = held.map_err(|e| Failure::os(Status::Resources, "cannot hand the sockets over", e));
-        let done = done.and_then(|held| {
-            self.kit.plan.rules = rules;
-            let program = self.kit.program.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot start a worker", e))?;
-            self.start(program.as_fd(), Thaw { image, held, policy: how.policy.clone(), helper })
-        });
-        match done {
-            Ok(report) => {
+        match self.launch_on(how, rules, fds) {
+            Ok(next) => {
+                self.next = Some(next.into());
+                self.task = Task::Thaw(Thawing { client, until: Instant::now() + TIME_TO_BEGIN });
+            }
+            Err(e) => self.refuse(client, ProblemKind::Internal, format!("{e}; its network sleeps on")),
+        }
+    }
+
+    /// Another worker, told to go on from an image with what is held.
+    fn launch_on(&mut self, how: &Restore, rules: RulesSetup, fds: &[OwnedFd]) -> Result<WorkerProcess, Failure> {
+        let (Some(holder), Some(image)) = (&self.holder, fds.first()) else {
+            return Err(Failure::new(Status::Internal, "nothing is held"));
+        };
+        let given = self.kit.given(holder.held().generation.is_some())?;
+        self.kit.plan.rules = rules;
+        let next = WorkerProcess::launch(self.kit.program.as_fd(), &self.kit.plan, given)?;
+        next.go_on(image.as_fd(), holder.held(), how.policy.clone(), fds.get(1).map(AsFd::as_fd))?;
+        Ok(next)
+    }
+
+    /// What the new worker says.
+    pub(super) fn thawing(&mut self, t: Thawing, message: FromWorker) -> Result<(), Failure> {
+        match message {
+            FromWorker::Thawed(report) => {
+                self.worker = self.next.take();
+                self.state = State::Running;
                 if let Some(h) = self.holder.take() {
                     h.let_go();
                 }
                 if let Err(e) = self.retries.put_back() {
                     complain(format_args!("warning: the sandbox's kernel still tries more often than it did: {e}"));
                 }
-                self.answer(client, &report);
+                self.answer(t.client, &report);
+                self.ask_idle_anew()?;
             }
-            Err(e) => {
-                let kind = if e.status == Status::Image { ProblemKind::Image } else { ProblemKind::Internal };
-                self.refuse(client, kind, format!("{e}; its network sleeps on"));
-            }
-        }
-    }
-
-    /// Another worker goes on at once; if it cannot, one like the last.
-    pub(super) fn replace(&mut self, client: ClientId, upgrade: Upgrade, held: Held, watched: Vec<Watched>) {
-        self.kit.plan.rules = RulesSetup { recheck: self.kit.plan.rules.recheck, ..RulesSetup::default() };
-        let Upgrade { program, image, since } = upgrade;
-        let begin = |network: &mut Self, program: BorrowedFd<'_>| {
-            let fail = |e| Failure::os(Status::Resources, "cannot hand the sockets over", e);
-            let thaw = Thaw {
-                image: image.try_clone().map_err(fail)?,
-                held: held.try_clone().map_err(fail)?,
-                policy: RestorePolicy { expected: held.generation, ..RestorePolicy::default() },
-                helper: None,
-            };
-            network.start(program, thaw)
-        };
-        let why = match begin(self, program.as_fd()) {
-            Ok(thawed) => {
-                self.kit.program = program;
-                let gap_ns = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                return self.answer(client, &Upgraded { thawed, gap_ns });
-            }
-            Err(e) => e,
-        };
-        let again = self.kit.program.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot start a worker", e));
-        match again.and_then(|old| begin(self, old.as_fd())) {
-            Ok(_) => self.refuse(client, ProblemKind::Internal, format!("{why}; the program of before goes on")),
-            Err(e) => {
-                let generation = held.generation.as_ref().map_or_else(String::new, generation_text);
-                self.sleep(held, watched, generation, None);
-                self.refuse(
-                    client,
-                    ProblemKind::Internal,
-                    format!("{why}; nor does the program of before go on: {e}; its network is asleep"),
-                );
+            FromWorker::Standing => self.task = Task::Thaw(t),
+            m => {
+                self.task = Task::Thaw(t);
+                self.next_failed(Failure::new(
+                    Status::WorkerDied,
+                    format!("the new network worker says what it was not asked: {m:?}"),
+                ));
             }
         }
+        Ok(())
     }
 
-    fn start(&mut self, program: BorrowedFd<'_>, thaw: Thaw) -> Result<ThawReport, Failure> {
-        let given = self.kit.given(thaw)?;
-        let (worker, report) = WorkerProcess::start(program, &self.kit.plan, given)?;
-        let report =
-            report.ok_or_else(|| Failure::new(Status::Internal, "the network worker does not say what became of its flows"))?;
-        self.worker = Some(worker);
-        (self.silent, self.state) = (false, State::Running);
-        self.ask_idle_anew()?;
-        Ok(report)
+    /// The new worker cannot go on.
+    pub(super) fn thaw_failed(&mut self, t: &Thawing, why: &Failure) {
+        let kind = if why.status == Status::Image { ProblemKind::Image } else { ProblemKind::Internal };
+        self.refuse(t.client, kind, format!("{why}; its network sleeps on"));
     }
 }
 

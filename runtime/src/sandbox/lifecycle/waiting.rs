@@ -92,7 +92,7 @@ impl Network {
     }
 
     /// A child was waited for that is neither the sandbox's command nor the worker.
-    pub(crate) fn child_has_ended(&mut self, pid: Pid, status: WaitStatus) {
+    pub(super) fn command_has_ended(&mut self, pid: Pid, status: WaitStatus) {
         let before = self.waiting.commands.len();
         self.waiting.commands.retain(|c| *c != pid);
         if self.waiting.commands.len() < before {
@@ -102,7 +102,7 @@ impl Network {
 
     /// A client waits for the network to be idle for so long. One that sleeps is not idle: whoever waits for that would put it to sleep.
     pub(super) fn wait_idle(&mut self, client: ClientId, after: Duration) -> Result<(), Failure> {
-        if self.silent {
+        if self.has_lost_its_worker() {
             self.refuse(client, ProblemKind::State, "its network has ended".into());
         } else if self.has_room(client) {
             self.waiting.idle.push((client, after));
@@ -131,19 +131,18 @@ impl Network {
     /// Has the worker tell when nothing moved for as long as the first of those who wait want.
     fn ask_idle(&mut self) -> Result<(), Failure> {
         let wanted = self.waiting.idle.iter().map(|(_, after)| *after).min();
-        if wanted != self.waiting.asked && !self.silent && self.state != State::Asleep {
-            self.tell(&ToWorker::Idle(wanted))?;
+        let serves = self.worker.as_ref().is_some_and(|w| !w.silent);
+        if wanted != self.waiting.asked && serves && self.state != State::Asleep {
+            self.tell(&ToWorker::Idle(wanted), &[])?;
             self.waiting.asked = wanted;
         }
         Ok(())
     }
 
-    /// Forgets clients that have left.
-    pub(super) fn forget_who_left(&mut self) -> Result<(), Failure> {
-        if let Some(s) = &self.server {
-            self.waiting.news.retain(|(client, _)| s.is_there(*client));
-            self.waiting.idle.retain(|(client, _)| s.is_there(*client));
-        }
+    /// Forgets a client that has left.
+    pub(super) fn forget(&mut self, client: ClientId) -> Result<(), Failure> {
+        self.waiting.news.retain(|(c, _)| *c != client);
+        self.waiting.idle.retain(|(c, _)| *c != client);
         self.ask_idle()
     }
 }

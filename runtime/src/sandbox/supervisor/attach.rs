@@ -5,7 +5,7 @@ use super::events::{WorkerEnd, follow_resolver, next_child, next_signal, wait_fo
 use crate::control::registry::Registration;
 use crate::sandbox::failure::Failure;
 use crate::sandbox::guest::Opened;
-use crate::sandbox::lifecycle::{Kit, Network, Server};
+use crate::sandbox::lifecycle::{Ended, Kit, Network, Server};
 use crate::sandbox::plan::Plan;
 use crate::sandbox::retries::Retries;
 use crate::sandbox::target::{Gone, Target};
@@ -19,9 +19,9 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
     gone.interface = removal;
     let host = std::mem::take(&mut base.host);
     // The link goes when we do: a worker that ends for no reason ends us.
-    let given = Given { end, link, host, control: base.control.take().map(Into::into), thaw: None };
+    let given = Given { end, link, host, control: base.control.take().map(Into::into), capture_goes_on: false };
     let kit = Kit::of(plan, &base.program, &given)?;
-    let (worker, _) = WorkerProcess::start(base.program.as_fd(), plan, given)?;
+    let (worker, _) = WorkerProcess::start(base.program.as_fd(), plan, given, None)?;
     let server = base.lifecycle.take().map(Server::new).transpose()?;
     let mut network = Network::new(worker, server, kit, Retries::default(), base.inherited);
     unconfigured.configure()?;
@@ -39,25 +39,18 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
             }
         }
         follow_resolver(&mut base, plan, &mut network);
-        network.turn(base.registration.as_mut())?;
         if gone.is_gone() {
             network.end();
             return Ok(0);
         }
         while let Some((pid, status)) = next_child()? {
-            if Some(pid) != network.worker() && !status.stopped() {
-                network.child_has_ended(pid, status);
-            } else if !status.stopped() {
-                network.worker_has_ended();
-                network.turn(base.registration.as_mut())?;
-                if Some(pid) != network.worker() {
-                    continue;
-                }
+            if !status.stopped() && network.ended(pid, status) == Ended::Lost {
                 return match worker_end(status) {
                     WorkerEnd::LinkGone => Ok(0),
                     WorkerEnd::Unexpected(why) => Err(worker_died(why)),
                 };
             }
         }
+        network.turn(base.registration.as_mut())?;
     }
 }

@@ -81,6 +81,11 @@ impl std::fmt::Display for WaitStatusText {
     }
 }
 
+/// How a process ended, in words.
+pub(crate) fn how_ended(status: WaitStatus) -> String {
+    WaitStatusText { status: status.exit_status(), signal: status.terminating_signal() }.to_string()
+}
+
 pub(super) fn worker_end(status: WaitStatus) -> WorkerEnd {
     match status.exit_status() {
         Some(0) => WorkerEnd::LinkGone,

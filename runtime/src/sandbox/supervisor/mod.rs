@@ -12,6 +12,7 @@ use super::target::Target;
 use crate::checkpoint::report::ThawReport;
 use crate::worker::RestorePolicy;
 use background::in_background_if;
+pub(crate) use events::how_ended;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;

@@ -3,16 +3,15 @@
 use super::RunRequest;
 use super::base::Base;
 use super::events::{WorkerEnd, follow_resolver, next_child, next_signal, wait_for_events, worker_died, worker_end};
-use crate::checkpoint::Held;
 use crate::control::registry::Registration;
 use crate::sandbox::child::{self, Child, Namespaces};
 use crate::sandbox::failure::{Failure, Status, complain};
-use crate::sandbox::lifecycle::{Kit, Network, Server};
+use crate::sandbox::lifecycle::{Ended, Kit, Network, Server};
 use crate::sandbox::stragglers;
-use crate::sandbox::worker_process::{Given, Thaw, WorkerProcess};
+use crate::sandbox::worker_process::{Given, WorkerProcess};
 use crate::sys::process::{self, Received};
 use crate::sys::tun;
-use rustix::process::{Pid, WaitStatus};
+use rustix::process::WaitStatus;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
@@ -21,9 +20,9 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
     let (child, end, link, namespaces, retries) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
     let host = std::mem::take(&mut base.host);
     let worker_link = link.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the link over", e))?;
-    let given = Given { end, link: worker_link, host, control: base.control.take().map(Into::into), thaw: thaw_of(request)? };
+    let given = Given { end, link: worker_link, host, control: base.control.take().map(Into::into), capture_goes_on: false };
     let kit = Kit::of(plan, &base.program, &given)?;
-    let (worker, thawed) = WorkerProcess::start(base.program.as_fd(), plan, given)?;
+    let (worker, thawed) = WorkerProcess::start(base.program.as_fd(), plan, given, request.thaw.as_ref())?;
     if let (Some(t), Some(report)) = (&request.thaw, &thawed) {
         (t.told)(report);
     }
@@ -43,17 +42,6 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
     });
     sandbox.finish(&namespaces);
     ended
-}
-
-/// What the network goes on from, if from anything: nothing is held for it here.
-fn thaw_of(request: &RunRequest) -> Result<Option<Thaw>, Failure> {
-    let thaw = |t: &super::Thawing| {
-        let image = t.image.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the image over", e))?;
-        let helper = t.helper.as_ref().map(OwnedFd::try_clone).transpose();
-        let helper = helper.map_err(|e| Failure::os(Status::Resources, "cannot hand a connection over", e))?;
-        Ok(Thaw { image: image.into(), held: Held::default(), policy: t.policy.clone(), helper })
-    };
-    request.thaw.as_ref().map(thaw).transpose()
 }
 
 /// A sandbox with its command, under supervision.
@@ -76,27 +64,22 @@ impl Running {
             if follow_resolver(&mut self.base, &request.plan, &mut self.network) && request.resolv_conf {
                 child::cover_resolv_conf_again(&request.plan, namespaces);
             }
-            self.network.turn(self.base.registration.as_mut())?;
             while let Some((pid, status)) = next_child()? {
-                self.reaped(pid, status);
                 if pid == self.child.pid {
                     if let Some(code) = self.child_changed(status) {
                         return Ok(code);
                     }
-                } else if Some(pid) == self.network.worker() && !status.stopped() {
-                    // It may have handed everything over before it ended.
-                    self.network.turn(self.base.registration.as_mut())?;
-                    if Some(pid) != self.network.worker() {
-                        continue;
-                    }
-                    // The last descriptor of the link: the sandbox sees its interface go.
+                } else if !status.stopped() && self.network.ended(pid, status) == Ended::Lost {
+                    // The last descriptors of the link: the sandbox sees its interface go.
                     self.link = None;
+                    self.network.let_link_go();
                     match worker_end(status) {
                         WorkerEnd::LinkGone => complain("warning: the sandbox's link was removed; it has no network any more"),
                         WorkerEnd::Unexpected(why) => return Err(worker_died(why)),
                     }
                 }
             }
+            self.network.turn(self.base.registration.as_mut())?;
         }
     }
 
@@ -109,7 +92,10 @@ impl Running {
 
     /// The exit status, if the command has ended. If it was stopped, so are we: the shell that waits for us takes the
     /// terminal back, and its `fg` wakes both.
-    fn child_changed(&self, status: WaitStatus) -> Option<u8> {
+    fn child_changed(&mut self, status: WaitStatus) -> Option<u8> {
+        if !status.stopped() {
+            self.child.ended();
+        }
         if let Some(code) = status.exit_status() {
             return Some(code as u8);
         }
@@ -123,25 +109,15 @@ impl Running {
         None
     }
 
-    /// Notes who was waited for, and must not be any more.
-    fn reaped(&mut self, pid: Pid, status: WaitStatus) {
-        if status.stopped() {
-            return;
-        }
-        if pid == self.child.pid {
-            self.child.ended();
-        } else if Some(pid) == self.network.worker() {
-            self.network.worker_has_ended();
-        } else {
-            self.network.child_has_ended(pid, status);
-        }
-    }
-
     /// Ends what is left: processes first, while they still have their network, then the worker.
     fn finish(&mut self, namespaces: &Namespaces) {
         let reap = |running: &mut Self| {
             while let Ok(Some((pid, status))) = next_child() {
-                running.reaped(pid, status);
+                if pid == running.child.pid {
+                    running.child_changed(status);
+                } else if !status.stopped() {
+                    running.network.ended(pid, status);
+                }
             }
         };
         stragglers::end_all(&namespaces.net, || reap(self));
@@ -150,6 +126,7 @@ impl Running {
             let _ = tun::keep_interface(link.as_fd());
         }
         self.link = None;
+        self.network.let_link_go();
         self.network.end();
         self.base.registration = None;
         reap(self);

@@ -1,6 +1,6 @@
 //! The worker's own side: confines itself, serves the network, and does what the supervisor tells it.
 
-use super::messages::{FromWorker, Handed, Parts, Thaw, ToWorker};
+use super::messages::{FromWorker, GoOn, Handed, Parts, ToWorker};
 use super::writer::{Writer, Written};
 use crate::checkpoint::helper::Helper;
 use crate::checkpoint::news::Watched;
@@ -15,7 +15,7 @@ use crate::sandbox::guest::{LinkEnd, LinkKind};
 use crate::sandbox::{confine, log, open_null};
 use crate::sys::packet::PacketSocket;
 use crate::sys::{process, tun};
-use crate::worker::{ControlSocket, Finished, Prepare, Prepared, Worker, WorkerSetup};
+use crate::worker::{ControlSocket, Finished, Mode, Prepare, Prepared, Worker, WorkerSetup};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
 use hibernet_snapshot::Image;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -62,8 +62,19 @@ fn run(channel: &Channel) -> Result<(), Failure> {
         .map_err(internal("cannot let go of the terminal"))?;
     drop(null);
     let Some((ToWorker::Start(start), fds)) = channel.recv()? else { return Ok(()) };
-    let worker = make(Parts::from_message(*start, fds)?, channel)?;
+    let setup = confine_with(Parts::from_message(*start, fds)?)?;
     let writer = Writer::start().map_err(|e| Failure::os(Status::Resources, "cannot start the network worker's thread", e))?;
+    // Nothing is read or decided before, images least of all.
+    confine::restrict_system_calls()?;
+    channel.send(&FromWorker::Standing, &[])?;
+    let worker = match channel.recv()? {
+        Some((ToWorker::Serve, _)) => {
+            Worker::new(setup).map_err(|e| Failure::new(Status::Internal, format!("cannot start the network worker: {e}")))?
+        }
+        Some((ToWorker::GoOn(how), fds)) => go_on(setup, *how, fds, channel)?,
+        Some(_) => return Err(Failure::new(Status::Internal, "the network worker was not told how to begin")),
+        None => return Ok(()),
+    };
     let fail = |e: event_manager::Error| Failure::new(Status::Internal, format!("cannot start the network worker: {e}"));
     let mut events = EventManager::new().map_err(fail)?;
     let id = events.add_subscriber(Subscriber::Network(Box::new(worker)));
@@ -71,28 +82,27 @@ fn run(channel: &Channel) -> Result<(), Failure> {
     for fd in [channel.as_fd().as_raw_fd(), writer.fd()] {
         events.add_subscriber(Subscriber::Bell { fd, rung: told.clone() });
     }
-    confine::restrict_system_calls()?;
     channel.send(&FromWorker::Ready, &[])?;
-    Served { events, id, channel, told, writer, freeze: None, waiting: None }.serve()
+    Served { events, id, channel, told, writer, freeze: None, mode: Mode::default(), waiting: None }.serve()
 }
 
-/// Makes the worker, and gives up everything that it does not need.
-fn make(parts: Parts, channel: &Channel) -> Result<Worker, Failure> {
-    let Parts { config, rules, log, end, users, link, resolvers, stop, control, host, thaw } = parts;
+/// Gives up everything that the worker does not need.
+fn confine_with(parts: Parts) -> Result<WorkerSetup, Failure> {
+    let Parts { config, rules, log, end, users, link, resolvers, stop, control, host, capture_goes_on } = parts;
     let link = make_link(&end, link)?;
     confine::drop_privileges()?;
     let log = log::root(&log, host.log);
     let link = match host.pcap {
         Some(file) => {
-            let tee = match thaw {
-                Some(_) => Ok(PcapLink::going_on(link, Box::new(file), log.clone())),
-                None => PcapLink::new(link, Box::new(file), log.clone()),
+            let tee = match capture_goes_on {
+                true => Ok(PcapLink::going_on(link, Box::new(file), log.clone())),
+                false => PcapLink::new(link, Box::new(file), log.clone()),
             };
             Box::new(tee.map_err(|e| Failure::os(Status::File, "cannot write to the capture file", e))?)
         }
         None => link,
     };
-    let setup = WorkerSetup {
+    Ok(WorkerSetup {
         config,
         rules,
         links: vec![link],
@@ -105,21 +115,27 @@ fn make(parts: Parts, channel: &Channel) -> Result<Worker, Failure> {
         control: control.map(|fd| ControlSocket { listener: fd.into(), users: Some(users) }),
         stop: Some(stop),
         log,
-    };
-    match thaw {
-        Some(thaw) => go_on(setup, thaw, channel),
-        None => Worker::new(setup).map_err(|e| Failure::new(Status::Internal, format!("cannot start the network worker: {e}"))),
-    }
+    })
 }
 
 /// A worker that goes on where the one stood of which the image is.
-fn go_on(setup: WorkerSetup, thaw: Thaw, channel: &Channel) -> Result<Worker, Failure> {
+/// The first of the descriptors is the image, the others are what is held.
+fn go_on(setup: WorkerSetup, how: GoOn, fds: Vec<OwnedFd>, channel: &Channel) -> Result<Worker, Failure> {
     let bad = |e: &dyn std::fmt::Display| Failure::new(Status::Image, format!("the image cannot be restored: {e}"));
-    let mut file = File::from(thaw.image);
-    file.rewind().map_err(|e| bad(&e))?;
+    let mut fds = fds.into_iter();
+    let file = fds.next().ok_or_else(|| Failure::new(Status::Internal, "the image did not arrive"))?;
+    let mut rest: Vec<OwnedFd> = fds.collect();
+    let helper = if how.helper { rest.pop().map(Helper::from_socket) } else { None };
+    let held = how.handed.take(rest)?;
+    let mut file = File::from(file);
+    // Somebody may have read it before; a pipe is where it is.
+    if let Err(e) = file.rewind()
+        && e.raw_os_error() != Some(libc::ESPIPE)
+    {
+        return Err(bad(&e));
+    }
     let image = Image::read(&mut file, MAX_IMAGE, &known()).map_err(|e| bad(&e))?;
-    let (worker, report) =
-        Worker::restore(setup, &image, thaw.held, &thaw.policy, thaw.helper.map(Helper::from_socket)).map_err(|e| bad(&e))?;
+    let (worker, report) = Worker::restore(setup, &image, held, &how.policy, helper).map_err(|e| bad(&e))?;
     channel.send(&FromWorker::Thawed(Box::new(report)), &[])?;
     Ok(worker)
 }
@@ -170,6 +186,8 @@ struct Served<'a> {
     writer: Writer,
     /// A freeze whose image is written, or about to be committed.
     freeze: Option<Arc<Prepared>>,
+    /// What is to become of its sockets.
+    mode: Mode,
     /// A freeze that begins when so little is left to copy that it is short, and where its image goes.
     waiting: Option<(Prepare, File, Option<Helper>)>,
 }
@@ -223,7 +241,7 @@ impl Served<'_> {
         }
         loop {
             match self.channel.try_recv()? {
-                Heard::Message(ToWorker::Commit, _) => return self.commit().map(|()| false),
+                Heard::Message(ToWorker::End, _) => return self.end().map(|()| false),
                 Heard::Message(message, fds) => self.obey(message, fds)?,
                 Heard::Nothing => return Ok(true),
                 Heard::Closed => return Ok(false),
@@ -268,11 +286,9 @@ impl Served<'_> {
                 let _ = self.worker()?.abort(token);
                 FromWorker::Aborted
             }
-            ToWorker::Commit | ToWorker::Mapped | ToWorker::Start(_) => {
-                return Err(Failure::new(
-                    Status::Internal,
-                    "the supervisor told a running network worker to start, or to end what it has not begun",
-                ));
+            ToWorker::Hand => return self.hand(),
+            ToWorker::End | ToWorker::Mapped | ToWorker::Start(_) | ToWorker::Serve | ToWorker::GoOn(_) => {
+                return Err(Failure::new(Status::Internal, "the supervisor told a running network worker to begin"));
             }
         };
         self.channel.send(&answer, &[])
@@ -283,6 +299,7 @@ impl Served<'_> {
         let Some((how, file, helper)) = self.waiting.take() else { return Ok(()) };
         match self.worker()?.prepare(&how, helper) {
             Ok(prepared) => {
+                self.mode = how.mode;
                 self.channel.send(&FromWorker::Prepared(Box::new(prepared.report.clone())), &[])?;
                 let prepared = Arc::new(prepared);
                 self.writer.write(prepared.clone(), file);
@@ -300,16 +317,36 @@ impl Served<'_> {
         self.channel.send(&FromWorker::NotPrepared { why: why.into(), require }, &[])
     }
 
-    /// Hands everything out; nothing is left to be done then.
-    fn commit(&mut self) -> Result<(), Failure> {
+    /// Gives copies of the sockets: until it is told to end, the worker can go on with its own.
+    fn hand(&mut self) -> Result<(), Failure> {
+        let copies = match self.freeze.as_ref().map(|p| p.token) {
+            Some(token) => {
+                let worker = self.worker()?;
+                worker.copies(token).map(|held| (held, Watched::of(worker.stack()))).map_err(|e| e.to_string())
+            }
+            None => Err("nothing is frozen".into()),
+        };
+        match copies {
+            Ok((held, watched)) => {
+                let (handed, fds) = Handed::of(&held);
+                self.channel.send(&FromWorker::Handed(Box::new(handed), watched), &fds)
+            }
+            Err(why) => self.channel.send(&FromWorker::NotHanded(why), &[]),
+        }
+    }
+
+    /// Ends a frozen worker. What others hold copies of lives on, and if nobody is to, peers hear of a reset; sockets in repair mode end without a
+    /// word all the same.
+    fn end(&mut self) -> Result<(), Failure> {
         let Some(prepared) = self.freeze.take() else { return Err(loop_failed("nothing is frozen")) };
         let Ok(Subscriber::Network(worker)) = self.events.remove_subscriber(self.id) else {
             return Err(loop_failed("the worker is not in it"));
         };
-        let watched = Watched::of(worker.stack());
         let held = worker.commit(prepared.token).map_err(|(_, e)| loop_failed(e))?;
-        let (handed, fds) = Handed::of(&held);
-        self.channel.send(&FromWorker::Committed(Box::new(handed), watched), &fds)
+        if matches!(self.mode, Mode::Drop | Mode::Repair) {
+            held.reset_on_close();
+        }
+        Ok(())
     }
 }
 

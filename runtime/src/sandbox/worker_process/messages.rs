@@ -26,8 +26,13 @@ use std::time::Duration;
 pub(crate) enum ToWorker {
     /// Ids are mapped: become the worker's program.
     Mapped,
-    /// What to be, with the descriptors that [`Start::roles`] names; answered by [`FromWorker::Ready`].
+    /// What to be, with the descriptors that [`Start::roles`] names; answered by [`FromWorker::Standing`].
     Start(Box<Start>),
+    /// Begin with nothing; answered by [`FromWorker::Ready`].
+    Serve,
+    /// Go on from the image in the first descriptor that comes along, with what is held in the others; answered by [`FromWorker::Thawed`] and
+    /// [`FromWorker::Ready`].
+    GoOn(Box<GoOn>),
     /// Stand still; answered by [`FromWorker::Paused`].
     Pause,
     /// Go on; answered by [`FromWorker::Resumed`].
@@ -37,18 +42,22 @@ pub(crate) enum ToWorker {
     /// Freeze, and write the image into the descriptor that comes along; [`FromWorker::Prepared`] or [`FromWorker::NotPrepared`], then
     /// [`FromWorker::Progress`] until [`FromWorker::Written`].
     Prepare(Prepare),
-    /// Hand the sockets out, answered by [`FromWorker::Committed`], and end.
-    Commit,
     /// Say [`FromWorker::Idle`] once, when nothing has moved for so long; or do not any more.
     Idle(Option<Duration>),
-    /// Go on as if nothing had happened; answered by [`FromWorker::Aborted`].
+    /// Give copies of all host sockets; answered by [`FromWorker::Handed`] or [`FromWorker::NotHanded`].
+    Hand,
+    /// Frozen, end.
+    End,
+    /// Go on as if nothing had happened; answered by [`FromWorker::Aborted`], behind which nothing more comes of it.
     Abort,
 }
 
 /// From the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromWorker {
-    /// Confined, and about to read the first frame.
+    /// Confined, and waits to be told how to begin.
+    Standing,
+    /// About to read the first frame.
     Ready,
     /// It stands still.
     Paused,
@@ -69,8 +78,10 @@ pub(crate) enum FromWorker {
     Progress(u64, u64),
     /// All is written, or why not.
     Written(Result<u64, String>),
-    /// Its sockets, which come along in this order, are the supervisor's from now on; and what they are.
-    Committed(Box<Handed>, Vec<Watched>),
+    /// Copies of its sockets come along, in this order; and what they are.
+    Handed(Box<Handed>, Vec<Watched>),
+    /// They cannot be given, and why.
+    NotHanded(String),
     /// Nothing is under way, and nothing has moved for so long.
     Idle(Duration),
     /// It goes on.
@@ -124,26 +135,15 @@ impl Handed {
     }
 }
 
-/// An image to go on from.
-#[derive(Debug)]
-pub(crate) struct Thaw {
-    /// The image, to be read from its beginning.
-    pub(crate) image: OwnedFd,
-    /// What is held for it.
-    pub(crate) held: Held,
-    /// How.
-    pub(crate) policy: RestorePolicy,
-    /// A connection to who switches the repair mode of sockets.
-    pub(crate) helper: Option<OwnedFd>,
-}
-
-/// As a part of [`Start`].
+/// How to go on from an image.
 #[derive(Debug, Serialize, Deserialize)]
-struct StartThaw {
-    handed: Handed,
-    policy: RestorePolicy,
-    /// The last descriptor is a helper's.
-    helper: bool,
+pub(crate) struct GoOn {
+    /// What is held for it.
+    pub(crate) handed: Handed,
+    /// What becomes of flows.
+    pub(crate) policy: RestorePolicy,
+    /// The last descriptor is a connection to who switches the repair mode of sockets.
+    pub(crate) helper: bool,
 }
 
 /// What a worker is to be. Its program may be another version than the supervisor's.
@@ -157,9 +157,8 @@ pub(crate) struct Start {
     log_json: bool,
     link: LinkEnd,
     users: Vec<u32>,
+    capture_goes_on: bool,
     roles: Vec<Role>,
-    /// Go on from an image. It is the first descriptor behind those of `roles`, the others are what is held.
-    thaw: Option<StartThaw>,
 }
 
 /// What a descriptor is for.
@@ -193,7 +192,8 @@ pub(crate) struct Parts {
     pub(crate) stop: OwnedFd,
     pub(crate) control: Option<OwnedFd>,
     pub(crate) host: HostFds,
-    pub(crate) thaw: Option<Thaw>,
+    /// The capture file was begun by another worker.
+    pub(crate) capture_goes_on: bool,
 }
 
 fn wrong(what: impl std::fmt::Display) -> Failure {
@@ -203,9 +203,9 @@ fn wrong(what: impl std::fmt::Display) -> Failure {
 impl Parts {
     /// The parts that a plan asks for, once their descriptors are there.
     pub(super) fn new(plan: &Plan, users: Vec<u32>, given: super::Given, resolvers: OwnedFd, stop: OwnedFd) -> Parts {
-        let super::Given { end, link, host, control, thaw } = given;
+        let super::Given { end, link, host, control, capture_goes_on } = given;
         let (config, rules, log) = (plan.config.clone(), plan.rules.clone(), plan.log.clone());
-        Parts { config, rules, log, end, users, link, resolvers, stop, control, host, thaw }
+        Parts { config, rules, log, end, users, link, resolvers, stop, control, host, capture_goes_on }
     }
 
     /// As a message, with its descriptors.
@@ -219,14 +219,7 @@ impl Parts {
         all.extend(self.host.address_watch.map(|fd| (Role::AddressWatch, fd)));
         all.extend(self.host.pcap.map(|f| (Role::Pcap, f.into())));
         all.extend(self.host.log.map(|f| (Role::Log, f.into())));
-        let (roles, mut fds): (_, Vec<OwnedFd>) = all.into_iter().unzip();
-        let thaw = self.thaw.map(|t| {
-            let (handed, _) = Handed::of(&t.held);
-            let helper = t.helper.is_some();
-            fds.push(t.image);
-            fds.extend(t.held.into_descriptors().chain(t.helper));
-            StartThaw { handed, policy: t.policy, helper }
-        });
+        let (roles, fds) = all.into_iter().unzip();
         let rules = |r: Option<Ruleset>| r.map(|r| text::print(&r, PrintOptions { counters: true, date: None }));
         let start = Start {
             config: self.config,
@@ -237,29 +230,17 @@ impl Parts {
             log_json: self.log.json,
             link: self.end,
             users: self.users,
+            capture_goes_on: self.capture_goes_on,
             roles,
-            thaw,
         };
         (ToWorker::Start(Box::new(start)), fds)
     }
 
     /// From a message and its descriptors.
     pub(super) fn from_message(start: Start, fds: Vec<OwnedFd>) -> Result<Parts, Failure> {
-        let mut fds = fds;
-        if start.roles.len() + usize::from(start.thaw.is_some()) > fds.len()
-            || start.thaw.is_none() && start.roles.len() < fds.len()
-        {
+        if start.roles.len() != fds.len() {
             return Err(wrong("descriptors are missing"));
         }
-        let mut rest = fds.split_off(start.roles.len()).into_iter();
-        let thaw = match (start.thaw, rest.next()) {
-            (Some(t), Some(image)) => {
-                let mut held: Vec<OwnedFd> = rest.collect();
-                let helper = if t.helper { held.pop() } else { None };
-                Some(Thaw { image, held: t.handed.take(held)?, policy: t.policy, helper })
-            }
-            _ => None,
-        };
         let (mut link, mut resolvers, mut stop, mut control) = (None, None, None, None);
         let mut host = HostFds::default();
         for (role, fd) in start.roles.into_iter().zip(fds) {
@@ -306,7 +287,7 @@ impl Parts {
             stop,
             control,
             host,
-            thaw,
+            capture_goes_on: start.capture_goes_on,
         })
     }
 }

@@ -8,7 +8,7 @@ mod messages;
 mod writer;
 
 pub(crate) use main::main;
-pub(crate) use messages::{FromWorker, Thaw, ToWorker};
+pub(crate) use messages::{FromWorker, ToWorker};
 
 use super::channel::{Channel, Heard};
 use super::failure::{Failure, Status};
@@ -16,10 +16,12 @@ use super::guest::LinkEnd;
 use super::host::HostFds;
 use super::namespaces;
 use super::plan::Plan;
+use super::supervisor::Thawing;
+use crate::checkpoint::Held;
 use crate::checkpoint::report::ThawReport;
 use crate::sys::process::{self, Forked};
-use crate::worker::resolver_update;
-use messages::Parts;
+use crate::worker::{RestorePolicy, resolver_update};
+use messages::{GoOn, Handed, Parts};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::fcntl_dupfd_cloexec;
@@ -51,18 +53,30 @@ pub(crate) struct Given {
     pub(crate) host: HostFds,
     /// The socket at which it is asked.
     pub(crate) control: Option<OwnedFd>,
-    /// What to go on from.
-    pub(crate) thaw: Option<Thaw>,
+    /// The capture file was begun by another worker.
+    pub(crate) capture_goes_on: bool,
 }
 
 impl WorkerProcess {
-    /// Starts a worker and waits until it is confined and ready; with what became of the flows of its image, if it has one. The caller has no
-    /// threads.
-    pub(crate) fn start(program: BorrowedFd<'_>, plan: &Plan, given: Given) -> Result<(Self, Option<ThawReport>), Failure> {
+    /// Starts a worker and waits until it is confined and serves, with nothing or from an image; then what became of flows is returned too. The
+    /// caller has no threads.
+    pub(crate) fn start(
+        program: BorrowedFd<'_>,
+        plan: &Plan,
+        given: Given,
+        thaw: Option<&Thawing>,
+    ) -> Result<(Self, Option<ThawReport>), Failure> {
         let worker = WorkerProcess::launch(program, plan, given)?;
+        match thaw {
+            Some(t) => {
+                worker.go_on(t.image.as_fd(), &Held::default(), t.policy.clone(), t.helper.as_ref().map(AsFd::as_fd))?;
+            }
+            None => worker.tell(&ToWorker::Serve, &[])?,
+        }
         let mut thawed = None;
         loop {
             match worker.channel.recv::<FromWorker>()? {
+                Some((FromWorker::Standing, _)) => {}
                 Some((FromWorker::Ready, _)) => return Ok((worker, thawed)),
                 Some((FromWorker::Thawed(report), _)) => thawed = Some(*report),
                 Some((FromWorker::Failed(e), _)) => return Err(e),
@@ -72,8 +86,30 @@ impl WorkerProcess {
         }
     }
 
-    /// Makes the process and gives it all that it needs.
-    fn launch(program: BorrowedFd<'_>, plan: &Plan, given: Given) -> Result<Self, Failure> {
+    /// Has it go on from an image, with copies of what is held, and with a connection to who switches the repair mode of sockets.
+    pub(crate) fn go_on(
+        &self,
+        image: BorrowedFd<'_>,
+        held: &Held,
+        policy: RestorePolicy,
+        helper: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Failure> {
+        let (handed, sockets) = Handed::of(held);
+        let fds: Vec<_> = [image].into_iter().chain(sockets).chain(helper).collect();
+        self.tell(&ToWorker::GoOn(Box::new(GoOn { handed, policy, helper: helper.is_some() })), &fds)
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(mut self) {
+        if !self.ended {
+            let _ = process::kill(self.pid, libc::SIGKILL);
+            while matches!(waitpid(Some(self.pid), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
+            self.ended = true;
+        }
+    }
+
+    /// Makes the process and gives it all that it needs, so that it stands ready to be told how to begin.
+    pub(crate) fn launch(program: BorrowedFd<'_>, plan: &Plan, given: Given) -> Result<Self, Failure> {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| Failure::os(Status::Internal, "cannot make a pipe", e));
         let (resolver_read, resolver) = pipe()?;
         let (stop_read, stop) = pipe()?;

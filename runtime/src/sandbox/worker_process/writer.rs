@@ -25,6 +25,7 @@ pub(super) enum Written {
 
 #[derive(Debug)]
 struct Job {
+    number: u64,
     prepared: Arc<Prepared>,
     file: File,
     given_up: Arc<AtomicBool>,
@@ -34,7 +35,10 @@ struct Job {
 #[derive(Debug)]
 pub(super) struct Writer {
     jobs: Sender<Job>,
-    news: Receiver<Written>,
+    /// With the number of the image.
+    news: Receiver<(u64, Written)>,
+    /// Of the image that is wanted.
+    number: u64,
     bell: EventFd,
     given_up: Arc<AtomicBool>,
 }
@@ -49,10 +53,10 @@ impl Writer {
         let ring = bell.try_clone()?;
         thread::Builder::new().name("image".into()).stack_size(STACK).spawn(move || {
             let _ = begun.send(());
-            while let Ok(Job { prepared, mut file, given_up }) = work.recv() {
+            while let Ok(Job { number, prepared, mut file, given_up }) = work.recv() {
                 let say = |news| {
                     // The other end is there as long as the process is.
-                    let _ = tell.send(news);
+                    let _ = tell.send((number, news));
                     let _ = ring.write(1);
                 };
                 let mut progress = |done, total| {
@@ -65,7 +69,7 @@ impl Writer {
             }
         })?;
         has_begun.recv().map_err(io::Error::other)?;
-        Ok(Writer { jobs, news, bell, given_up: Arc::default() })
+        Ok(Writer { jobs, news, number: 0, bell, given_up: Arc::default() })
     }
 
     /// Readable when there are news.
@@ -76,18 +80,20 @@ impl Writer {
     /// Has an image written. One at a time.
     pub(super) fn write(&mut self, prepared: Arc<Prepared>, file: File) {
         self.given_up = Arc::default();
+        self.number += 1;
         // The thread ends only with the process.
-        let _ = self.jobs.send(Job { prepared, file, given_up: self.given_up.clone() });
+        let _ = self.jobs.send(Job { number: self.number, prepared, file, given_up: self.given_up.clone() });
     }
 
-    /// Gives up what is being written.
-    pub(super) fn give_up(&self) {
+    /// Gives up what is being written, and hears no more of it.
+    pub(super) fn give_up(&mut self) {
+        self.number += 1;
         self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// What it has told since the last call.
     pub(super) fn news(&self) -> Vec<Written> {
         let _ = self.bell.read();
-        self.news.try_iter().collect()
+        self.news.try_iter().filter(|(number, _)| *number == self.number).map(|(_, news)| news).collect()
     }
 }

@@ -1,0 +1,128 @@
+//! The sections of a stack's state, the records of tracked connections, and a whole image of them.
+//!
+//! The canonical values stand beside the golden files as text (`NAME.vVERSION.json`): what the file of that version is read as today. They were
+//! taken from a [lively](hibernet_tests::lively) stack once, and what the stack does since changes nothing of them.
+
+use crate::{Format, directory, state};
+use hibernet_netstack::conntrack::image::{Family, Head, record_size};
+use hibernet_netstack::conntrack::{Conn, ConnId};
+use hibernet_netstack::state::{Randomness, StackState};
+use hibernet_netstack::{Stack, Time};
+use hibernet_snapshot::{Image, SectionState};
+use hibernet_tests::{World, image, lively};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::fs;
+
+/// Version of the whole image: raised when that of any section is.
+const IMAGE: u16 = 1;
+
+fn writes() -> bool {
+    std::env::var_os("HIBERNET_GOLDEN").is_some_and(|v| v == "write")
+}
+
+/// The canonical text of this name; made, if it is to be.
+fn text(name: &str, make: impl FnOnce() -> String) -> String {
+    let path = directory().join(name);
+    fs::read_to_string(&path).unwrap_or_else(|e| {
+        assert!(writes(), "{name}: {e}; if its version is new, HIBERNET_GOLDEN=write makes it");
+        let text = make();
+        fs::write(&path, &text).expect("written");
+        text
+    })
+}
+
+fn value<T: Serialize + DeserializeOwned>(name: &str, version: u16, of: &dyn Fn() -> T) -> T {
+    let json = text(&format!("{name}.v{version}.json"), || serde_json::to_string_pretty(&of()).expect("a value") + "\n");
+    serde_json::from_str(&json).unwrap_or_else(|e| panic!("{name}.v{version}.json: {e}"))
+}
+
+fn section<T>(name: &'static str, of: impl Fn(StackState) -> T + 'static) -> Format
+where
+    T: SectionState + Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let make = move || of(lively().stack.save());
+    Format { texts: true, ..state(name, move |version| value(name, version, &make)) }
+}
+
+pub fn formats() -> Vec<Format> {
+    vec![
+        section("config", |s| s.config),
+        section("links", |s| s.links),
+        section("rules", |s| s.rules),
+        section("gateway", |s| s.gateway),
+        section("tcp", |s| s.tcp),
+        section("udp", |s| s.udp),
+        section("icmp", |s| s.icmp),
+        section("stats", |s| s.stats),
+        Format { texts: true, ..state("conntrack", |version| value("conntrack", version, &|| head(&lively()))) },
+        whole(),
+    ]
+}
+
+fn head(w: &World) -> Head {
+    w.stack.conntrack().save().head().clone()
+}
+
+fn whole() -> Format {
+    let name = format!("stack.v{IMAGE}.bin");
+    let golden = fs::read(directory().join(&name));
+    let bytes = golden.unwrap_or_else(|_| {
+        let w = lively();
+        image::save(&w.stack, w.now())
+    });
+    let again = restored(&bytes).map(|(stack, now)| image::save(&stack, now));
+    Format {
+        name: "stack".into(),
+        versions: 1..=IMAGE,
+        // What is read is written again as it was.
+        bytes: again.unwrap_or_default(),
+        read: Box::new(|version, bytes| {
+            let (stack, _) = restored(bytes)?;
+            let expected = text(&format!("stack.v{version}.json"), || connections(&stack));
+            if connections(&stack) == expected { Ok(()) } else { Err("other connections".into()) }
+        }),
+        texts: true,
+    }
+}
+
+fn restored(bytes: &[u8]) -> Result<(Stack, Time), String> {
+    let parsed = Image::parse(bytes, &image::known()).map_err(|e| e.to_string())?;
+    parsed.check().map_err(|e| e.to_string())?;
+    let now = Time::from_nanos(parsed.inventory().header.stack_time);
+    Ok((image::restore(bytes, Randomness::Replay([1; 16], 0), &[])?, now))
+}
+
+/// What the records of connections are read as.
+fn connections(stack: &Stack) -> String {
+    let table = stack.conntrack();
+    let records = table.save();
+    let lines = [Family::V4, Family::V6].into_iter().flat_map(|family| {
+        let bytes = records.records(family).to_vec();
+        bytes.chunks(record_size(family)).map(|r| line(stack, r)).collect::<Vec<_>>()
+    });
+    format!("[\n{}\n]\n", lines.collect::<Vec<_>>().join(",\n"))
+}
+
+fn line(stack: &Stack, record: &[u8]) -> String {
+    let number = |at: usize| u32::from_le_bytes(record[at..at + 4].try_into().expect("4 bytes"));
+    let id = ConnId { index: number(0), generation: number(4) };
+    let conn: Conn = stack.conntrack().get(id).expect("it was just saved");
+    serde_json::to_string(&format!("{id:?} {conn:?}")).expect("text")
+}
+
+/// A stack of the golden image has what the tests of formats are to see.
+#[test]
+fn the_lively_stack_has_something_of_everything() {
+    let w = lively();
+    let counts = w.stack.flow_counts();
+    assert!(counts.0 >= 14 && counts.1 >= 7 && counts.2 >= 4, "{counts:?}");
+    let head = head(&w);
+    assert!(head.v4 >= 14 && head.v6 >= 12, "{head:?}");
+    let json = serde_json::to_string(&w.stack.save()).expect("a value");
+    for missing in ["\"queue\":[]", "\"pieces\":[]"] {
+        assert!(json.matches("\"hold\":{").count() > json.matches(missing).count(), "nothing but {missing}");
+    }
+    assert_eq!(w.stack.service_sockets().count(), 3, "two queries and a published port");
+}
