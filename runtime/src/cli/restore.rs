@@ -112,31 +112,36 @@ fn asleep(image: &Image<'_>) -> Duration {
 /// Has a sandbox go on that sleeps.
 fn wake(args: &RestoreArgs, file: &File, image: &Image<'_>, policy: RestorePolicy) -> Result<u8, Failure> {
     let origin: Origin = image.state().unwrap_or_default();
+    // What a damaged image says of its sandbox is no reason to look for one.
+    let unfit = |failure: Failure| match image.check() {
+        Ok(()) => failure,
+        Err(e) => Failure::new(Status::Image, format!("{}: {e}", args.file.display())),
+    };
     let name = match (&args.net.name, origin.name.is_empty()) {
         (Some(name), _) => name.clone(),
         (None, false) => origin.name,
         (None, true) => {
-            return Err(Failure::new(
+            return Err(unfit(Failure::new(
                 Status::Usage,
                 "the image does not say of which sandbox it is: give --name, or a command behind `--`",
-            ));
+            )));
         }
     };
     let entry = Registry::open()?.get(&name).map_err(|e| {
-        Failure::new(
+        unfit(Failure::new(
             e.status,
             format!("{e}; to put a new command into the image's network: restore {} -- COMMAND", args.file.display()),
-        )
+        ))
     })?;
     if entry.state != State::Asleep {
-        return Err(Failure::new(
+        return Err(unfit(Failure::new(
             Status::State,
             format!(
                 "the network of '{name}' is {}, not asleep; to put a new command into the image's network: restore {} -- COMMAND",
                 entry.state,
                 args.file.display()
             ),
-        ));
+        )));
     }
     let text = |path: &Option<PathBuf>| {
         let read = |p: &PathBuf| {

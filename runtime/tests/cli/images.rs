@@ -237,7 +237,7 @@ fn programs_that_cannot_take_over() {
     let sandbox = Detached::start("upgrades", &[], &["sleep", "1000"]);
     let name = sandbox.name.as_str();
     fails(&["upgrade", name, "--binary", "/no/such/program"], FILE, &["/no/such/program"]);
-    fails(&["upgrade", name, "--binary", "/bin/true"], INTERNAL, &["the program of before goes on", "is /bin/true a hibernet"]);
+    fails(&["upgrade", name, "--binary", "/bin/true"], INTERNAL, &["nothing has changed", "is /bin/true a hibernet"]);
     fails(&["upgrade", name, "--binary", "/etc/passwd"], INTERNAL, &["cannot execute", "is /etc/passwd a hibernet"]);
     works(&["upgrade", name]);
     assert_eq!(listed(name).unwrap()["state"], "running");
