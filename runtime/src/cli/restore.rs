@@ -169,6 +169,7 @@ fn wake(args: &RestoreArgs, file: &File, image: &Image<'_>, policy: RestorePolic
 fn begin(args: RestoreArgs, file: File, image: &Image<'_>, policy: RestorePolicy) -> Result<u8, Failure> {
     let mut plan = args.net.plan()?;
     let fail = |e: &dyn std::fmt::Display| Failure::new(Status::Image, format!("{}: {e}", args.file.display()));
+    image.check().map_err(|e| fail(&e))?;
     let saved = checkpoint::config_of(image).map_err(|e| fail(&e))?;
     let resolvers = std::mem::take(&mut plan.config.resolvers);
     let publish = std::mem::take(&mut plan.config.publish);
