@@ -33,7 +33,8 @@ impl World {
         let (mut servers, mut clients) = (Vec::new(), Vec::new());
         for family in Family::BOTH {
             for port in ["444", "445", "446"] {
-                let server = self.lab.spawn(Place::Remote, &strings(&self.lab.peer("hold.py", &["serve", family.remote(), port])));
+                let server =
+                    self.lab.spawn(Place::Remote, &strings(&self.lab.peer("hold.py", &["serve", family.remote(), port])));
                 wait_until("the server is ready", SOON, || server.output().contains("ready"));
                 servers.push(server);
                 if port == "446" {

@@ -41,7 +41,10 @@ fn curl(family: Family, upload: bool) {
     assert_eq!(client.wait(Duration::from_secs(120)), 0, "{}", client.output());
     let hash = if upload { client.output() } else { lab.run(Place::Host, 60, &["sha256sum", &got]).ok().to_owned() };
     assert_eq!(hash.split_whitespace().next(), Some(digest.as_str()));
-    eprintln!("hold, {family:?}, upload={upload}: {mib} MiB with three sleeps in {:?}; frozen for {frozen:?} us", begin.elapsed());
+    eprintln!(
+        "hold, {family:?}, upload={upload}: {mib} MiB with three sleeps in {:?}; frozen for {frozen:?} us",
+        begin.elapsed()
+    );
 }
 
 #[test]
@@ -76,7 +79,8 @@ fn iperf3(lab: &Lab, s: &Sandbox<'_>, mut in_between: impl FnMut(&str)) {
         wait_until("iperf3 moves data", SOON, || link_bytes(lab) > before + 15_000_000);
         in_between(&format!("iperf3 {family:?} {options:?}"));
         assert_eq!(client.wait(Duration::from_secs(30)), 0, "{}", client.output());
-        let result: serde_json::Value = serde_json::from_str(&client.output()).unwrap_or_else(|e| panic!("{e}: {}", client.output()));
+        let result: serde_json::Value =
+            serde_json::from_str(&client.output()).unwrap_or_else(|e| panic!("{e}: {}", client.output()));
         assert!(result.get("error").is_none(), "{result:#}");
         let received = result["end"]["sum_received"]["bytes"].as_f64().unwrap_or(0.0);
         eprintln!("{family:?} {options:?}: {:.2} Gbit/s", received * 4e-9);
@@ -102,7 +106,11 @@ fn upgrade_under_iperf3() {
         assert_ne!(s.worker(), worker, "another process serves");
         assert!(!std::path::Path::new(&format!("/proc/{worker}")).exists(), "the old worker is still there");
         let us = |v: &serde_json::Value| v.as_u64().expect("a time") / 1000;
-        eprintln!("handover, {what}: nothing served for {} us, thawed in {} us", us(&done["gap_ns"]), us(&done["thawed"]["took_ns"]));
+        eprintln!(
+            "handover, {what}: nothing served for {} us, thawed in {} us",
+            us(&done["gap_ns"]),
+            us(&done["thawed"]["took_ns"])
+        );
         streams.iter().flatten().for_each(|s| s.wait_moved(1));
     });
     assert_eq!(state(&lab), "running");
