@@ -135,6 +135,7 @@ fn images_that_do_not_match_the_sockets() {
     held.reset();
 
     // The image of a network that went on; in words this time.
+    drop(held);
     let mut held = Held::new(&lab, &s);
     json(&lab.hibernet(30, &["checkpoint", NAME, &went_on, "--leave-running", "--json"]));
     held.alive();
@@ -242,7 +243,11 @@ fn into_a_new_sandbox() {
     assert_eq!(output.lines().filter(|l| l.contains("reset ") && l.contains("its socket is gone")).count(), 40, "{output}");
     assert!(output.contains("0 resumed, 40 reset, 0 skipped"), "{output}");
     let now = rules_of(&lab.hibernet(10, &["rules", "save", "other"]));
-    assert_eq!(now, rules.replace("--dport 7100 -j DNAT", "--dport 7300 -j DNAT"), "{now}");
+    assert_eq!(
+        now,
+        rules.replace("--dport 7100 -j DNAT --to-destination 10.0.2.15", "--dport 7300 -j DNAT --to-destination 10.0.2.15:7100"),
+        "{now}"
+    );
     let done = lab.sh(Place::Remote, 10, &format!("printf request | nc -N -w 5 {} 7300", bracketed(Family::V4.host())));
     assert!(done.ok().ends_with(" request"), "{done}");
     let resets = || lab.run(Place::Host, 10, &["tcpdump", "-nr", &pcap, "tcp[tcpflags] & tcp-rst != 0 and dst 10.0.2.15"]).stdout;

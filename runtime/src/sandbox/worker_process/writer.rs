@@ -1,8 +1,11 @@
 //! Writing images while the network goes on: a thread of the worker's, made before the worker confines itself.
 
 use crate::worker::Prepared;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
+use rustix::io::Errno;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -13,6 +16,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Stack of the thread: it encodes and copies, no more.
 const STACK: usize = 256 << 10;
+
+/// How often it is looked whether a job was given up whose reader does not read.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// What the thread tells.
 #[derive(Debug)]
@@ -25,22 +31,48 @@ pub(super) enum Written {
 
 #[derive(Debug)]
 struct Job {
-    number: u64,
     prepared: Arc<Prepared>,
+    target: Target,
+    number: u64,
+}
+
+/// Where an image goes. Who has given up does not wait for the reader of a pipe.
+#[derive(Debug)]
+struct Target {
     file: File,
+    is_file: bool,
     given_up: Arc<AtomicBool>,
+}
+
+impl Write for Target {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        while !self.given_up.load(Ordering::Relaxed) {
+            let mut fds = [PollFd::new(&self.file, PollFlags::OUT)];
+            match poll(&mut fds, Some(&LOOK)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                // So much goes into a pipe that can be written to; files take more at a time.
+                Ok(_) if fds[0].revents() == PollFlags::OUT && self.is_file => return self.file.write(buf),
+                Ok(_) => return self.file.write(&buf[..buf.len().min(libc::PIPE_BUF)]),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(io::Error::other("it was given up"))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The thread, and what it is doing.
 #[derive(Debug)]
 pub(super) struct Writer {
     jobs: Sender<Job>,
-    /// With the number of the image.
     news: Receiver<(u64, Written)>,
-    /// Of the image that is wanted.
-    number: u64,
     bell: EventFd,
     given_up: Arc<AtomicBool>,
+    /// Of the job whose news are told; of one that was given up nobody wants to hear.
+    number: u64,
 }
 
 impl Writer {
@@ -53,23 +85,24 @@ impl Writer {
         let ring = bell.try_clone()?;
         thread::Builder::new().name("image".into()).stack_size(STACK).spawn(move || {
             let _ = begun.send(());
-            while let Ok(Job { number, prepared, mut file, given_up }) = work.recv() {
+            while let Ok(Job { prepared, mut target, number }) = work.recv() {
                 let say = |news| {
                     // The other end is there as long as the process is.
                     let _ = tell.send((number, news));
                     let _ = ring.write(1);
                 };
+                let given_up = target.given_up.clone();
                 let mut progress = |done, total| {
                     say(Written::Part(done, total));
                     if given_up.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 };
-                let done = prepared.contents.write_to(&mut file, &mut progress);
-                drop(file);
+                let done = prepared.contents.write_to(&mut target, &mut progress);
+                drop(target);
                 say(Written::Done(done.map_err(|e| e.to_string())));
             }
         })?;
         has_begun.recv().map_err(io::Error::other)?;
-        Ok(Writer { jobs, news, number: 0, bell, given_up: Arc::default() })
+        Ok(Writer { jobs, news, bell, given_up: Arc::default(), number: 0 })
     }
 
     /// Readable when there are news.
@@ -81,19 +114,21 @@ impl Writer {
     pub(super) fn write(&mut self, prepared: Arc<Prepared>, file: File) {
         self.given_up = Arc::default();
         self.number += 1;
+        let is_file = fstat(&file).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile);
+        let target = Target { file, is_file, given_up: self.given_up.clone() };
         // The thread ends only with the process.
-        let _ = self.jobs.send(Job { number: self.number, prepared, file, given_up: self.given_up.clone() });
+        let _ = self.jobs.send(Job { prepared, target, number: self.number });
     }
 
-    /// Gives up what is being written, and hears no more of it.
+    /// Gives up what is being written.
     pub(super) fn give_up(&mut self) {
-        self.number += 1;
         self.given_up.store(true, Ordering::Relaxed);
+        self.number += 1;
     }
 
     /// What it has told since the last call.
     pub(super) fn news(&self) -> Vec<Written> {
         let _ = self.bell.read();
-        self.news.try_iter().filter(|(number, _)| *number == self.number).map(|(_, news)| news).collect()
+        self.news.try_iter().filter(|(n, _)| *n == self.number).map(|(_, news)| news).collect()
     }
 }
