@@ -83,9 +83,11 @@ fn make(parts: Parts, channel: &Channel) -> Result<Worker, Failure> {
     let log = log::root(&log, host.log);
     let link = match host.pcap {
         Some(file) => {
+            // A new sandbox that goes on from an image begins a new file.
+            let is_new = file.metadata().is_ok_and(|m| m.is_file() && m.len() == 0);
             let tee = match thaw {
-                Some(_) => Ok(PcapLink::going_on(link, Box::new(file), log.clone())),
-                None => PcapLink::new(link, Box::new(file), log.clone()),
+                Some(_) if !is_new => Ok(PcapLink::going_on(link, Box::new(file), log.clone())),
+                _ => PcapLink::new(link, Box::new(file), log.clone()),
             };
             Box::new(tee.map_err(|e| Failure::os(Status::File, "cannot write to the capture file", e))?)
         }
