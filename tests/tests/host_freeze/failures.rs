@@ -123,8 +123,8 @@ fn what_is_required_cannot_be_had() {
 
 /// Writes into a pipe that nobody reads: the checkpoint is in its middle.
 fn stuck(w: &World<'_>, options: &str) -> (Proc, Proc) {
-    let fifo = w.lab.path("fifo");
-    let reader = w.lab.spawn(Place::Host, &["bash", "-c", &format!("rm -f {fifo}; mkfifo {fifo} && exec sleep 1000 <>{fifo}")]);
+    let fifo = Streams::stop_file(w.lab);
+    let reader = w.lab.spawn(Place::Host, &["bash", "-c", &format!("mkfifo {fifo} && exec sleep 1000 <>{fifo}")]);
     wait_until("there is a pipe", SOON, || std::fs::exists(&fifo).unwrap_or(false));
     let command = format!("exec {} checkpoint {NAME} - --progress {options} >{fifo}", w.lab.binary());
     let writer = w.lab.spawn(Place::Host, &["bash", "-c", &command]);
