@@ -241,3 +241,61 @@ impl Stack {
         lost
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Publish;
+    use crate::iptables::Family;
+    use crate::tuple::proto;
+
+    const SEED: [u8; 16] = [5; 16];
+
+    fn stack() -> Stack {
+        let publish = vec![Publish { proto: proto::TCP, addr: None, host_ports: (8080, 8080), guest_port: 80 }];
+        Stack::new(Config { publish, ..Config::default() }, SEED)
+    }
+
+    fn restore(state: StackState, randomness: Randomness) -> Result<Stack, StateError> {
+        Stack::restore(Time::from_millis(5), state, randomness, |cfg, key| Ok(Conntrack::new(cfg, key)))
+    }
+
+    #[test]
+    fn a_replay_goes_on_with_the_same_randomness_and_others_do_not() {
+        let mut saved = stack();
+        let state = saved.save();
+        let mut replay = restore(state.clone(), Randomness::Replay(SEED, saved.draws())).unwrap();
+        assert_eq!((replay.save(), replay.draws()), (state.clone(), saved.draws()));
+        assert_eq!(replay.router.rng.u64(), saved.router.rng.u64());
+        let mut fresh = restore(state.clone(), Randomness::Fresh([6; 16])).unwrap();
+        assert_ne!(fresh.save().links, state.links, "the identification of packets goes on where it stood");
+        assert_ne!(fresh.router.rng.u64(), saved.router.rng.u64());
+    }
+
+    #[test]
+    fn our_own_rules_are_in_force_whatever_was_saved_of_rules() {
+        let own = stack().rules(Family::V4);
+        let mut state = stack().save();
+        for family in &mut state.rules.families {
+            *family = crate::router::FamilyState::default();
+        }
+        state.rules.tracking = false;
+        let restored = restore(state, Randomness::Fresh(SEED)).unwrap();
+        assert_eq!(restored.rules(Family::V4), own);
+        assert!(restored.save().rules.tracking, "a published port needs it");
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_is_an_error_with_its_part() {
+        let state = stack().save();
+        let failed = Stack::restore(Time::ZERO, state.clone(), Randomness::Fresh(SEED), |_, _| Err("no such table".into()));
+        assert_eq!(failed.unwrap_err(), StateError::Conntrack("no such table".into()));
+        let mut bad = state.clone();
+        bad.rules.families[0].text = Some("*filter\n-A FORWARD -j NOWHERE\nCOMMIT\n".into());
+        assert!(matches!(restore(bad, Randomness::Fresh(SEED)), Err(StateError::Rules(_))));
+        let mut bad = state;
+        assert_eq!(bad.links.replace(&[]), Ok(()));
+        let link = crate::edge::LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: None, in_flight: 0 };
+        assert_eq!(bad.links.replace(&[link]), Err(StateError::Links { saved: 0, given: 1 }));
+    }
+}

@@ -76,3 +76,61 @@ impl Lru {
         Ok(lru)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slab() -> Slab<u32> {
+        let mut slab = Slab::new(8);
+        let slots: Vec<u32> = (0..5).filter_map(|n| slab.insert(|_, _| n * 10)).collect();
+        slab.remove(slots[3]);
+        slab.remove(slots[1]);
+        slab
+    }
+
+    fn restore(state: SlabState<u32>, max: u32) -> Result<Slab<u32>, Invalid> {
+        Slab::restore(state, max, |_, _, n| Ok(n))
+    }
+
+    #[test]
+    fn slots_keep_their_places_and_are_given_out_in_the_same_order() {
+        let mut slab = slab();
+        let mut again = restore(slab.save(|n| *n), 8).unwrap();
+        assert_eq!(again.save(|n| *n), slab.save(|n| *n));
+        for _ in 0..5 {
+            let next = |s: &mut Slab<u32>| s.insert(|index, generation| index * 100 + generation);
+            let (a, b) = (next(&mut slab), next(&mut again));
+            assert_eq!((a, a.and_then(|a| slab.get(a))), (b, b.and_then(|b| again.get(b))));
+        }
+        assert_eq!(again.insert(|_, _| 0), slab.insert(|_, _| 0));
+    }
+
+    #[test]
+    fn slots_that_contradict_their_free_list_are_refused() {
+        let state = slab().save(|n| *n);
+        assert!(restore(state.clone(), 5).is_ok() && restore(state.clone(), 4).is_err());
+        let refused = |forge: &dyn Fn(&mut SlabState<u32>)| {
+            let mut state = state.clone();
+            forge(&mut state);
+            assert!(restore(state, 8).is_err());
+        };
+        refused(&|s| s.free.push(1));
+        refused(&|s| s.free.push(0));
+        refused(&|s| s.free.push(9));
+        refused(&|s| s.free.truncate(1));
+        refused(&|s| s.slots[0].1 = None);
+        refused(&|s| s.slots[1].1 = Some(1));
+        refused(&|s| s.slots[2].0 = super::super::slab::MAX_GENERATION + 1);
+    }
+
+    #[test]
+    fn a_list_by_age_keeps_its_order_and_has_nobody_twice() {
+        let mut lru = Lru::default();
+        [4, 2, 7, 2].into_iter().for_each(|slot| lru.touch(slot));
+        assert_eq!(lru.save(), [4, 7, 2]);
+        assert_eq!(Lru::restore(&[4, 7, 2], |_| true).unwrap().save(), [4, 7, 2]);
+        assert!(Lru::restore(&[4, 7, 4], |_| true).is_err());
+        assert!(Lru::restore(&[4, 7], |slot| slot == 4).is_err());
+    }
+}

@@ -5,9 +5,12 @@
 //! slow readers, short writes, small windows, every order of closing. Every byte must arrive once and in order, every
 //! connection end cleanly, and nothing be left behind.
 //!
-//! - `HIBERNET_SEED=n cargo test -p hibernet-tests --test simulation` repeats one seed.
+//! Small worlds are run several times over: undisturbed; saved and restored at every boundary, under the same secrets and under new ones; saved and
+//! rolled back at every boundary; while the tracked connections are copied. Nobody may be able to tell ([`chain`]).
+//!
+//! - `HIBERNET_SEED=n cargo test -p hibernet-tests --test simulation TEST` repeats one seed.
 //! - `HIBERNET_TRACE=1` prints every frame of it (with `-- --nocapture`).
-//! - `HIBERNET_SEEDS=n` sets how many there are (2000).
+//! - `HIBERNET_SEEDS=n` sets how many there are (2000; 1000 small ones).
 
 mod canon;
 mod chain;

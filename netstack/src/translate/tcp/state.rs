@@ -294,3 +294,30 @@ pub struct TcpStage {
     /// Bytes held for the host socket.
     pub to_host: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(pieces: &[(u32, usize)]) -> HoldState {
+        let pieces = pieces.iter().map(|(at, len)| (Seq(*at), Bytes(vec![1; *len]))).collect();
+        HoldState { queue: Bytes(vec![2, 3]), pieces, fin: Some(Seq(99)) }
+    }
+
+    #[test]
+    fn what_is_held_is_held_again() {
+        for pieces in [&[][..], &[(10, 5)], &[(10, 5), (15, 1), (40, 2)], &[(u32::MAX - 1, 4), (3, 1)]] {
+            let state = hold(pieces);
+            let restored = Hold::restore(state.clone()).unwrap();
+            assert_eq!(restored.out_of_order() as usize, pieces.iter().map(|p| p.1).sum::<usize>());
+            assert_eq!(restored.save(), state);
+        }
+    }
+
+    #[test]
+    fn pieces_that_overlap_or_are_empty_are_refused() {
+        for pieces in [&[(10, 0)][..], &[(10, 5), (14, 1)], &[(40, 2), (10, 5)], &[(10, 5), (10, 5)]] {
+            assert!(Hold::restore(hold(pieces)).is_err(), "{pieces:?}");
+        }
+    }
+}
