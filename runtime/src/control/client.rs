@@ -85,16 +85,21 @@ impl Client {
 
     /// A problem, as the failure of a command.
     pub fn failure(&self, p: &Problem) -> Failure {
-        let status = match p.kind {
+        Failure::new(p.kind.into(), format!("the sandbox '{}': {}", self.name, p.message))
+    }
+}
+
+impl From<ProblemKind> for Status {
+    fn from(kind: ProblemKind) -> Status {
+        match kind {
             ProblemKind::Request => Status::Usage,
             ProblemKind::Syntax | ProblemKind::Meaning => Status::Rules,
             ProblemKind::Busy => Status::Resources,
-            ProblemKind::Denied => Status::File,
+            ProblemKind::Denied | ProblemKind::File => Status::File,
             ProblemKind::State => Status::State,
             ProblemKind::Require => Status::Require,
             ProblemKind::Image => Status::Image,
             ProblemKind::Internal => Status::Internal,
-        };
-        Failure::new(status, format!("the sandbox '{}': {}", self.name, p.message))
+        }
     }
 }

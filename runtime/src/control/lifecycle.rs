@@ -3,7 +3,7 @@
 //! A client says one line of JSON, with descriptors where a request needs them. The supervisor says lines of JSON too, the last of which
 //! is an [`Answer`](super::protocol::Answer), and closes. A client that closes before has given up what it asked for.
 
-use super::protocol::{Answer, MAX_ANSWER, Problem, ProblemKind, Recheck};
+use super::protocol::{Answer, MAX_ANSWER, Problem, Recheck};
 use super::registry::Registry;
 use crate::checkpoint::news;
 use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
@@ -294,15 +294,5 @@ impl Asking {
 }
 
 fn failure(name: &str, p: &Problem) -> Failure {
-    let status = match p.kind {
-        ProblemKind::Request => Status::Usage,
-        ProblemKind::Syntax | ProblemKind::Meaning => Status::Rules,
-        ProblemKind::Busy => Status::Resources,
-        ProblemKind::Denied => Status::File,
-        ProblemKind::State => Status::State,
-        ProblemKind::Require => Status::Require,
-        ProblemKind::Image => Status::Image,
-        ProblemKind::Internal => Status::Internal,
-    };
-    Failure::new(status, format!("the sandbox '{name}': {}", p.message))
+    Failure::new(p.kind.into(), format!("the sandbox '{name}': {}", p.message))
 }

@@ -254,6 +254,8 @@ pub enum ProblemKind {
     Require,
     /// An image is of no use.
     Image,
+    /// A file that the client has opened cannot be written.
+    File,
     /// Something that should not happen.
     Internal,
 }

@@ -120,7 +120,7 @@ fn one_connection() {
 
 #[test]
 fn a_hundred_connections() {
-    under_load(100, 3, &["chunk=4000", "every=20"]);
+    under_load(100, 3, &["chunk=1000", "every=20"]);
 }
 
 #[test]

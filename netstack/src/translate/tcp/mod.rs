@@ -2,7 +2,7 @@
 //!
 //! There is no TCP implementation here but half of one: towards the guest we are a TCP endpoint; the other half is the
 //! host kernel's. What the host received stays in its socket until the guest acknowledged it, so the kernel is our
-//! retransmission queue. [`flow`] describes the states, `input` what a guest's segment does, `output` what is sent to
+//! retransmission queue. `flow` describes the states, `input` what a guest's segment does, `output` what is sent to
 //! the guest, `host` what events at the socket do, `timer` what the passing of time does.
 
 mod flow;

@@ -39,7 +39,7 @@ enum Stage {
     /// The worker was told to end.
     Ending,
     /// The worker was told to go on; what to tell the client.
-    GivingUp(String),
+    GivingUp(ProblemKind, String),
 }
 
 impl Network {
@@ -85,7 +85,7 @@ impl Network {
         self.forget(client)?;
         match std::mem::take(&mut self.task) {
             Task::Freeze(f) if f.client == client && matches!(f.stage, Stage::Writing | Stage::Written) => {
-                self.give_up(f, "the checkpoint was given up; its network goes on".into())
+                self.give_up(f, ProblemKind::State, "the checkpoint was given up; its network goes on".into())
             }
             // The rest takes no time, and is done all the same.
             task => {
@@ -96,8 +96,8 @@ impl Network {
     }
 
     /// Has the worker go on.
-    fn give_up(&mut self, mut f: Box<Freezing>, why: String) -> Result<(), Failure> {
-        f.stage = Stage::GivingUp(why);
+    fn give_up(&mut self, mut f: Box<Freezing>, kind: ProblemKind, why: String) -> Result<(), Failure> {
+        f.stage = Stage::GivingUp(kind, why);
         self.begin(Task::Freeze(f), &ToWorker::Abort, &[])
     }
 
@@ -105,14 +105,14 @@ impl Network {
     pub(super) fn freezing(&mut self, mut f: Box<Freezing>, message: FromWorker, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let client = f.client;
         match (message, &f.stage) {
-            (FromWorker::Aborted, Stage::GivingUp(why)) => {
-                self.refuse(client, ProblemKind::State, why.clone());
+            (FromWorker::Aborted, Stage::GivingUp(kind, why)) => {
+                self.refuse(client, *kind, why.clone());
                 return Ok(());
             }
             // It had said so before it heard that nothing will come of it.
             (
                 FromWorker::Prepared(_) | FromWorker::NotPrepared { .. } | FromWorker::Progress(..) | FromWorker::Written(_),
-                Stage::GivingUp(_),
+                Stage::GivingUp(..),
             ) => {}
             (FromWorker::NotPrepared { why, require }, Stage::Writing) => {
                 let kind = if require { ProblemKind::Require } else { ProblemKind::State };
@@ -127,9 +127,9 @@ impl Network {
             (FromWorker::Written(Err(why)), Stage::Writing) => {
                 let why = format!("the image cannot be written: {why}; its network goes on");
                 if f.mode != Mode::GoOn {
-                    return self.give_up(f, why);
+                    return self.give_up(f, ProblemKind::File, why);
                 }
-                self.refuse(client, ProblemKind::Internal, why);
+                self.refuse(client, ProblemKind::File, why);
                 return Ok(());
             }
             (FromWorker::Written(Ok(_)), Stage::Writing) if f.mode == Mode::GoOn => {
@@ -145,7 +145,7 @@ impl Network {
                 return self.end_frozen(f);
             }
             (FromWorker::NotHanded(why), Stage::Handing) => {
-                return self.give_up(f, format!("its sockets cannot be held: {why}; its network goes on"));
+                return self.give_up(f, ProblemKind::State, format!("its sockets cannot be held: {why}; its network goes on"));
             }
             (m, stage) => {
                 let what = format!("the network worker says what does not belong to a checkpoint ({stage:?}): {m:?}");
