@@ -104,7 +104,7 @@ fn upgrade_under_iperf3() {
         let done = json(&lab.hibernet(30, &["upgrade", NAME, "--json"]));
         all_resumed(&done["thawed"], 42);
         assert_ne!(s.worker(), worker, "another process serves");
-        assert!(!std::path::Path::new(&format!("/proc/{worker}")).exists(), "the old worker is still there");
+        wait_until("the old worker has ended", SOON, || !std::path::Path::new(&format!("/proc/{worker}")).exists());
         let us = |v: &serde_json::Value| v.as_u64().expect("a time") / 1000;
         eprintln!(
             "handover, {what}: nothing served for {} us, thawed in {} us",
