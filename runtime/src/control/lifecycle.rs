@@ -1,7 +1,7 @@
 //! What is said over the supervisor's socket: requests that change whether, and by which process, a sandbox's network is served.
 //!
 //! A client says one line of JSON, with descriptors where a request needs them. The supervisor says lines of JSON too, the last of which
-//! is an [`Answer`](super::protocol::Answer), and closes. A client that closes before has given up what it asked for.
+//! is an [`Answer`], and closes. A client that closes before has given up what it asked for.
 
 use super::protocol::{Answer, MAX_ANSWER, Problem, Recheck};
 use super::registry::Registry;
