@@ -37,7 +37,7 @@ pub(crate) struct ClientId(u64);
 pub(crate) enum Event {
     /// It says a line, with descriptors.
     Line(ClientId, Vec<u8>, Vec<OwnedFd>),
-    /// It has left, before it was answered.
+    /// It has left, or will be told no more, before it was answered.
     Left(ClientId),
 }
 
@@ -246,9 +246,10 @@ impl Client {
                 Ok(n) => n,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return,
+                // It has left with something unread of what it was told.
+                Err(Errno::CONNRESET) => return self.silent = true,
                 Err(e) => {
-                    self.silent = true;
-                    return self.refuse(ProblemKind::Request, format!("the request cannot be received: {e}"));
+                    return self.refuse(ProblemKind::Request, format!("the request cannot be received: {e}"), events);
                 }
             };
             if self.asked && self.text.is_empty() {
@@ -264,17 +265,19 @@ impl Client {
             }
             self.text.extend_from_slice(rest);
             if self.text.len() > MAX_REQUEST.min(room) || self.fds.len() > MAX_FDS {
-                self.silent = true;
                 let why = format!(
                     "a request has at most {} MiB and {MAX_FDS} descriptors; or too much is asked at a time",
                     MAX_REQUEST >> 20
                 );
-                return self.refuse(ProblemKind::Request, why);
+                return self.refuse(ProblemKind::Request, why, events);
             }
         }
     }
 
-    fn refuse(&mut self, kind: ProblemKind, why: String) {
+    /// Gives the last answer. What the client had asked for before that is given up.
+    fn refuse(&mut self, kind: ProblemKind, why: String, events: &mut Vec<Event>) {
+        events.push(Event::Left(self.id));
+        self.silent = true;
         let refusal = Answer::<()>::Error(Problem::new(kind, why));
         if serde_json::to_writer(&mut self.out, &refusal).is_ok() {
             self.out.push(b'\n');
@@ -301,5 +304,67 @@ impl Client {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut fds = [PollFd::new(&self.stream, PollFlags::empty())];
         poll(&mut fds, Some(&now)).is_ok_and(|_| fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+
+    /// A server, and a client that has asked for something and been told of an event.
+    fn served(name: &str) -> (Server, UnixStream, ClientId) {
+        let name = format!("hibernet-test-{}-{name}", std::process::id());
+        let at = SocketAddr::from_abstract_name(name).expect("an address");
+        let mut server = Server::new(UnixListener::bind_addr(&at).expect("listens")).expect("a server");
+        let mut client = UnixStream::connect_addr(&at).expect("connects");
+        client.write_all(b"ask\n").expect("asks");
+        let events = server.turn();
+        let [Event::Line(id, text, fds)] = events.as_slice() else { panic!("{events:?}") };
+        assert!(text == b"ask" && fds.is_empty());
+        server.event(*id, &"something happens");
+        server.flush();
+        (server, client, *id)
+    }
+
+    fn left(server: &mut Server) -> Vec<ClientId> {
+        let gone = |e| match e {
+            Event::Left(id) => id,
+            Event::Line(..) => panic!("{e:?}"),
+        };
+        server.turn().into_iter().map(gone).collect()
+    }
+
+    #[test]
+    fn a_client_that_goes_has_left() {
+        let (mut server, mut client, id) = served("goes");
+        assert_eq!(left(&mut server), []);
+        BufReader::new(&mut client).read_line(&mut String::new()).expect("an event");
+        drop(client);
+        assert_eq!(left(&mut server), [id]);
+        assert!(server.clients.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_goes_and_has_not_read_everything_has_left() {
+        let (mut server, client, id) = served("unread");
+        drop(client);
+        assert_eq!(left(&mut server), [id]);
+        assert!(server.clients.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_asks_too_much_gives_up_what_it_asked_before() {
+        let (mut server, mut client, id) = served("too-much");
+        client.set_nonblocking(true).expect("not blocking");
+        let mut gone = Vec::new();
+        for _ in 0..2 * MAX_REQUEST / CHUNK {
+            // Refused, it is not read any more.
+            let _ = client.write(&[b'x'; CHUNK]);
+            gone.extend(left(&mut server));
+        }
+        assert_eq!(gone, [id]);
     }
 }
