@@ -61,6 +61,7 @@ impl Stack {
         addrs.sort_unstable();
         addrs.dedup();
         self.router.host_addrs = addrs;
+        self.router.addresses_changed();
     }
 
     /// Tells the stack the host's resolvers, at start by configuration and whenever they change.

@@ -141,6 +141,11 @@ impl Conntrack {
         Some(*self.tables()?.arena.hold_id(id)?.conn)
     }
 
+    /// The mark of a connection; `None` if it is gone.
+    pub(crate) fn mark(&self, id: ConnId) -> Option<u32> {
+        Some(self.tables()?.arena.hold_id(id)?.conn.mark)
+    }
+
     /// Looks at a connection, or changes it (not its tuples); `None` if it is gone. `f` must not call the table.
     pub fn modify<R>(&self, id: ConnId, f: impl FnOnce(&mut Conn) -> R) -> Option<R> {
         let arena = &self.tables()?.arena;

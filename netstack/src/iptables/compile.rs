@@ -1,7 +1,9 @@
 //! From rules as values to a program.
 
 use super::check::{self, Graph, RuleError, RuleFault};
+use super::flags::FlagClasses;
 use super::head::{self, Head, Sets};
+use super::holds::Holds;
 use super::ifaces::IfaceSet;
 use super::matches::{Op, Ops};
 use super::program::{Action, Entry, Heads, Parts, Tail};
@@ -26,15 +28,22 @@ pub(super) fn compile(rules: &Ruleset) -> Result<Parts, RuleError> {
         Family::V4 => Heads::V4(c.heads()?),
         Family::V6 => Heads::V6(c.heads()?),
     };
+    let flags = match &heads {
+        Heads::V4(heads) => flags(heads, &c.ops),
+        Heads::V6(heads) => flags(heads, &c.ops),
+    };
     let Compiler { tails, ops, effects, .. } = c;
     Ok(Parts {
+        entries: entries(rules, &graphs, &starts),
+        depth: graphs.iter().map(|g| g.depth).max().unwrap_or(0),
+        tracking: all_rules(rules).any(needs_tracking),
+        asks_conn_mark: ops.list.iter().any(|op| op.holds() == Holds::ConnMark)
+            || effects.iter().any(|e| e.holds() == Holds::ConnMark),
+        flags,
         heads,
         tails,
         ops,
         effects,
-        entries: entries(rules, &graphs, &starts),
-        depth: graphs.iter().map(|g| g.depth).max().unwrap_or(0),
-        tracking: all_rules(rules).any(needs_tracking),
         sets,
         starts,
     })
@@ -57,6 +66,11 @@ fn starts(rules: &Ruleset) -> Result<Vec<u32>, RuleError> {
         }
     }
     Ok(starts)
+}
+
+/// What rules tell apart of TCP flags.
+fn flags<const N: usize>(heads: &[Head<N>], ops: &Ops) -> FlagClasses {
+    FlagClasses::of(heads.iter().filter_map(Head::asked_flags).chain(ops.list.iter().filter_map(Op::asked_flags)))
 }
 
 fn entries(rules: &Ruleset, graphs: &[Graph], starts: &[u32]) -> [[Option<Entry>; Hook::ALL.len()]; TableName::ALL.len()] {

@@ -19,6 +19,14 @@ impl CounterSet {
         CounterSet { rules: vec![Counters::default(); program.rule_count()].into(), calls: vec![0; program.call_depth()].into() }
     }
 
+    /// Counts a packet where a rule or policy would.
+    #[inline]
+    pub(super) fn count(&mut self, rule: usize, bytes: u32) {
+        if let Some(counter) = self.rules.get_mut(rule) {
+            counter.count(bytes);
+        }
+    }
+
     /// Adds what another worker counted for the same program.
     pub fn add(&mut self, other: &CounterSet) {
         for (mine, theirs) in self.rules.iter_mut().zip(&other.rules) {

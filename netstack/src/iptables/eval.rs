@@ -4,6 +4,7 @@ use super::head::{Head, Key};
 use super::log::{LogSink, RawHeaders};
 use super::matches::{Answer, Memo};
 use super::program::{Action, Entry, Heads};
+use super::trail::Witness;
 use super::{CounterSet, Family, Hook, Program, RejectWith, TableName};
 use crate::conntrack::{Conn, Conntrack, Track};
 use crate::nat::Addresses;
@@ -53,32 +54,53 @@ const BROKEN: Outcome = Outcome::Drop(DropReason::Rule);
 impl Program {
     /// Asks a table's chain at a hook. A chain that is not there accepts; a packet of the other family is dropped.
     pub fn run(&self, table: TableName, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>) -> Outcome {
+        self.run_before(table, hook, skb, env, &mut ())
+    }
+
+    /// As [`Program::run`]; `witness` sees what the packet meets.
+    pub(super) fn run_before(
+        &self,
+        table: TableName,
+        hook: Hook,
+        skb: &mut Skb<'_>,
+        env: &mut Env<'_>,
+        witness: &mut impl Witness,
+    ) -> Outcome {
         let Some(entry) = self.entry(table, hook) else { return Outcome::Accept };
         if skb.is_v6() != (self.family() == Family::V6) {
             return Outcome::Drop(DropReason::NoRules);
         }
         if entry.start == entry.end {
-            return self.policy(entry, skb, env);
+            return self.policy(entry, skb, env, witness);
         }
         match &self.heads {
-            Heads::V4(heads) => self.walk(heads, entry, hook, skb, env),
-            Heads::V6(heads) => self.walk(heads, entry, hook, skb, env),
+            Heads::V4(heads) => self.walk(heads, entry, hook, skb, env, witness),
+            Heads::V6(heads) => self.walk(heads, entry, hook, skb, env, witness),
         }
     }
 
     /// A chain without rules.
-    fn policy(&self, entry: Entry, skb: &Skb<'_>, env: &mut Env<'_>) -> Outcome {
+    fn policy(&self, entry: Entry, skb: &Skb<'_>, env: &mut Env<'_>, witness: &mut impl Witness) -> Outcome {
         let end = entry.end as usize;
         match (self.tails.get(end), env.counters.rules.get_mut(end)) {
             (Some(tail), Some(counter)) => {
                 counter.count(skb.len);
+                witness.counted(end);
                 if tail.action == Action::PolicyAccept { Outcome::Accept } else { Outcome::Drop(DropReason::Policy) }
             }
             _ => BROKEN,
         }
     }
 
-    fn walk<const N: usize>(&self, heads: &[Head<N>], entry: Entry, hook: Hook, skb: &mut Skb<'_>, env: &mut Env<'_>) -> Outcome {
+    fn walk<const N: usize>(
+        &self,
+        heads: &[Head<N>],
+        entry: Entry,
+        hook: Hook,
+        skb: &mut Skb<'_>,
+        env: &mut Env<'_>,
+        witness: &mut impl Witness,
+    ) -> Outcome {
         let Some(mut key) = Key::<N>::of(skb, &self.sets) else { return Outcome::Drop(DropReason::NoRules) };
         let mut memo = Memo::default();
         let mut at = entry.start as usize;
@@ -87,7 +109,7 @@ impl Program {
             let Some(skip) = heads.get(at..).and_then(|rest| rest.iter().position(|h| h.fits(&key))) else { return BROKEN };
             at += skip;
             let Some(tail) = self.tails.get(at) else { return BROKEN };
-            match self.ops.ask(tail, skb, env, &mut memo) {
+            match self.ops.ask(tail, skb, env, &mut memo, witness) {
                 Answer::Yes => {}
                 Answer::No => {
                     at += 1;
@@ -97,6 +119,7 @@ impl Program {
             }
             let Some(counter) = env.counters.rules.get_mut(at) else { return BROKEN };
             counter.count(skb.len);
+            witness.counted(at);
             at = match tail.action {
                 Action::Next => at + 1,
                 Action::Accept | Action::PolicyAccept => return Outcome::Accept,
@@ -119,6 +142,7 @@ impl Program {
                 },
                 Action::Target => {
                     let Some(effect) = self.effects.get(tail.arg as usize) else { return BROKEN };
+                    witness.relied_on(effect.holds());
                     if let Some(outcome) = effect.act(hook, skb, env, &mut memo) {
                         return outcome;
                     }

@@ -3,6 +3,8 @@
 //! What rules look at of a packet is laid out once, as the key. Fields are compared under a mask, all of them in one go, which the
 //! compiler makes one of vectors. Sets (interfaces, protocols, states) are one bit per member, and the rule holds those that are not
 //! admitted. Ports are ranges, which may go over the end: so an inverted range is one too. For IPv4 a header test is one cache line.
+//!
+//! The cache of verdicts relies on it that nothing is in a key but what [`super::holds::Holds::Connection`] lists.
 
 use super::ifaces::{Classes, IfaceSet};
 use super::matches::{conntrack, transport};
@@ -263,6 +265,12 @@ impl<const N: usize> Head<N> {
             self.masked(Key::<N>::FIELDS, f.value.1.into(), f.value.0.into());
         }
         !f.not
+    }
+
+    /// What is asked of TCP flags: bits that are looked at, and what they must be.
+    pub(super) fn asked_flags(&self) -> Option<(u8, u8)> {
+        let mask = self.mask[Key::<N>::FIELDS] as u8;
+        (mask != 0).then_some((mask, self.value[Key::<N>::FIELDS] as u8))
     }
 
     /// A value under a mask; bits outside of it are never there.

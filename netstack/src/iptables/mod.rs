@@ -4,7 +4,9 @@ mod check;
 mod compile;
 mod counters;
 mod eval;
+mod flags;
 mod head;
+mod holds;
 mod ifaces;
 mod log;
 mod matches;
@@ -12,6 +14,8 @@ mod program;
 mod rule;
 mod targets;
 pub mod text;
+mod trail;
+mod verdicts;
 
 pub use check::{RuleError, RuleFault};
 pub use counters::CounterSet;
@@ -19,6 +23,7 @@ pub use eval::{Env, Outcome};
 pub use log::{LogEntry, LogSink, RawHeaders};
 pub use program::Program;
 pub use rule::*;
+pub(crate) use verdicts::{Known, Stage, Verdicts};
 
 use crate::edge::LinkId;
 use serde::{Deserialize, Serialize};

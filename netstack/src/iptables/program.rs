@@ -1,10 +1,11 @@
 //! Rules compiled for evaluation.
 
 use super::check::RuleError;
+use super::flags::FlagClasses;
 use super::head::{Head, Sets, V4, V6};
 use super::matches::{Op, Ops};
 use super::targets::Effect;
-use super::{CounterSet, Family, Hook, Ruleset, TableName};
+use super::{CounterSet, Family, Hook, Ruleset, Stage, TableName};
 
 /// The rules of one family, checked and compiled. Immutable, but for what rules of `limit` and `statistic` share among workers.
 #[derive(Debug)]
@@ -22,6 +23,10 @@ pub struct Program {
     starts: Vec<u32>,
     depth: usize,
     tracking: bool,
+    pub(super) flags: FlagClasses,
+    pub(super) asks_conn_mark: bool,
+    /// Stages with rules, as bits.
+    stages: u8,
 }
 
 /// The header tests of a family in one piece: chain after chain, each with an end that every packet fits.
@@ -86,6 +91,10 @@ pub(super) struct Parts {
     pub(super) starts: Vec<u32>,
     pub(super) depth: usize,
     pub(super) tracking: bool,
+    /// Of all that rules ask of TCP flags.
+    pub(super) flags: FlagClasses,
+    /// Whether a rule looks at connection marks or changes them.
+    pub(super) asks_conn_mark: bool,
 }
 
 impl Program {
@@ -95,6 +104,9 @@ impl Program {
     /// Says which rule cannot be, and why: jumps to nowhere, loops, matches and targets where they cannot be.
     pub fn compile(rules: &Ruleset) -> Result<Program, RuleError> {
         let p = super::compile::compile(rules)?;
+        let has_rules = |hook: Hook, t: &TableName| p.entries[*t as usize][hook as usize].is_some_and(|e| e.start < e.end);
+        let with_rules = Stage::ALL.into_iter().filter(|s| s.tables().iter().any(|t| has_rules(s.hook(), t)));
+        let stages = with_rules.fold(0, |bits, s| bits | 1 << s as u8);
         Ok(Program {
             source: rules.clone(),
             heads: p.heads,
@@ -106,6 +118,9 @@ impl Program {
             starts: p.starts,
             depth: p.depth,
             tracking: p.tracking,
+            flags: p.flags,
+            asks_conn_mark: p.asks_conn_mark,
+            stages,
         })
     }
 
@@ -117,6 +132,17 @@ impl Program {
     /// Whether there is a chain to be asked. (An empty one counts the packets that meet its policy, so it is asked too.)
     pub fn has(&self, table: TableName, hook: Hook) -> bool {
         self.entry(table, hook).is_some()
+    }
+
+    /// Whether there are rules at a stage; a policy alone is none.
+    #[inline]
+    pub(super) const fn has_rules_at(&self, stage: Stage) -> bool {
+        self.stages >> stage as u8 & 1 != 0
+    }
+
+    /// Whether there are rules at any stage.
+    pub(crate) const fn has_rules(&self) -> bool {
+        self.stages != 0
     }
 
     /// Whether a rule needs connections to be tracked: one that asks for or changes what is known of them, or translates addresses.

@@ -4,7 +4,7 @@ use super::netfilter::Stop;
 use super::{Addrs, Router};
 use crate::conntrack::{Conn, CtTuple, Dir, Status, Track};
 use crate::edge::{Edge, Source, SourcePort};
-use crate::iptables::{Hook, Iface, TableName};
+use crate::iptables::{Hook, Iface, Stage};
 use crate::nat::{AddrType, Addresses};
 use crate::packet::Packet;
 use crate::skb::Skb;
@@ -50,7 +50,7 @@ impl Router {
     /// POSTROUTING of a packet that a host socket will carry to the host-side address `to`: where rules demand a source port, the host is asked for
     /// it. SNAT to an address that is not the host's cannot be.
     pub(crate) fn post_routing_to_host<E: Edge>(&mut self, skb: &mut Skb<'_>, to: IpAddr, edge: &mut E) -> Result<(), Stop> {
-        self.ask(TableName::Mangle, Hook::PostRouting, skb)?;
+        self.pass(Stage::PostRouting, skb)?;
         let mut grants = |conn: &Conn, reply: &CtTuple| {
             let addr = conn.status.has(Status::SRC_ADDR_GIVEN).then(|| reply.dst_ip());
             let from = Source { addr, port: SourcePort::Demand(reply.dport) };

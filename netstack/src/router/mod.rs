@@ -41,6 +41,7 @@ const SCRATCH: usize = 2048;
 #[derive(Debug)]
 pub struct Router {
     pub(crate) cfg: Config,
+    /// A change of them, of `cfg`'s addresses or of `host_addrs` is one of addresses: see [`Router::addresses_changed`].
     pub(crate) links: Vec<Link>,
     pub(crate) netfilter: Netfilter,
     pub(crate) stats: Stats,
@@ -143,6 +144,7 @@ impl Router {
 impl Router {
     pub(crate) fn add_link(&mut self, info: LinkInfo, net: Option<LinkNet>) -> LinkId {
         self.links.push(Link { info, net, neighbours: Neighbours::new(info.guest_mac), ask_limit: RateLimit::neighbour() });
+        self.addresses_changed();
         LinkId((self.links.len() - 1) as u8)
     }
 

@@ -6,7 +6,9 @@ use crate::config::Config;
 use crate::conntrack::tcp::TcpState;
 use crate::conntrack::{ConnId, Conntrack, CtInfo, Dir, Proto, Status, Track};
 use crate::edge::Token;
-use crate::iptables::{CounterSet, Env, Hook, Iface, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, TableName};
+use crate::iptables::{
+    CounterSet, Env, Hook, Iface, Known, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, Stage, TableName, Verdicts,
+};
 use crate::nat::{self, Nat};
 use crate::packet::Packet;
 use crate::rng::{Key, Rng};
@@ -39,6 +41,21 @@ impl From<Stop> for DropReason {
     }
 }
 
+impl From<Outcome> for Result<(), Stop> {
+    fn from(o: Outcome) -> Self {
+        match o {
+            Outcome::Accept => Ok(()),
+            Outcome::Drop(why) => Err(Stop::Drop(why)),
+            Outcome::Reject(with) => Err(Stop::Reject(with)),
+        }
+    }
+}
+
+/// What LOG shows of a packet's headers: those heard last, if it came over a link.
+fn raw<'a>(heard: &'a Heard, skb: &Skb<'_>) -> RawHeaders<'a> {
+    if skb.input.is_some_and(|i| i != Iface::Host0) { heard.raw() } else { RawHeaders::default() }
+}
+
 /// Rules and tracked connections.
 #[derive(Debug)]
 pub(crate) struct Netfilter {
@@ -48,6 +65,8 @@ pub(crate) struct Netfilter {
     pub(super) tracking: bool,
     /// By family: IPv4, IPv6.
     pub(super) families: [FamilyRules; 2],
+    /// What the rules said about connections' packets.
+    pub(super) verdicts: Verdicts,
     pub(super) log: Log,
     /// Headers of the packet received last, for the log.
     pub(super) heard: Heard,
@@ -117,8 +136,10 @@ impl Netfilter {
     }
 
     pub(super) fn new(cfg: &Config, rng: &mut Rng) -> Self {
+        let key = rng.key();
         Netfilter {
-            conntrack: Arc::new(Conntrack::new(cfg.conntrack.clone(), rng.key())),
+            conntrack: Arc::new(Conntrack::new(cfg.conntrack.clone(), key)),
+            verdicts: Verdicts::new(key),
             tracking: false,
             families: Default::default(),
             log: Log::default(),
@@ -136,6 +157,7 @@ impl Netfilter {
     /// Puts another table of connections in place of the one that is there.
     pub(crate) fn set_conntrack(&mut self, table: Arc<Conntrack>) {
         self.conntrack = table;
+        self.verdicts.clear();
     }
 
     /// Ties a connection to the flow that carries it: while it lives, the connection does not expire.
@@ -175,24 +197,20 @@ impl Router {
         }
         self.ask(TableName::Raw, Hook::PreRouting, skb)?;
         self.track(skb, attach)?;
-        self.ask(TableName::Mangle, Hook::PreRouting, skb)?;
+        self.pass(Stage::PreRouting, skb)?;
         self.translate(Hook::PreRouting, skb)
     }
 
     /// INPUT: mangle, filter, security, nat (source); then the connection is confirmed.
     pub(crate) fn input(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
-        self.ask(TableName::Mangle, Hook::Input, skb)?;
-        self.ask(TableName::Filter, Hook::Input, skb)?;
-        self.ask(TableName::Security, Hook::Input, skb)?;
+        self.pass(Stage::Input, skb)?;
         self.translate(Hook::Input, skb)?;
         self.confirm(skb)
     }
 
     /// FORWARD: mangle, filter, security.
     pub(crate) fn forward(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
-        self.ask(TableName::Mangle, Hook::Forward, skb)?;
-        self.ask(TableName::Filter, Hook::Forward, skb)?;
-        self.ask(TableName::Security, Hook::Forward, skb)
+        self.pass(Stage::Forward, skb)
     }
 
     /// OUTPUT: raw, tracking, mangle, nat (destination), filter, security. Sets the interface by the destination, again
@@ -207,10 +225,9 @@ impl Router {
         }
         self.ask(TableName::Raw, Hook::Output, skb)?;
         self.track(skb, attach)?;
-        self.ask(TableName::Mangle, Hook::Output, skb)?;
+        self.pass(Stage::OutputMangle, skb)?;
         self.translate(Hook::Output, skb)?;
-        self.ask(TableName::Filter, Hook::Output, skb)?;
-        self.ask(TableName::Security, Hook::Output, skb)?;
+        self.pass(Stage::Output, skb)?;
         // As Linux: rules of OUTPUT see the interface of before the translation, those of POSTROUTING that of the way it takes.
         skb.output = self.route(skb.dst).map(Iface::Link).or(skb.output);
         Ok(())
@@ -218,13 +235,39 @@ impl Router {
 
     /// POSTROUTING: mangle, nat (source); then the connection is confirmed.
     pub(crate) fn post_routing(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
-        self.ask(TableName::Mangle, Hook::PostRouting, skb)?;
+        self.pass(Stage::PostRouting, skb)?;
         self.translate(Hook::PostRouting, skb)?;
         self.confirm(skb)
     }
 
+    /// Tables that are asked in a row: as the packets of the connection before it passed them, or one after the other.
+    pub(super) fn pass(&mut self, stage: Stage, skb: &mut Skb<'_>) -> Result<(), Stop> {
+        let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
+        let Netfilter { families, verdicts, conntrack, log, heard, .. } = netfilter;
+        let Some((program, counters)) = &mut families[usize::from(skb.is_v6())].loaded else { return Ok(()) };
+        let place = match verdicts.take(stage, program, skb, conntrack, counters) {
+            Known::Path(outcome) => return outcome.into(),
+            Known::Ask => None,
+            Known::Keep(place) => Some(place),
+        };
+        let mut env = Env {
+            now: *now,
+            rng,
+            ct: conntrack,
+            addrs: &super::Addrs { cfg, links, host: host_addrs },
+            counters,
+            log,
+            raw: raw(heard, skb),
+        };
+        match place {
+            Some(place) => verdicts.ask(place, program, skb, &mut env),
+            None => stage.run(program, skb, &mut env),
+        }
+        .into()
+    }
+
     /// One table at one hook.
-    pub(super) fn ask(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>) -> Result<(), Stop> {
+    fn ask(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>) -> Result<(), Stop> {
         self.ask_on(table, hook, skb, &mut |_, _| true)
     }
 
@@ -240,13 +283,9 @@ impl Router {
             addrs: &addrs,
             counters,
             log: &mut netfilter.log,
-            raw: if skb.input.is_some_and(|i| i != Iface::Host0) { netfilter.heard.raw() } else { RawHeaders::default() },
+            raw: raw(&netfilter.heard, skb),
         };
-        match program.run(table, hook, skb, &mut env) {
-            Outcome::Accept => Ok(()),
-            Outcome::Drop(why) => Err(Stop::Drop(why)),
-            Outcome::Reject(with) => Err(Stop::Reject(with)),
-        }
+        program.run(table, hook, skb, &mut env).into()
     }
 
     /// Finds the packet's connection.

@@ -1,7 +1,9 @@
 //! Rules in force: loading them, asking them about live flows, and the reaper of what they track.
 
+use super::netfilter::FamilyRules;
 use super::own_rules;
 use super::{Addrs, Router, Via};
+use crate::admin::Shortcuts;
 use crate::conntrack::tcp::TcpTrack;
 use crate::conntrack::{Conn, ConnId, Conntrack, CtTuple, Dir, Proto, Status, Track};
 use crate::edge::{Token, TokenKind};
@@ -46,6 +48,25 @@ impl Router {
         let rules = &mut self.netfilter.families[family as usize];
         let counters = CounterSet::new(&program);
         rules.loaded = Some((program, counters));
+        let loaded = |f: &FamilyRules| f.loaded.as_ref().is_some_and(|(p, _)| p.has_rules());
+        if self.netfilter.families.iter().any(loaded) {
+            self.netfilter.verdicts.forget();
+        } else {
+            self.netfilter.verdicts.clear();
+        }
+    }
+
+    /// To be called whenever what [`Router::addrs`] says changes: what rules said that asked for kinds of addresses holds no longer.
+    pub(crate) fn addresses_changed(&mut self) {
+        self.netfilter.verdicts.forget();
+    }
+
+    pub(crate) fn set_shortcuts(&mut self, shortcuts: Shortcuts) {
+        self.netfilter.verdicts.set_off(!shortcuts.verdicts);
+    }
+
+    pub(crate) fn verdict_bytes(&self) -> usize {
+        self.netfilter.verdicts.bytes()
     }
 
     /// Lets packets of a family pass that was dropped for want of rules.

@@ -4,7 +4,7 @@ use super::{ROUTER_MAC, Router, Side, node, router, rules, second};
 use crate::wire;
 use crate::{FakeEdge, SlotKind};
 use core::net::IpAddr;
-use hibernet_netstack::admin::Recheck;
+use hibernet_netstack::admin::{Recheck, Shortcuts};
 use hibernet_netstack::config::{LinkNet, V4Config, V6Config};
 use hibernet_netstack::conntrack::list::Line;
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, LinkInfo, RxChecksum, RxFrame};
@@ -28,11 +28,19 @@ pub struct Ours {
     family: Family,
     /// How often rules were loaded.
     loads: u64,
+    shortcuts: Shortcuts,
 }
 
 impl Default for Ours {
     fn default() -> Self {
-        Ours { stack: Stack::new(config(), [7; 16]), edge: FakeEdge::default(), now: BEGIN, family: Family::V4, loads: 0 }
+        Ours {
+            stack: Stack::new(config(), [7; 16]),
+            edge: FakeEdge::default(),
+            now: BEGIN,
+            family: Family::V4,
+            loads: 0,
+            shortcuts: Shortcuts::default(),
+        }
     }
 }
 
@@ -71,6 +79,13 @@ fn config() -> Config {
 }
 
 impl Ours {
+    /// One that takes these shortcuts only.
+    pub fn with(shortcuts: Shortcuts) -> Self {
+        let mut ours = Ours { shortcuts, ..Ours::default() };
+        ours.stack.set_shortcuts(shortcuts);
+        ours
+    }
+
     fn settle(&mut self) {
         while self.stack.next_deadline().is_some_and(|d| d <= self.now) {
             self.stack.tick(self.now, &mut self.edge);
@@ -101,7 +116,8 @@ impl Router for Ours {
         let loads = self.loads + 1;
         let mut seed = [7; 16];
         seed[..8].copy_from_slice(&loads.to_le_bytes());
-        *self = Ours { stack: Stack::new(cfg, seed), loads, ..Ours::default() };
+        *self = Ours { stack: Stack::new(cfg, seed), loads, shortcuts: self.shortcuts, ..Ours::default() };
+        self.stack.set_shortcuts(self.shortcuts);
         self.family = if is_v6 { Family::V6 } else { Family::V4 };
         for side in Side::BOTH {
             let info = LinkInfo {

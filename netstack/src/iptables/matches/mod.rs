@@ -10,8 +10,10 @@ pub(super) mod transport;
 pub(super) use limit::{Limit, LimitError};
 
 use super::head::Head;
+use super::holds::Holds;
 use super::ifaces::IfaceSet;
 use super::program::Tail;
+use super::trail::Witness;
 use super::{CtMatch, Family, IcmpType, Inv, Match, Net, PortRange, Ports, RateUnit, Statistic};
 use crate::conntrack::Conn;
 use crate::iptables::Env;
@@ -202,9 +204,17 @@ impl Ops {
 
     /// Asks the tests of a rule in their order.
     #[inline(always)]
-    pub(super) fn ask(&self, tail: &Tail, skb: &Skb<'_>, env: &mut Env<'_>, memo: &mut Memo) -> Answer {
+    pub(super) fn ask(
+        &self,
+        tail: &Tail,
+        skb: &Skb<'_>,
+        env: &mut Env<'_>,
+        memo: &mut Memo,
+        witness: &mut impl Witness,
+    ) -> Answer {
         let from = tail.matches as usize;
         for op in self.list.get(from..from + usize::from(tail.match_count)).unwrap_or_default() {
+            witness.relied_on(op.holds());
             match self.ask_one(op, skb, env, memo) {
                 Answer::Yes => {}
                 other => return other,
@@ -258,6 +268,30 @@ impl Op {
     /// Whether asking changes something, so that it matters which tests were asked before.
     pub(super) const fn is_stateful(&self) -> bool {
         matches!(self, Op::Limit(_) | Op::Random(_) | Op::Nth(_))
+    }
+
+    /// What it asks of TCP flags: bits that are looked at, and what they must be, or must not.
+    pub(super) const fn asked_flags(&self) -> Option<(u8, u8)> {
+        match self {
+            Op::TcpFlags(f) => Some(f.value),
+            _ => None,
+        }
+    }
+
+    /// For which packets its answer holds. Tests that header tests take over look at nothing but what [`Holds::Connection`] lists.
+    pub(super) const fn holds(&self) -> Holds {
+        match self {
+            Op::Net { .. } | Op::Iface { .. } | Op::Proto(_) | Op::Port { .. } | Op::Range { .. } => Holds::Connection,
+            Op::TcpFlags(_) | Op::Icmp(_) | Op::Multiport { .. } => Holds::Connection,
+            Op::State(_) | Op::Mark(_) | Op::Addrtype(_) | Op::Owner(_) => Holds::Connection,
+            // Time runs.
+            Op::Conntrack(c) if c.expire.is_some() => Holds::Packet,
+            Op::Conntrack(_) => Holds::Connection,
+            Op::Mac(_) => Holds::Mac,
+            Op::Connmark(_) => Holds::ConnMark,
+            Op::TcpOption(_) => Holds::Packet,
+            Op::Limit(_) | Op::Random(_) | Op::Nth(_) => Holds::Packet,
+        }
     }
 
     /// What it remembers of earlier packets, if it is a test that does.

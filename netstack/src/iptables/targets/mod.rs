@@ -2,6 +2,7 @@
 
 mod mark;
 
+use super::holds::Holds;
 use super::matches::Memo;
 use super::{Connmark, CtTarget, Env, Hook, LogEntry, LogTarget, Net, Outcome, RejectWith, Target, ZoneDir};
 use crate::conntrack::Track;
@@ -40,6 +41,16 @@ impl Effect {
             Target::Connmark(c) => Effect::Connmark(*c),
             Target::Ct(ct) => Effect::Ct(*ct),
         })
+    }
+
+    /// For which packets it does the same.
+    pub(super) const fn holds(&self) -> Holds {
+        match self {
+            Effect::Reject(_) | Effect::Mark { .. } => Holds::Connection,
+            Effect::Connmark(_) => Holds::ConnMark,
+            Effect::Log(_) | Effect::Ct(_) => Holds::Packet,
+            Effect::Dnat(_) | Effect::Snat(_) | Effect::Masquerade(_) | Effect::Redirect(_) | Effect::Netmap(_) => Holds::Packet,
+        }
     }
 
     /// Does it. `None` to go on with the next rule.
