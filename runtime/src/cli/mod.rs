@@ -22,7 +22,7 @@ mod wait;
 pub use options::NetOptions;
 
 use crate::sandbox::failure::{Failure, Status, complain};
-use crate::sandbox::supervisor::{self, RunRequest};
+use crate::sandbox::supervisor::{self, AttachRequest, RunRequest};
 use crate::sandbox::target::Target;
 use crate::sandbox::worker_process::{self, COMMAND};
 use clap::{Args, Parser, Subcommand};
@@ -75,7 +75,8 @@ enum Command {
     /// Save a sandbox's network to a file: rules, connections, flows; put it to sleep, or let it go on
     #[command(after_help = CHECKPOINT_HELP)]
     Checkpoint(checkpoint::CheckpointArgs),
-    /// Have a sleeping network go on from an image, or put a new command into an image's network
+    /// Have a sleeping network go on from an image, or a new command, or a link that somebody else made
+    #[command(after_help = restore::HELP)]
     Restore(Box<restore::RestoreArgs>),
     /// Replace the program that serves a sandbox's network by this one, without anybody noticing
     Upgrade(lifecycle::UpgradeArgs),
@@ -192,8 +193,9 @@ struct AttachArgs {
     net: NetOptions,
 }
 
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+/// A link or namespace that somebody else made.
+#[derive(Debug, Default, Args)]
+#[group(multiple = false)]
 struct TargetArgs {
     /// Take this TAP (its descriptor's side)
     #[arg(long, value_name = "IFNAME", value_parser = values::interface)]
@@ -210,13 +212,14 @@ struct TargetArgs {
 }
 
 impl TargetArgs {
-    fn target(self) -> Result<Target, Failure> {
+    fn target(self) -> Result<Option<Target>, Failure> {
         let inherited = self.fd.map(Target::inherited).transpose()?;
         let named = self.tap.map(Target::Tap).or(self.packet.map(Target::Packet));
-        named
-            .or(self.netns)
-            .or(inherited)
-            .ok_or_else(|| Failure::new(Status::Usage, "nothing to attach to: --tap, --packet, --netns or --fd"))
+        Ok(named.or(self.netns).or(inherited))
+    }
+
+    fn is_given(&self) -> bool {
+        self.tap.is_some() || self.packet.is_some() || self.netns.is_some() || self.fd.is_some()
     }
 }
 
@@ -261,8 +264,9 @@ fn run(args: RunArgs) -> Result<u8, Failure> {
 }
 
 fn attach(args: AttachArgs) -> Result<u8, Failure> {
-    let target = args.target.target()?;
-    supervisor::attach(&args.net.plan()?, &target)
+    let nothing = || Failure::new(Status::Usage, "nothing to attach to: give --tap, --packet, --netns or --fd");
+    let target = args.target.target()?.ok_or_else(nothing)?;
+    supervisor::attach(&AttachRequest { plan: args.net.plan()?, target, thaw: None })
 }
 
 /// Prints to standard output. That nobody reads any more (`| head`) is no failure.

@@ -1,13 +1,14 @@
 //! `hibernet restore`.
 
 use super::helper::{RepairOptions, RunningHelper};
-use super::{NetOptions, print, print_json};
+use super::{NetOptions, TargetArgs, print, print_json};
 use crate::checkpoint::report::{Outcome, ThawReport};
 use crate::checkpoint::{self, contents::Origin};
 use crate::control::lifecycle::{Asking, Request, Restore, State};
 use crate::control::registry::Registry;
 use crate::sandbox::failure::{Failure, Status, complain};
-use crate::sandbox::supervisor::{self, RunRequest, Thawing};
+use crate::sandbox::supervisor::{self, AttachRequest, RunRequest, Thawing};
+use crate::sandbox::target::Target;
 use crate::worker::{FlowPolicy, RestorePolicy};
 use clap::Args;
 use hibernet_snapshot::{GenerationId, Image};
@@ -22,10 +23,19 @@ use std::time::Duration;
 /// Longest image that is read.
 const MAX_IMAGE: u64 = 8 << 30;
 
+pub(super) const HELP: &str = "\
+Examples:
+  hibernet restore web.img                        wake the sandbox that sleeps, from the image of its sleep
+  hibernet restore web.img --name two -- bash     a new sandbox with the image's network; flows are reset
+  hibernet restore vm.img --repair --packet tap0  another host that has taken the address over: the VM behind tap0, restored by its VMM,
+                                                  goes on with its connections";
+
 #[derive(Debug, Args)]
 pub(super) struct RestoreArgs {
     /// The image; `-` for standard input
     file: PathBuf,
+    #[command(flatten)]
+    target: TargetArgs,
     #[command(flatten)]
     net: NetOptions,
     /// What becomes of flows: resume (those whose sockets are held), reset (none), clone (none: others go on from the same image)
@@ -46,7 +56,7 @@ pub(super) struct RestoreArgs {
     #[arg(long, help_heading = "Restoring")]
     json: bool,
     /// Put this command into a new sandbox with the image's network, instead of waking the one that sleeps
-    #[arg(last = true)]
+    #[arg(last = true, conflicts_with = "TargetArgs")]
     command: Vec<OsString>,
 }
 
@@ -88,20 +98,26 @@ fn check(args: &RestoreArgs) -> Result<(), Failure> {
         return usage(format!("{option} has no effect here: the image says it"));
     }
     match args.net.given_of_a_new_sandbox() {
-        Some(option) if args.command.is_empty() => usage(format!(
-            "{option} has no effect on a sandbox that sleeps; for a new sandbox with the image's network give a command behind `--`"
+        Some(option) if args.command.is_empty() && !args.target.is_given() => usage(format!(
+            "{option} has no effect on a sandbox that sleeps; for a new sandbox with the image's network give a command behind `--`, or \
+             --tap, --packet, --netns or --fd"
         )),
         _ => Ok(()),
     }
 }
 
-pub(super) fn restore(args: RestoreArgs) -> Result<u8, Failure> {
+pub(super) fn restore(mut args: RestoreArgs) -> Result<u8, Failure> {
     check(&args)?;
+    // Before anything is opened that could get the number of an inherited descriptor.
+    let target = std::mem::take(&mut args.target).target()?;
     let mut file = open(&args.file)?;
     let image = read(&args.file, &mut file)?;
     let age = if args.age_while_asleep { asleep(&image) } else { Duration::ZERO };
     let policy = RestorePolicy { expected: args.token, flows: args.flows, age };
-    if args.command.is_empty() { wake(&args, &file, &image, policy) } else { begin(args, file, &image, policy) }
+    if target.is_none() && args.command.is_empty() {
+        return wake(&args, &file, &image, policy);
+    }
+    begin(args, target, file, &image, policy)
 }
 
 /// For how long the network has slept, as far as the wall clock can tell.
@@ -165,8 +181,8 @@ fn wake(args: &RestoreArgs, file: &File, image: &Image<'_>, policy: RestorePolic
     if args.json { print_json(&report) } else { print(&outcomes(&name, &report)) }
 }
 
-/// A new sandbox that goes on with the image's network.
-fn begin(args: RestoreArgs, file: File, image: &Image<'_>, policy: RestorePolicy) -> Result<u8, Failure> {
+/// A new sandbox, or a link that somebody else made, that goes on with the image's network.
+fn begin(args: RestoreArgs, target: Option<Target>, file: File, image: &Image<'_>, policy: RestorePolicy) -> Result<u8, Failure> {
     let mut plan = args.net.plan()?;
     let fail = |e: &dyn std::fmt::Display| Failure::new(Status::Image, format!("{}: {e}", args.file.display()));
     image.check().map_err(|e| fail(&e))?;
@@ -187,13 +203,11 @@ fn begin(args: RestoreArgs, file: File, image: &Image<'_>, policy: RestorePolicy
     let running = if args.repair { Some(args.helper.start()?) } else { None };
     let helper = running.as_ref().map(|h| h.socket().try_clone_to_owned()).transpose();
     let helper = helper.map_err(|e| Failure::os(Status::Resources, "cannot hand a connection over", e))?;
-    supervisor::run(&RunRequest {
-        plan,
-        argv: args.command,
-        resolv_conf: true,
-        output: None,
-        thaw: Some(Thawing { image: file, policy, helper, told }),
-    })
+    let thaw = Some(Thawing { image: file, policy, helper, told });
+    match target {
+        Some(target) => supervisor::attach(&AttachRequest { plan, target, thaw }),
+        None => supervisor::run(&RunRequest { plan, argv: args.command, resolv_conf: true, output: None, thaw }),
+    }
 }
 
 /// A line for each flow, and one for all.

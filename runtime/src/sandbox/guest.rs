@@ -59,6 +59,10 @@ impl Opened {
     }
 }
 
+/// Frames of the guest that may wait in a TAP that we made. The kernel drops what comes beyond, and no socket of the guest hears of it: with its own
+/// default of 500, connections that all send at once would lose most of it whenever we wait for our turn.
+const TAP_QUEUE: u32 = 2000;
+
 /// The far end's name in its own namespace, where nothing else is.
 const FAR: &str = "far0";
 
@@ -132,6 +136,12 @@ pub(crate) fn make_in_namespace(guest: &Guest) -> Result<Opened, Failure> {
 
 fn make_tap(guest: &Guest) -> Result<Opened, TunError> {
     let tun = tun::open(&TunOptions { name: &guest.ifname, create: true, mtu: Some(guest.mtu.into()), multi_queue: false })?;
+    let longer = |name: &str| {
+        let mut netlink = Netlink::open()?;
+        let index = netlink.interface(name)?.index;
+        netlink.set_queue_len(index, TAP_QUEUE)
+    };
+    longer(&tun.name).map_err(|source| TunError::Io { step: "setting the length of its queue", source })?;
     let end = LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: Some(tun.mac) };
     Ok(Opened::new(end, tun.fd))
 }

@@ -130,6 +130,14 @@ impl Netlink {
         self.change(RouteNetlinkMessage::SetLink(m), 0)
     }
 
+    /// Sets how many frames may wait to be sent. The queue of a TAP is what waits to be read from its descriptor.
+    pub(crate) fn set_queue_len(&mut self, index: u32, frames: u32) -> io::Result<()> {
+        let mut m = LinkMessage::default();
+        m.header.index = index;
+        m.attributes.push(LinkAttribute::TxQueueLen(frames));
+        self.change(RouteNetlinkMessage::SetLink(m), 0)
+    }
+
     /// Adds an address, usable at once (no duplicate address detection over IPv6).
     pub(crate) fn add_address(&mut self, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
         let mut m = AddressMessage::default();

@@ -90,13 +90,18 @@ impl<'a> Sandbox<'a> {
         numbers(self.worker())[numbers(self.supervisor.pid()).len() - 1]
     }
 
-    /// Resident memory in KiB of hibernet's own processes: supervisor and worker, without the command.
+    /// Resident memory in KiB of hibernet's own processes: supervisor and worker, without the command. What they have of their program's file, which
+    /// they share, counts once.
     pub fn resident_kib(&self) -> u64 {
-        self.own()
-            .iter()
-            .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())
-            .filter_map(|s| s.lines().find(|l| l.starts_with("VmRSS:"))?.split_whitespace().nth(1)?.parse::<u64>().ok())
-            .sum()
+        let status = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/status")).ok();
+        let kib = |s: &str, what: &str| {
+            let line = s.lines().find_map(|l| l.strip_prefix(what))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        let all: Vec<String> = self.own().iter().filter_map(status).collect();
+        let file = all.iter().filter_map(|s| kib(s, "RssFile:")).max().unwrap_or(0);
+        let own: u64 = all.iter().flat_map(|s| ["RssAnon:", "RssShmem:"].map(|w| kib(s, w).unwrap_or(0))).sum();
+        own + file
     }
 }
 

@@ -9,6 +9,29 @@ use std::time::{Duration, Instant};
 pub const NAME: &str = "nap";
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// How host sockets survive a sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// The supervisor keeps them.
+    Hold,
+    /// The image carries them.
+    Repair,
+}
+
+impl Tier {
+    pub const BOTH: [Tier; 2] = [Tier::Hold, Tier::Repair];
+
+    /// As reports name it.
+    pub fn name(self) -> &'static str {
+        if self == Tier::Hold { "hold" } else { "repair" }
+    }
+
+    /// What `checkpoint` and `restore` are told.
+    pub fn options(self) -> &'static [&'static str] {
+        if self == Tier::Hold { &[] } else { &["--repair"] }
+    }
+}
+
 pub fn strings(argv: &[String]) -> Vec<&str> {
     argv.iter().map(String::as_str).collect()
 }

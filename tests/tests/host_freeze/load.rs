@@ -1,4 +1,4 @@
-//! Tier *hold*: connections that move verified data both ways, under rules and NAT, through sleep and wake.
+//! Tiers *hold* and *repair*: connections that move verified data both ways, under rules and NAT, through sleep and wake.
 
 use crate::kit::*;
 use hibernet_tests::lab::{Family, Lab, Place, Sandbox};
@@ -62,7 +62,7 @@ fn streams(s: &Sandbox<'_>, lab: &Lab, family: Family, count: u32, pace: &[&str]
 }
 
 /// `count` connections of each family, put to sleep so many times.
-fn under_load(count: u32, cycles: u32, pace: &[&str]) {
+fn under_load(tier: Tier, count: u32, cycles: u32, pace: &[&str]) {
     let Some(lab) = Lab::new(&[]) else { return };
     let files = Family::BOTH.map(|f| {
         let file = lab.path(&format!("rules-{f:?}"));
@@ -81,17 +81,18 @@ fn under_load(count: u32, cycles: u32, pace: &[&str]) {
         let before = Family::BOTH.map(|f| saved(&lab, f));
         let connections = tracked(lab.hibernet(20, &["conntrack", NAME, "-L", "-p", "tcp"]).ok());
         assert_eq!(connections.len(), flows, "{}", connections.join("\n"));
-        let frozen = sleep(&s, &lab, &image, &[]);
+        let frozen = sleep(&s, &lab, &image, tier.options());
         let tiers = frozen["flows"].as_array().expect("flows");
-        assert!(tiers.iter().all(|f| f["tier"] == "hold"), "{frozen:#}");
+        assert!(tiers.iter().all(|f| f["tier"] == tier.name()), "{frozen:#}");
         let of_image = lab.hibernet(20, &["inspect", &image, "--rules"]);
         let asleep = tracked(lab.hibernet(20, &["inspect", &image, "--conntrack"]).ok());
-        let (report, took) = wake(&lab, &image, &[]);
+        let (report, took) = wake(&lab, &image, tier.options());
         all_resumed(&report, flows);
         let after = Family::BOTH.map(|f| saved(&lab, f));
         let size = std::fs::metadata(&image).expect("the image").len();
         eprintln!(
-            "hold, {flows} connections, cycle {cycle}: frozen for {} us, thawed in {} us, restore took {took:?}, {size} bytes",
+            "{}, {flows} connections, cycle {cycle}: frozen for {} us, thawed in {} us, restore took {took:?}, {size} bytes",
+            tier.name(),
             frozen_us(&frozen),
             report["took_ns"].as_u64().expect("a time") / 1000,
         );
@@ -110,20 +111,29 @@ fn under_load(count: u32, cycles: u32, pace: &[&str]) {
     }
     moved();
     let moved: Vec<_> = all.into_iter().map(Streams::finish).collect();
-    eprintln!("hold, {flows} connections: bytes of clients and servers {moved:?}");
+    eprintln!("{}, {flows} connections: bytes of clients and servers {moved:?}", tier.name());
 }
 
 #[test]
 fn one_connection() {
-    under_load(1, 3, &["chunk=400000", "every=20"]);
+    for tier in Tier::BOTH {
+        under_load(tier, 1, 3, &["chunk=400000", "every=20"]);
+    }
 }
 
 #[test]
 fn a_hundred_connections() {
-    under_load(100, 3, &["chunk=1000", "every=20"]);
+    for tier in Tier::BOTH {
+        under_load(tier, 100, 3, &["chunk=1000", "every=20"]);
+    }
 }
 
 #[test]
-fn five_thousand_connections() {
-    under_load(2500, 2, &["chunk=300", "every=2000"]);
+fn five_thousand_connections_held() {
+    under_load(Tier::Hold, 2500, 2, &["chunk=300", "every=2000"]);
+}
+
+#[test]
+fn five_thousand_connections_repaired() {
+    under_load(Tier::Repair, 2500, 2, &["chunk=300", "every=2000"]);
 }

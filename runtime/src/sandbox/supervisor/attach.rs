@@ -1,18 +1,19 @@
 //! The supervisor of a link or a namespace that somebody else made.
 
+use super::AttachRequest;
 use super::base::Base;
 use super::events::{WorkerEnd, follow_resolver, next_child, next_signal, wait_for_events, worker_died, worker_end};
 use crate::control::registry::Registration;
 use crate::sandbox::failure::Failure;
 use crate::sandbox::guest::Opened;
 use crate::sandbox::lifecycle::{Ended, Kit, Network, Server};
-use crate::sandbox::plan::Plan;
 use crate::sandbox::retries::Retries;
-use crate::sandbox::target::{Gone, Target};
+use crate::sandbox::target::Gone;
 use crate::sandbox::worker_process::{Given, WorkerProcess};
 use std::os::fd::AsFd;
 
-pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
+pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
+    let AttachRequest { plan, target, thaw } = request;
     let mut base = Base::new(plan, &[])?;
     let mut gone = Gone::watch(target)?;
     let (Opened { end, fd: link, removal }, unconfigured) = target.open(plan)?;
@@ -21,7 +22,10 @@ pub(super) fn attach_here(plan: &Plan, target: &Target, started: &mut dyn FnMut(
     // The link goes when we do: a worker that ends for no reason ends us.
     let given = Given { end, link, host, control: base.control.take().map(Into::into), capture_goes_on: false };
     let kit = Kit::of(plan, &base.program, &given)?;
-    let (worker, _) = WorkerProcess::start(base.program.as_fd(), plan, given, None)?;
+    let (worker, thawed) = WorkerProcess::start(base.program.as_fd(), plan, given, thaw.as_ref())?;
+    if let (Some(t), Some(report)) = (thaw, &thawed) {
+        (t.told)(report);
+    }
     let server = base.lifecycle.take().map(Server::new).transpose()?;
     let mut network = Network::new(worker, server, kit, Retries::default(), base.inherited);
     unconfigured.configure()?;

@@ -33,6 +33,17 @@ pub struct RunRequest {
     pub thaw: Option<Thawing>,
 }
 
+/// A link or namespace that somebody else made, to be served.
+#[derive(Debug)]
+pub struct AttachRequest {
+    /// The network.
+    pub plan: Plan,
+    /// The link or namespace.
+    pub target: Target,
+    /// Go on with an image's network.
+    pub thaw: Option<Thawing>,
+}
+
 /// An image that a new sandbox's network goes on from.
 #[derive(Debug)]
 pub struct Thawing {
@@ -60,6 +71,6 @@ pub fn run(request: &RunRequest) -> Result<u8, Failure> {
 /// # Errors
 ///
 /// If it cannot be served.
-pub fn attach(plan: &Plan, target: &Target) -> Result<u8, Failure> {
-    in_background_if(plan.detach, None, |started| attach::attach_here(plan, target, started))
+pub fn attach(request: &AttachRequest) -> Result<u8, Failure> {
+    in_background_if(request.plan.detach, None, |started| attach::attach_here(request, started))
 }
