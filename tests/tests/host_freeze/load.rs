@@ -124,16 +124,16 @@ fn one_connection() {
 #[test]
 fn a_hundred_connections() {
     for tier in Tier::BOTH {
-        under_load(tier, 100, 3, &["chunk=1000", "every=20"]);
+        under_load(tier, 100, 3, &["chunk=4000", "every=20"]);
     }
 }
 
 #[test]
 fn five_thousand_connections_held() {
-    under_load(Tier::Hold, 2500, 2, &["chunk=300", "every=2000"]);
+    under_load(Tier::Hold, 2500, 2, &["chunk=300", "every=500"]);
 }
 
 #[test]
 fn five_thousand_connections_repaired() {
-    under_load(Tier::Repair, 2500, 2, &["chunk=300", "every=2000"]);
+    under_load(Tier::Repair, 2500, 2, &["chunk=300", "every=500"]);
 }
