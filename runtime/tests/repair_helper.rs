@@ -125,6 +125,37 @@ in_namespace! {
         }
     }
 
+    fn a_lock_lasts_as_long_as_whoever_made_it() {
+        ns::ip("link set lo up");
+        let running = Running::new("last", &["--lock-seconds", "1"]);
+        let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        a.set_nonblocking(true).unwrap();
+        let arrives = || {
+            // What is dropped at the output is an error of the call.
+            let _ = b.send_to(b"x", a.local_addr().unwrap());
+            a.recv(&mut [0]).is_ok()
+        };
+        let mut helper = running.connect();
+        helper.lock("port", &[a.as_fd()]).unwrap();
+        let end = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < end {
+            assert!(!arrives());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Somebody else unlocks, and it stays so.
+        assert!(running.connect().unlock("port").unwrap());
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end {
+            assert!(arrives());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Whoever made it is gone.
+        helper.lock("port", &[a.as_fd()]).unwrap();
+        assert!(!arrives());
+        drop(helper);
+        wait("the time-out", arrives);
+    }
+
     fn what_it_does_not_serve_is_refused_and_what_came_before_is_said() {
         ns::ip("link set lo up");
         let running = Running::new("refuse", &[]);

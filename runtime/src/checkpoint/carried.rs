@@ -13,8 +13,8 @@ use hibernet_netstack::image::kind;
 use hibernet_snapshot::{SectionKind, SectionState};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What an image has of sockets that nobody holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,10 @@ pub(crate) fn dump(
         }
     }
     let mut dumped = Dumped::default();
-    let (tcp, unconnected) = lock_connected(tcp, lock, helper)?;
+    // That nobody answers an echo is no news for anybody; of a closed port the kernel tells.
+    let ports: Vec<_> = others.iter().filter(|(.., to)| to.is_none()).map(|(_, fd, _)| *fd).collect();
+    let ports = [ports, listeners.iter().map(|(_, fd)| *fd).collect()].concat();
+    let (tcp, unconnected) = lock_packets(tcp, &ports, lock, helper)?;
     for (id, fd) in unconnected {
         match connect_under_way(fd) {
             Ok(image) => dumped.carried.tcp.push((id, image)),
@@ -104,9 +107,10 @@ pub(crate) fn dump(
 
 type Socket<'a> = (SockId, BorrowedFd<'a>);
 
-/// Locks the packets of the sockets that are connected; those and the others. A connection may end at any time.
-fn lock_connected<'a>(
+/// Locks the packets of the sockets that are connected, and of ports; gives those that are connected and the others. A connection may end at any time.
+fn lock_packets<'a>(
     all: Vec<Socket<'a>>,
+    ports: &[BorrowedFd<'a>],
     lock: Option<&str>,
     helper: &mut Helper,
 ) -> Result<(Vec<Socket<'a>>, Vec<Socket<'a>>), String> {
@@ -114,7 +118,7 @@ fn lock_connected<'a>(
     let (mut connected, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_connected);
     let Some(name) = lock else { return Ok((connected, others)) };
     loop {
-        let fds: Vec<_> = connected.iter().map(|(_, fd)| *fd).collect();
+        let fds: Vec<_> = connected.iter().map(|(_, fd)| *fd).chain(ports.iter().copied()).collect();
         let Err(e) = helper.lock(name, &fds) else { return Ok((connected, others)) };
         // Parts of it may be there.
         let _ = helper.unlock(name);
@@ -163,11 +167,22 @@ pub(crate) struct Rebuilt {
     pub(crate) failed: HashMap<SockId, String>,
 }
 
-/// Makes sockets again. Without a helper there are no TCP connections among them.
-pub(crate) fn rebuild(carried: &Carried, lock: &str, helper: Option<&mut Helper>) -> Rebuilt {
+/// Opens a datagram socket anew, unless it is among the ports that are open.
+fn reopen(image: &DatagramImage, ports: &mut Vec<(usize, OwnedFd)>) -> Result<OwnedFd, RepairError> {
+    let at = SocketAddr::from(image.local);
+    let is_it = |(_, fd): &(usize, OwnedFd)| image.peer.is_none() && socket::local_addr(fd.as_fd()).is_ok_and(|a| a == at);
+    match ports.iter().position(is_it) {
+        Some(i) => datagram::adopt(image, ports.swap_remove(i).1),
+        None => datagram::restore(image),
+    }
+}
+
+/// Makes sockets again. Without a helper there are no TCP connections among them. Those of published UDP ports that are open already are taken from
+/// `ports`.
+pub(crate) fn rebuild(carried: &Carried, ports: &mut Vec<(usize, OwnedFd)>, lock: &str, helper: Option<&mut Helper>) -> Rebuilt {
     let mut all = Rebuilt::default();
     for (id, image) in &carried.datagram {
-        match datagram::restore(image) {
+        match reopen(image, ports) {
             Ok(fd) => drop(all.sockets.insert(*id, fd)),
             Err(e) => drop(all.failed.insert(*id, e.to_string())),
         }

@@ -143,36 +143,61 @@ impl Drain {
 
 /// Opens a datagram socket anew.
 pub fn restore(image: &DatagramImage) -> Result<OwnedFd, RepairError> {
-    let v6 = image.local.ip.is_ipv6();
-    let expected = match i32::from(image.protocol) {
-        libc::IPPROTO_UDP => true,
-        libc::IPPROTO_ICMP => !v6,
-        libc::IPPROTO_ICMPV6 => v6,
-        _ => false,
-    };
-    let names = options(v6, image.protocol);
-    if !expected || names.len() != image.options.len() || image.peer.is_some_and(|p| p.ip.is_ipv6() != v6) {
-        return Err(RepairError::Invalid("no datagram socket of ours"));
-    }
-    let step = || at("set the options of a datagram socket");
+    image.check()?;
     let fd = socket::socket(socket::family(image.local.ip), libc::SOCK_DGRAM, image.protocol.into());
     let fd = fd.map_err(at("make a datagram socket"))?;
     let s = fd.as_fd();
-    for ((level, name), value) in names.into_iter().zip(&image.options) {
-        if let Some(value) = *value {
-            set_option(s, level, name, value).map_err(step())?;
-        }
-    }
-    for (size, name) in [(image.buffers.0, libc::SO_SNDBUF), (image.buffers.1, libc::SO_RCVBUF)] {
-        // The kernel doubles what is set, and sees to its limits.
-        set_option(s, libc::SOL_SOCKET, name, (size / 2) as libc::c_int).map_err(step())?;
-    }
+    image.configure(s, false)?;
     let addr = SocketAddr::from(image.local);
     socket::bind(s, addr).map_err(|error| RepairError::Address { addr, error })?;
     if let Some(peer) = image.peer {
         socket::connect(s, peer.into()).map_err(at("connect a datagram socket"))?;
     }
     Ok(fd)
+}
+
+/// As [`restore`], of a socket that is bound where the one of the image was.
+pub fn adopt(image: &DatagramImage, fd: OwnedFd) -> Result<OwnedFd, RepairError> {
+    image.check()?;
+    image.configure(fd.as_fd(), true)?;
+    Ok(fd)
+}
+
+impl DatagramImage {
+    fn is_v6(&self) -> bool {
+        self.local.ip.is_ipv6()
+    }
+
+    fn check(&self) -> Result<(), RepairError> {
+        let v6 = self.is_v6();
+        let expected = match i32::from(self.protocol) {
+            libc::IPPROTO_UDP => true,
+            libc::IPPROTO_ICMP => !v6,
+            libc::IPPROTO_ICMPV6 => v6,
+            _ => false,
+        };
+        let count = options(v6, self.protocol).len();
+        if !expected || count != self.options.len() || self.peer.is_some_and(|p| p.ip.is_ipv6() != v6) {
+            return Err(RepairError::Invalid("no datagram socket of ours"));
+        }
+        Ok(())
+    }
+
+    /// Sets a socket's options and buffers.
+    fn configure(&self, s: BorrowedFd<'_>, is_bound: bool) -> Result<(), RepairError> {
+        let step = || at("set the options of a datagram socket");
+        for ((level, name), value) in options(self.is_v6(), self.protocol).into_iter().zip(&self.options) {
+            let is_too_late = is_bound && (level, name) == (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+            if let (Some(value), false) = (*value, is_too_late) {
+                set_option(s, level, name, value).map_err(step())?;
+            }
+        }
+        for (size, name) in [(self.buffers.0, libc::SO_SNDBUF), (self.buffers.1, libc::SO_RCVBUF)] {
+            // The kernel doubles what is set, and sees to its limits.
+            set_option(s, libc::SOL_SOCKET, name, (size / 2) as libc::c_int).map_err(step())?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes down a listener.

@@ -5,13 +5,11 @@ use crate::checkpoint::lock::LockMode;
 use crate::checkpoint::probe;
 use crate::sandbox::failure::{Failure, Status};
 use clap::Args;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// How long a helper of our own may take to begin.
-const PATIENCE: Duration = Duration::from_secs(10);
+use std::process::{Command, Stdio};
 
 /// Options of commands that carry sockets over.
 #[derive(Debug, Args)]
@@ -24,32 +22,14 @@ pub(super) struct RepairOptions {
     lock: LockMode,
 }
 
-/// A connection to a helper, and the helper if it is ours: it ends with this.
+/// A connection to a helper. One that is ours ends when nobody has a copy any more: who sleeps keeps one.
 #[derive(Debug)]
-pub(super) struct RunningHelper {
-    socket: OwnedFd,
-    _own: Option<Own>,
-}
-
-#[derive(Debug)]
-struct Own {
-    child: Child,
-    at: PathBuf,
-}
+pub(super) struct RunningHelper(OwnedFd);
 
 impl RunningHelper {
     /// The connection.
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        // It is a child of ours, and keeps nothing that it would have to put away but its socket.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.at);
+        self.0.as_fd()
     }
 }
 
@@ -67,27 +47,21 @@ impl RepairOptions {
     pub(super) fn start(&self) -> Result<RunningHelper, Failure> {
         let missing = |e: &dyn std::fmt::Display| Failure::new(Status::Namespaces, format!("--repair: {e}"));
         if let Some(path) = &self.repair_helper {
-            let socket = Helper::connect(path).map_err(|e| missing(&e))?.into_socket();
-            return Ok(RunningHelper { socket, _own: None });
+            return Ok(RunningHelper(Helper::connect(path).map_err(|e| missing(&e))?.into_socket()));
         }
         probe::can_repair().map_err(|e| missing(&e))?;
-        let at = std::env::temp_dir().join(format!("hibernet-repair-{}.sock", std::process::id()));
-        let child = Command::new("/proc/self/exe")
-            .args(["repair-helper", "--socket"])
-            .arg(&at)
-            .stdin(Stdio::null())
+        let fail = |e| Failure::os(Status::Resources, "cannot start a repair helper", e);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(|e| fail(e.into()))?;
+        Command::new("/proc/self/exe")
+            .args(["repair-helper", "--inherited"])
+            .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Not the terminal's business: it may last longer than we.
+            .process_group(0)
             .spawn()
-            .map_err(|e| Failure::os(Status::Resources, "cannot start a repair helper", e))?;
-        let mut own = Own { child, at };
-        let end = Instant::now() + PATIENCE;
-        loop {
-            match Helper::connect(&own.at) {
-                Ok(h) => return Ok(RunningHelper { socket: h.into_socket(), _own: Some(own) }),
-                Err(e) if Instant::now() > end || own.child.try_wait().is_ok_and(|s| s.is_some()) => return Err(missing(&e)),
-                // Nothing tells that its socket is there but trying.
-                Err(_) => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
+            .map_err(fail)?;
+        Ok(RunningHelper(ours))
     }
 }

@@ -96,8 +96,11 @@ impl Worker {
         let raw6 = held.raw_icmp6.or(setup.raw_icmp6);
         let carried: Carried = image.state().unwrap_or_default();
         let wanted = policy.flows == FlowPolicy::Resume && held.generation.is_none();
-        let rebuilt =
-            if wanted { carried::rebuild(&carried, &lock_name(&generation), helper.as_mut()) } else { Rebuilt::default() };
+        let mut udp_listeners = setup.udp_listeners;
+        let rebuilt = match wanted {
+            true => carried::rebuild(&carried, &mut udp_listeners, &lock_name(&generation), helper.as_mut()),
+            false => Rebuilt::default(),
+        };
         let Rebuilt { sockets: made, listeners: made_listeners, failed } = rebuilt;
         let (sockets, fates) = restore_sockets(image.state()?, raw4, raw6, held.sockets, made, stale)?;
         let seed = entropy::seed().map_err(WorkerError::system("get entropy"))?;
@@ -110,7 +113,7 @@ impl Worker {
             (true, false) => setup.tcp_listeners,
             (true, true) => made_listeners,
         };
-        let setup = WorkerSetup { tcp_listeners: listeners, raw_icmp4: None, raw_icmp6: None, ..setup };
+        let setup = WorkerSetup { tcp_listeners: listeners, udp_listeners, raw_icmp4: None, raw_icmp6: None, ..setup };
         let mut worker = Worker::assemble(setup, stack, sockets, Clock::start_at(now), Start::Thawed)?;
         let asleep = Duration::from_nanos(clock::wall().saturating_sub(header.created));
         let flows = worker.thaw(now, asleep, &fates, &failed, stale, policy.flows);

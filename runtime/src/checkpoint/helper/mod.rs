@@ -1,7 +1,7 @@
 //! The repair helper: a small process with the capability that ours lacks, and how it is asked.
 //!
 //! Over a `SOCK_SEQPACKET` socket, one message asks and one answers. A request is a byte that says what, an argument, and at most 253
-//! descriptors of TCP sockets. An answer is two numbers of 32 bits, little-endian: how many of the sockets were served, and the error
+//! descriptors of sockets. An answer is two numbers of 32 bits, little-endian: how many of the sockets were served, and the error
 //! number for the next one, or 0.
 
 mod server;
@@ -60,7 +60,7 @@ pub enum HelperError {
     #[error("the repair helper is in another network namespace than the sockets; start one where they are")]
     OtherNamespace,
     /// A descriptor is not what it serves.
-    #[error("the repair helper serves TCP connections only")]
+    #[error("the repair helper serves TCP connections only (and locks UDP ports, too)")]
     NotTcp,
     /// It is gone, or silent.
     #[error("the repair helper does not answer: {0}")]
@@ -155,7 +155,7 @@ impl Helper {
         }
     }
 
-    /// Locks the packets of TCP sockets under a name: letters, digits and underlines, at most 40.
+    /// Locks the packets of TCP and UDP sockets under a name: letters, digits and underlines, at most 40.
     pub fn lock(&mut self, name: &str, sockets: &[BorrowedFd<'_>]) -> Result<(), HelperError> {
         if name.len() > MAX_NAME {
             return Err(HelperError::Os(io::ErrorKind::InvalidInput.into()));

@@ -189,15 +189,22 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Starts the time-out again.
-    pub fn renew(&mut self) -> Result<(), LockError> {
+    /// Starts the time-out again. `false` if there is nothing to renew: somebody has unlocked, or the time was up.
+    pub fn renew(&mut self) -> Result<bool, LockError> {
         let mut nft = Nft::open()?;
         let old = self.table();
+        if !nft.tables()?.contains(&old) {
+            return Ok(false);
+        }
         self.turn += 1;
+        // Packets are locked at every moment.
         self.write(&mut nft)?;
-        // If it is gone, the time was up: the peers may have been told.
-        delete(&mut nft, &old)?;
-        Ok(())
+        let was_there = delete(&mut nft, &old)?;
+        if !was_there {
+            // Somebody unlocked meanwhile.
+            delete(&mut nft, &self.table())?;
+        }
+        Ok(was_there)
     }
 
     /// Unlocks.

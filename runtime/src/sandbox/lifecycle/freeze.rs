@@ -26,6 +26,8 @@ pub(super) struct Freezing {
     watched: Vec<Watched>,
     /// What wakes the network.
     wake: Option<WakeExec>,
+    /// Connection to who locks the packets of sockets that the image carries, as long as it is open.
+    lock: Option<OwnedFd>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +60,9 @@ impl Network {
         }
         how.name = self.kit.plan.name.clone().unwrap_or_default();
         let (held, watched) = (Held::default(), Vec::new());
-        let task = Box::new(Freezing { client, mode: how.mode, stage: Stage::Writing, report: None, held, watched, wake });
+        let lock = fds.get(1).map(|fd| fd.try_clone()).transpose();
+        let lock = lock.map_err(|e| Failure::os(Status::Resources, "cannot keep a connection to the repair helper", e))?;
+        let task = Box::new(Freezing { client, mode: how.mode, stage: Stage::Writing, report: None, held, watched, wake, lock });
         self.begin(Task::Freeze(task), &ToWorker::Prepare(how), &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>())
     }
 
@@ -166,7 +170,7 @@ impl Network {
     /// The worker has ended: its sockets are held, and the guest's kernel is patient.
     pub(super) fn fall_asleep(&mut self, f: Box<Freezing>) {
         let generation = f.report.as_ref().map_or_else(String::new, |r| r.generation.clone());
-        self.holder = Some(Holder::new(f.held, f.watched, generation, f.wake));
+        self.holder = Some(Holder::new(f.held, f.watched, generation, f.wake, f.lock));
         self.state = State::Asleep;
         self.fell_asleep();
         if let Err(e) = self.retries.raise() {

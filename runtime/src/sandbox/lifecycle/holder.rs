@@ -8,7 +8,7 @@ use crate::control::registry::Asleep;
 use crate::sandbox::failure::complain;
 use crate::sys::socket;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How often a peer that says nothing is asked whether it is there, in seconds: often enough for what stands between.
 const KEEP_ALIVE: libc::c_int = 60;
@@ -34,11 +34,19 @@ pub(super) struct Holder {
     watch: Result<Watch, &'static str>,
     /// What is run when the first thing happens.
     pub(super) wake: Option<WakeExec>,
+    /// As long as this connection to a repair helper is open, the packets of sockets that are in the image stay locked.
+    _lock: Option<OwnedFd>,
 }
 
 impl Holder {
     /// Holds these sockets from now on.
-    pub(super) fn new(held: Held, watched: Vec<Watched>, generation: String, wake: Option<WakeExec>) -> Holder {
+    pub(super) fn new(
+        held: Held,
+        watched: Vec<Watched>,
+        generation: String,
+        wake: Option<WakeExec>,
+        lock: Option<OwnedFd>,
+    ) -> Holder {
         let mut options = Vec::new();
         for (i, (_, fd)) in held.sockets.iter().enumerate() {
             // One that refuses has been reset, and needs nothing any more.
@@ -53,7 +61,7 @@ impl Holder {
                 "its sockets cannot be watched; see the log of its supervisor"
             }),
         };
-        Holder { held, options, about, watch, wake }
+        Holder { held, options, about, watch, wake, _lock: lock }
     }
 
     /// The sockets.
@@ -126,7 +134,7 @@ mod tests {
         let before = [&plain, &special].map(|s| options(s.as_fd()));
         let copies = [plain.as_fd(), udp.as_fd(), special.as_fd()].map(|fd| fd.try_clone_to_owned().unwrap());
         let sockets = copies.into_iter().enumerate().map(|(i, fd)| (SockId(i as u32), fd)).collect();
-        let holder = Holder::new(Held { sockets, ..Held::default() }, Vec::new(), "00".into(), None);
+        let holder = Holder::new(Held { sockets, ..Held::default() }, Vec::new(), "00".into(), None, None);
         assert_eq!(holder.about.held, 3);
         for s in [&plain, &special] {
             assert_eq!(options(s.as_fd()), [60, 60, 127, 1]);
