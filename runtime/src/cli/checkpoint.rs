@@ -99,7 +99,8 @@ pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
     let Tiers { flows } = Asking::new(&args.name, &Request::Tiers { mode }, &[])?.answer()?;
     summary(&flows);
     let (live, require) = (args.live, args.require.unwrap_or(0));
-    let how = Prepare { mode, live, require, unlocked: args.helper.unlocked()?, name: String::new() };
+    let unlocked = args.repair && args.helper.unlocked()?;
+    let how = Prepare { mode, live, require, unlocked, name: String::new() };
     let mut fds = vec![match &target {
         Target::File(f) => f.as_fd(),
         Target::Output(f) => f.as_fd(),

@@ -218,6 +218,50 @@ fn the_command_is_killed_at_any_moment() {
     w.end();
 }
 
+/// Before and behind every step that makes the image last and has the network fall asleep.
+#[test]
+fn the_command_is_killed_at_every_step() {
+    let Some(lab) = Lab::new(&["strace"]) else { return };
+    let w = World::new(&lab);
+    let generation = || {
+        let done = lab.hibernet(10, &["inspect", &w.image, "--json"]);
+        (done.code == 0).then(|| json(&done)["generation"].as_str().expect("a generation").to_owned())
+    };
+    // There is an older image each time.
+    sleep(&w.s, &lab, &w.image, &[]);
+    all_resumed(&wake(&lab, &w.image, &[]).0, FLOWS);
+    // The step at whose begin it ends, whether the new image is in place then, and whether it has said that it is.
+    let steps = [
+        ("fsync:signal=KILL:when=1", false, false),
+        ("linkat:signal=KILL:when=1", false, false),
+        ("renameat:signal=KILL:when=1", false, false),
+        ("fsync:signal=KILL:when=2", true, false),
+        ("sendmsg:signal=KILL:when=3", true, false),
+        ("write:signal=KILL:when=1", true, true),
+    ];
+    for (step, is_new, is_asleep) in steps {
+        let before = generation();
+        let call = step.split(':').next().expect("a call");
+        let inject = format!("inject={step}");
+        let trace = format!("trace={call}");
+        let argv = ["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, &lab.binary()];
+        let done = lab.run(Place::Host, 30, &[&argv[..], &["checkpoint", NAME, &w.image, "--json"]].concat());
+        assert!(done.code > 128, "{step}: {done}");
+        let idle = || lab.hibernet(10, &["checkpoint", NAME, "--dry-run"]).code == 0;
+        wait_until("nothing of it is going on", SOON, || state(&lab) == "asleep" || idle());
+        assert_eq!(state(&lab) == "asleep", is_asleep, "{step}");
+        let after = generation();
+        assert!(after.is_some() && (after != before) == is_new, "{step}: {before:?} {after:?}");
+        if is_asleep {
+            all_resumed(&wake(&lab, &w.image, &[]).0, FLOWS);
+        }
+        w.unharmed();
+    }
+    // What the kill behind `linkat` left is gone, too.
+    w.can_sleep();
+    w.end();
+}
+
 #[test]
 fn the_worker_is_killed_in_the_middle() {
     let Some(lab) = Lab::new(&[]) else { return };
