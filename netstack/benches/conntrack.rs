@@ -57,6 +57,11 @@ fn packet(n: u32, dir: Dir, protocol: u8, l4: L4) -> Skb<'static> {
         track: Track::None,
         quoted: None,
         owner: None,
+        cast: Default::default(),
+        ip_bytes: &[],
+        body: hibernet_netstack::edge::Payload::EMPTY,
+        traced: false,
+        altered: Default::default(),
     }
 }
 

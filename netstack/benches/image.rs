@@ -72,6 +72,11 @@ fn segment(n: u32, dir: Dir, flags: Flags, seq: u32, ack: u32) -> Skb<'static> {
         track: Track::None,
         quoted: None,
         owner: None,
+        cast: Default::default(),
+        ip_bytes: &[],
+        body: hibernet_netstack::edge::Payload::EMPTY,
+        traced: false,
+        altered: Default::default(),
     }
 }
 

@@ -128,6 +128,11 @@ fn packet(v6: bool, bytes: &[u8]) -> Skb<'_> {
         track: Track::None,
         quoted: None,
         owner: None,
+        cast: Default::default(),
+        ip_bytes: &[],
+        body: hibernet_netstack::edge::Payload::EMPTY,
+        traced: false,
+        altered: Default::default(),
     }
 }
 
@@ -167,6 +172,8 @@ fn main() {
                             counters: &mut counters,
                             log: &mut log,
                             raw: RawHeaders::default(),
+                            bulk: &NoBulk,
+                            wall: None,
                         };
                         let outcome = program.run(TableName::Filter, Hook::Forward, black_box(&mut skb), &mut env);
                         assert_eq!(black_box(outcome), Outcome::Accept);

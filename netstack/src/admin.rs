@@ -3,6 +3,7 @@
 use crate::conntrack::{Conn, ConnId, Conntrack};
 use crate::edge::Edge;
 use crate::iptables::{Family, RuleError, Ruleset};
+use crate::router::Traced;
 use crate::stack::Stack;
 use crate::time::Time;
 use std::sync::Arc;
@@ -131,5 +132,10 @@ impl Stack {
     /// Takes the lines that LOG rules wrote since the last call, and how many more there were than could be kept.
     pub fn take_log(&mut self) -> (Vec<String>, u64) {
         self.router.take_log()
+    }
+
+    /// Takes the steps of packets that TRACE rules marked since the last call, and how many more there were than could be kept.
+    pub fn take_traces(&mut self) -> (Vec<Traced>, u64) {
+        self.router.take_traces()
     }
 }

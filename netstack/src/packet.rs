@@ -3,7 +3,7 @@
 use crate::conntrack::{ConnId, CtInfo, Track};
 use crate::edge::{Gso, LinkId, Payload, PayloadStore, RxChecksum};
 use crate::iptables::Iface;
-use crate::skb::Skb;
+use crate::skb::{Altered, Cast, Skb};
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::checksum::Sum;
@@ -32,6 +32,8 @@ pub struct Packet<'a> {
     pub link: LinkId,
     /// The sender's MAC address.
     pub src_mac: Mac,
+    /// To how many stations the frame was addressed.
+    pub cast: Cast,
     /// IP header.
     pub ip: ip::Header,
     /// Transport header.
@@ -120,7 +122,8 @@ impl<'a> Packet<'a> {
         }
         let payload = datagram.slice(l4_len, len - l4_len);
         let received = (ip.src, ip.dst);
-        Packet { link, src_mac, ip, l4, head, datagram, payload, gso, checksum: trust, received, conn: None, fault }
+        let cast = Cast::Unicast;
+        Packet { link, src_mac, cast, ip, l4, head, datagram, payload, gso, checksum: trust, received, conn: None, fault }
     }
 
     /// Whether so little of the transport header is there that no rule could test it. (Linux drops such a packet at the first rule that
@@ -154,7 +157,8 @@ impl<'a> Packet<'a> {
             L4::Icmp(h) | L4::Icmpv6(h) if h.is_query(self.ip.src.is_ipv6()) => (h.ident(), 0),
             _ => (0, 0),
         };
-        let l4_bytes = self.head.get(usize::from(self.ip.header_len)..).unwrap_or_default();
+        let (ip_bytes, l4_bytes) = self.head.split_at(usize::from(self.ip.header_len).min(self.head.len()));
+        let l4_bytes = &l4_bytes[..l4_bytes.len().min(self.datagram.len())];
         Skb {
             input: Some(Iface::Link(self.link)),
             output: None,
@@ -165,7 +169,7 @@ impl<'a> Packet<'a> {
             sport,
             dport,
             l4: self.l4,
-            l4_bytes: &l4_bytes[..l4_bytes.len().min(self.datagram.len())],
+            l4_bytes,
             l4_len: self.datagram.len,
             len: self.ip.total_len,
             tos: self.ip.tos,
@@ -175,16 +179,27 @@ impl<'a> Packet<'a> {
             track: Track::None,
             quoted: None,
             owner: None,
+            cast: self.cast,
+            ip_bytes,
+            body: self.datagram.slice(l4_bytes.len(), self.datagram.len()),
+            traced: false,
+            altered: Altered::default(),
         }
     }
 
-    /// The packet as translated: addresses, ports and identifier are those of `skb`. Its bytes stay as received.
+    /// The packet as the hooks made it: addresses, ports and identifier, type of service and segment size are those of `skb`, the hop limit is
+    /// what it would have to be on arrival for the one of `skb` after `hops` of ours. Its bytes stay as received.
     #[must_use]
-    pub fn translated(&self, skb: &Skb<'_>) -> Packet<'a> {
+    pub fn passed(&self, skb: &Skb<'_>, hops: u8) -> Packet<'a> {
         let mut p = *self;
         (p.ip.src, p.ip.dst) = (skb.src, skb.dst);
+        p.ip.tos = skb.tos;
+        p.ip.hop_limit = skb.hop_limit.saturating_add(hops);
         match &mut p.l4 {
-            L4::Tcp(h, _) => (h.src_port, h.dst_port) = (skb.sport, skb.dport),
+            L4::Tcp(h, options) => {
+                (h.src_port, h.dst_port) = (skb.sport, skb.dport);
+                options.mss = skb.altered.mss.map_or(options.mss, |new| Some(new.value));
+            }
             L4::Udp(h) => (h.src_port, h.dst_port) = (skb.sport, skb.dport),
             L4::Icmp(h) | L4::Icmpv6(h) if h.is_query(self.ip.src.is_ipv6()) => {
                 h.rest = u32::from(skb.sport) << 16 | h.rest & 0xffff;

@@ -1,6 +1,7 @@
 //! What tables, tracking and address translation see of a packet, and what they may change.
 
 use crate::conntrack::Track;
+use crate::edge::Payload;
 use crate::iptables::Iface;
 use crate::packet::L4;
 use crate::tuple::{Endpoint, Tuple};
@@ -10,7 +11,8 @@ use core::net::IpAddr;
 /// A packet on its way through the hooks.
 ///
 /// Headers are those that were received or are about to be sent; translation changes `src`, `dst`, `sport`, `dport` and
-/// `quoted` only, and whoever sends the packet puts them into the bytes. So `l4` and `l4_bytes` keep the old ports.
+/// `quoted` only, targets `tos`, `hop_limit` and `altered`, and whoever sends the packet puts them into the bytes. So `l4` and `l4_bytes` keep
+/// what there was.
 #[derive(Clone, Debug)]
 pub struct Skb<'a> {
     /// Where it came from; `None` if we made it.
@@ -51,6 +53,48 @@ pub struct Skb<'a> {
     pub quoted: Option<Tuple>,
     /// Made by us, for a user's process or for the stack itself (uid and gid 0).
     pub owner: Option<Owner>,
+    /// To how many stations its link carried it.
+    pub cast: Cast,
+    /// The IP header as it was received, with options or extension headers; empty for a packet of ours, which gets it when it is sent.
+    pub ip_bytes: &'a [u8],
+    /// What follows `l4_bytes`.
+    pub body: Payload,
+    /// A TRACE rule wants its way recorded.
+    pub traced: bool,
+    /// What targets changed behind the IP header.
+    pub altered: Altered,
+}
+
+/// To whom a link carried a packet; `pkttype` asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cast {
+    /// To us, or by us.
+    #[default]
+    Unicast,
+    /// To all stations.
+    Broadcast,
+    /// To a group.
+    Multicast,
+    /// To another station: such packets do not come this far.
+    OtherHost,
+}
+
+/// What targets changed of a packet's transport header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Altered {
+    /// TCPMSS: the maximum segment size that the header is to say.
+    pub mss: Option<NewMss>,
+    /// CHECKSUM: the checksum is to be whole, even if the link could complete it.
+    pub whole_checksum: bool,
+}
+
+/// A maximum segment size in place of the one that a TCP header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewMss {
+    /// In bytes.
+    pub value: u16,
+    /// The header has no such option, and gets one.
+    pub added: bool,
 }
 
 /// On whose behalf the stack made a packet.

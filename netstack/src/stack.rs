@@ -7,7 +7,7 @@ use crate::iptables::Iface;
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
 use crate::router::{Attach, Router};
-use crate::skb::Skb;
+use crate::skb::{Cast, Skb};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::translate::Translator;
@@ -15,8 +15,9 @@ use crate::translate::fragments::Reassembly;
 use crate::tuple::{Endpoint, proto};
 use crate::verdict::DropReason;
 use crate::wire::icmp::IcmpError;
-use crate::wire::{EtherType, ethernet, ip};
+use crate::wire::{EtherType, Mac, ethernet, ip};
 use core::net::IpAddr;
+use core::time::Duration;
 
 /// A network stack. See the crate's documentation.
 #[derive(Debug)]
@@ -62,6 +63,12 @@ impl Stack {
         addrs.dedup();
         self.router.host_addrs = addrs;
         self.router.addresses_changed();
+    }
+
+    /// Tells the stack what the wall clock says: time since 1970. Rules that ask for the time of day go by it; to be called again when clocks drift
+    /// apart, and after a restore.
+    pub fn set_wall_clock(&mut self, now: Time, since_1970: Duration) {
+        self.router.wall = Some(since_1970.saturating_sub(Duration::from_nanos(now.as_nanos())));
     }
 
     /// Tells the stack the host's resolvers, at start by configuration and whenever they change.
@@ -167,10 +174,15 @@ impl Stack {
         }
         let ip = ip::Header::parse(eth.ethertype, head, len)?;
         let datagram = frame.frame.slice(ethernet::HEADER_LEN + usize::from(ip.header_len), ip.payload_len() as usize);
+        let cast = match eth.dst {
+            Mac::BROADCAST => Cast::Broadcast,
+            to if to.is_multicast() => Cast::Multicast,
+            _ => Cast::Unicast,
+        };
         if ip.fragment.is_some() {
             self.router.check_source(frame.link, &ip)?;
             if let Some(whole) = self.reassembly.add(&mut self.router, frame.link, &ip, head, datagram, edge)? {
-                let packet = Packet::parse(
+                let mut packet = Packet::parse(
                     frame.link,
                     eth.src,
                     whole.ip,
@@ -180,13 +192,15 @@ impl Stack {
                     None,
                     edge,
                 );
+                packet.cast = cast;
                 let done = self.ip(&packet, edge);
                 edge.release(whole.datagram);
                 return done;
             }
             return Ok(());
         }
-        let packet = Packet::parse(frame.link, eth.src, ip, head, datagram, frame.checksum, frame.gso, edge);
+        let mut packet = Packet::parse(frame.link, eth.src, ip, head, datagram, frame.checksum, frame.gso, edge);
+        packet.cast = cast;
         self.ip(&packet, edge)
     }
 
@@ -203,7 +217,7 @@ impl Stack {
         self.router.netfilter.hear(p, self.router.cfg.gateway_mac);
         let mut skb = p.skb();
         let attach = if p.is_invalid() { Attach::Invalid } else { Attach::LookUp };
-        self.router.pre_routing(&mut skb, &attach).map_err(|stop| self.router.stopped(edge, p, &skb, stop))?;
+        self.router.pre_routing(&mut skb, &attach, &*edge).map_err(|stop| self.router.stopped(edge, p, &skb, stop))?;
         self.route(p, skb, edge)
     }
 
@@ -216,13 +230,13 @@ impl Stack {
         let to_client =
             skb.track.is_reply_to_translated() && r.hides(dst) && (r.route(dst).is_none() || r.is_hairpin(p.link, dst));
         if r.is_local(dst) || to_client {
-            r.input(&mut skb).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
+            r.input(&mut skb, &*edge).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
             return match p.fault {
                 Some(why) => Err(why),
-                None => self.local(&p.translated(&skb), edge),
+                None => self.local(&p.passed(&skb, 0), edge),
             };
         }
-        if p.ip.hop_limit <= 1 {
+        if skb.hop_limit <= 1 {
             r.icmp_error_about(edge, p, IcmpError::TimeExceeded, &skb);
             return Err(DropReason::TtlExceeded);
         }
@@ -230,7 +244,7 @@ impl Stack {
         skb.output = Some(link.map_or(Iface::Host0, Iface::Link));
         // As Linux: rules of FORWARD see one hop less.
         skb.hop_limit -= 1;
-        r.forward(&mut skb).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
+        r.forward(&mut skb, &*edge).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
         if let Some(link) = link {
             return r.forward_to_link(edge, p, skb, link);
         }
@@ -249,7 +263,7 @@ impl Stack {
             }
         };
         r.post_routing_to_host(&mut skb, to, edge).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
-        self.translator.forward(r, &p.translated(&skb), to, edge)
+        self.translator.forward(r, &p.passed(&skb, 1), to, edge)
     }
 
     /// A packet for one of our own addresses.

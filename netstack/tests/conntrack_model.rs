@@ -78,6 +78,11 @@ fn datagram(src: Endpoint, dst: Endpoint) -> Skb<'static> {
         track: Track::None,
         quoted: None,
         owner: None,
+        cast: Default::default(),
+        ip_bytes: &[],
+        body: hibernet_netstack::edge::Payload::EMPTY,
+        traced: false,
+        altered: Default::default(),
     }
 }
 

@@ -5,13 +5,16 @@ use super::log::{LogSink, RawHeaders};
 use super::matches::{Answer, Memo};
 use super::program::{Action, Entry, Heads};
 use super::trail::Witness;
-use super::{CounterSet, Family, Hook, Program, RejectWith, TableName};
+use super::{CounterSet, Family, Hook, Program, RejectWith, TableName, TraceEntry, TraceStep};
 use crate::conntrack::{Conn, Conntrack, Track};
+use crate::edge::{Payload, PayloadStore};
 use crate::nat::Addresses;
 use crate::rng::Rng;
 use crate::skb::Skb;
 use crate::time::Time;
 use crate::verdict::DropReason;
+use core::cell::RefCell;
+use core::time::Duration;
 
 /// What rules may need besides the packet.
 pub struct Env<'a> {
@@ -29,6 +32,38 @@ pub struct Env<'a> {
     pub log: &'a mut dyn LogSink,
     /// What LOG shows of headers that a [`Skb`] does not keep; may be empty.
     pub raw: RawHeaders<'a>,
+    /// Reads payload.
+    pub bulk: &'a dyn Bulk,
+    /// Time since 1970 at stack time zero; `None` if nobody said what time it is. (`time` fits no packet then.)
+    pub wall: Option<Duration>,
+}
+
+/// Reads the part of a packet that the stack has not copied.
+pub trait Bulk {
+    /// Copies the start of `p` to `out`; returns how many bytes.
+    fn read(&self, p: Payload, out: &mut [u8]) -> usize;
+}
+
+impl<T: PayloadStore> Bulk for T {
+    fn read(&self, p: Payload, out: &mut [u8]) -> usize {
+        PayloadStore::read(self, p, out)
+    }
+}
+
+impl<T: PayloadStore> Bulk for RefCell<&mut T> {
+    fn read(&self, p: Payload, out: &mut [u8]) -> usize {
+        self.try_borrow().map_or(0, |store| PayloadStore::read(&**store, p, out))
+    }
+}
+
+/// Payload that cannot be read.
+#[derive(Clone, Copy, Debug)]
+pub struct NoBulk;
+
+impl Bulk for NoBulk {
+    fn read(&self, _: Payload, _: &mut [u8]) -> usize {
+        0
+    }
 }
 
 impl core::fmt::Debug for Env<'_> {
@@ -71,7 +106,7 @@ impl Program {
             return Outcome::Drop(DropReason::NoRules);
         }
         if entry.start == entry.end {
-            return self.policy(entry, skb, env, witness);
+            return self.policy(entry, hook, skb, env, witness);
         }
         match &self.heads {
             Heads::V4(heads) => self.walk(heads, entry, hook, skb, env, witness),
@@ -80,8 +115,11 @@ impl Program {
     }
 
     /// A chain without rules.
-    fn policy(&self, entry: Entry, skb: &Skb<'_>, env: &mut Env<'_>, witness: &mut impl Witness) -> Outcome {
+    fn policy(&self, entry: Entry, hook: Hook, skb: &Skb<'_>, env: &mut Env<'_>, witness: &mut impl Witness) -> Outcome {
         let end = entry.end as usize;
+        if skb.traced {
+            self.trace(end, hook, skb, env);
+        }
         match (self.tails.get(end), env.counters.rules.get_mut(end)) {
             (Some(tail), Some(counter)) => {
                 counter.count(skb.len);
@@ -120,6 +158,9 @@ impl Program {
             let Some(counter) = env.counters.rules.get_mut(at) else { return BROKEN };
             counter.count(skb.len);
             witness.counted(at);
+            if skb.traced {
+                self.trace(at, hook, skb, env);
+            }
             at = match tail.action {
                 Action::Next => at + 1,
                 Action::Accept | Action::PolicyAccept => return Outcome::Accept,
@@ -151,6 +192,20 @@ impl Program {
                 }
             };
         }
+    }
+}
+
+impl Program {
+    /// Records that a traced packet met a rule, or the end of a chain.
+    #[cold]
+    fn trace(&self, at: usize, hook: Hook, skb: &Skb<'_>, env: &mut Env<'_>) {
+        let Some((table, chain, place)) = self.place(at) else { return };
+        let step = match (chain.rules.get(place), chain.policy) {
+            (Some(rule), _) => TraceStep::Rule(rule),
+            (None, Some(policy)) => TraceStep::Policy(policy),
+            (None, None) => TraceStep::Return,
+        };
+        env.log.trace(&TraceEntry { table, hook, chain: &chain.name, number: place + 1, step, skb, raw: env.raw });
     }
 }
 

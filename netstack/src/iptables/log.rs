@@ -4,7 +4,7 @@ mod ipv4;
 mod ipv6;
 mod transport;
 
-use super::{Hook, Iface, LogTarget, log_flags};
+use super::{Hook, Iface, LogTarget, TraceEntry, log_flags};
 use crate::skb::Skb;
 use crate::wire::{Mac, be16, ethernet};
 use core::fmt;
@@ -35,6 +35,11 @@ pub struct LogEntry<'a> {
 pub trait LogSink {
     /// One packet. Called on the way of packets: it must not block, and should limit how much it writes.
     fn log(&mut self, entry: &LogEntry<'_>);
+
+    /// A rule or an end of a chain that a traced packet met. The same holds.
+    fn trace(&mut self, entry: &TraceEntry<'_>) {
+        let _ = entry;
+    }
 }
 
 impl fmt::Display for Iface {

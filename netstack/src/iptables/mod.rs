@@ -14,15 +14,17 @@ mod program;
 mod rule;
 mod targets;
 pub mod text;
+mod trace;
 mod trail;
 mod verdicts;
 
 pub use check::{RuleError, RuleFault};
 pub use counters::CounterSet;
-pub use eval::{Env, Outcome};
+pub use eval::{Bulk, Env, NoBulk, Outcome};
 pub use log::{LogEntry, LogSink, RawHeaders};
 pub use program::Program;
 pub use rule::*;
+pub use trace::{TraceEntry, TraceStep};
 pub(crate) use verdicts::{Known, Stage, Verdicts};
 
 use crate::edge::LinkId;

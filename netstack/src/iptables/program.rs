@@ -5,7 +5,7 @@ use super::flags::FlagClasses;
 use super::head::{Head, Sets, V4, V6};
 use super::matches::{Op, Ops};
 use super::targets::Effect;
-use super::{CounterSet, Family, Hook, Ruleset, Stage, TableName};
+use super::{Chain, CounterSet, Family, Hook, Ruleset, Stage, TableName};
 
 /// The rules of one family, checked and compiled. Immutable, but for what rules of `limit` and `statistic` share among workers.
 #[derive(Debug)]
@@ -182,6 +182,19 @@ impl Program {
         if keepers().count() == memory.len() {
             keepers().zip(memory).for_each(|(op, &word)| op.recall(word));
         }
+    }
+
+    /// Where a rule of the program stands in the source: table, chain, and its place there. The last place of a chain is its end.
+    pub(super) fn place(&self, at: usize) -> Option<(TableName, &Chain, usize)> {
+        let n = self.starts.partition_point(|start| *start as usize <= at).checked_sub(1)?;
+        let mut left = n;
+        for table in &self.source.tables {
+            match table.chains.get(left) {
+                Some(chain) => return Some((table.name, chain, at - self.starts[n] as usize)),
+                None => left -= table.chains.len(),
+            }
+        }
+        None
     }
 
     pub(super) fn entry(&self, table: TableName, hook: Hook) -> Option<Entry> {

@@ -1,5 +1,14 @@
 //! Rules as they are written: what the text says, in values. Compiled for evaluation elsewhere.
 
+mod alter;
+mod packet;
+
+pub use alter::{Alter, HopChange, LogTarget, NflogTarget, log_flags};
+pub use packet::{
+    ChunkRule, EcnMatch, ExtMatch, FieldMatch, FragMatch, HopTest, OptionsMatch, RouteMatch, RpFilter, SctpChunks, SctpMatch,
+    SpiRange, StringMatch, TimeMatch, U32Step, U32Test, header_bits,
+};
+
 use crate::nat::NatRange;
 use crate::wire::Mac;
 use core::net::IpAddr;
@@ -118,6 +127,16 @@ pub enum Policy {
     Accept,
     /// Ends.
     Drop,
+}
+
+impl Policy {
+    /// The name in rules.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Policy::Accept => "ACCEPT",
+            Policy::Drop => "DROP",
+        }
+    }
 }
 
 /// How many packets and bytes met a rule or policy.
@@ -262,6 +281,20 @@ pub enum Match {
         /// `--socket-exists`, `true`; inverted, `false`.
         socket: Option<bool>,
     },
+    /// `pkttype`, `ttl`, `hl`, `length`, `tos`, `dscp`, `ecn`, `tcpmss`, `esp`, `ah`, `ipcomp`.
+    Field(FieldMatch),
+    /// `sctp`.
+    Sctp(Box<SctpMatch>),
+    /// `time`.
+    Time(Box<TimeMatch>),
+    /// `rpfilter`.
+    Rpfilter(RpFilter),
+    /// `string`.
+    String(Box<StringMatch>),
+    /// `u32`: 1 to 10 tests.
+    U32(Inv<Vec<U32Test>>),
+    /// `ah`, `frag`, `hbh`, `dst`, `rt`, `ipv6header`, `eui64`, `mh` of IPv6.
+    Extension(Box<ExtMatch>),
 }
 
 /// Which port `multiport` tests.
@@ -415,6 +448,12 @@ pub enum Target {
     Connmark(Connmark),
     /// `CT`, and `NOTRACK`.
     Ct(CtTarget),
+    /// `TTL`, `HL`, `TOS`, `DSCP`, `TCPMSS`, `CHECKSUM`.
+    Alter(Alter),
+    /// `NFLOG`.
+    Nflog(Box<NflogTarget>),
+    /// `TRACE`: the packet's way is recorded from here on.
+    Trace,
 }
 
 /// How `REJECT` answers.
@@ -426,31 +465,6 @@ pub enum RejectWith {
     Icmp6(u8),
     /// TCP RST.
     TcpReset,
-}
-
-/// `LOG`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogTarget {
-    /// syslog level 0-7.
-    pub level: u8,
-    /// At most 29 bytes.
-    pub prefix: String,
-    /// Bits of [`log_flags`].
-    pub flags: u8,
-}
-
-/// Options of `LOG`.
-pub mod log_flags {
-    /// `--log-tcp-sequence`.
-    pub const TCP_SEQUENCE: u8 = 1;
-    /// `--log-tcp-options`.
-    pub const TCP_OPTIONS: u8 = 2;
-    /// `--log-ip-options`.
-    pub const IP_OPTIONS: u8 = 4;
-    /// `--log-uid`.
-    pub const UID: u8 = 8;
-    /// `--log-macdecode`.
-    pub const MACDECODE: u8 = 32;
 }
 
 /// `CONNMARK`.

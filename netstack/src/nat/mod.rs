@@ -27,7 +27,7 @@ pub use masquerade::masquerade;
 pub use netmap::netmap;
 pub use redirect::redirect;
 pub(crate) use rewrite::rewrite_ip;
-pub use rewrite::{L4Checksum, rewrite, rewrite_built};
+pub use rewrite::{L4Checksum, MSS_LEN, insert_mss, make_room_for_mss, rewrite, rewrite_built};
 pub use table::Table;
 
 use crate::conntrack::{Conn, CtInfo, CtTuple, Status, Track};
@@ -136,6 +136,18 @@ pub trait Addresses {
 
     /// Our address on the interface through which a packet came (REDIRECT).
     fn first(&self, input: Iface, v6: bool) -> Option<IpAddr>;
+
+    /// The interface through which packets to an address leave.
+    fn way(&self, to: IpAddr) -> Option<Iface> {
+        let _ = to;
+        None
+    }
+
+    /// The longest IP packet that an interface carries.
+    fn mtu(&self, on: Iface) -> u32 {
+        let _ = on;
+        u32::from(u16::MAX)
+    }
 
     /// Whether a new connection can have a source port that a rule names, given that no tracked connection has it: `reply` is what its replies would
     /// look like. Where the host's sockets carry it, the host must have the port, too.

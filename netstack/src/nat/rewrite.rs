@@ -5,7 +5,7 @@ use crate::skb::Skb;
 use crate::tuple::proto;
 use crate::verdict::DropReason;
 use crate::wire::checksum::Delta;
-use crate::wire::{icmp, ipv4, ipv6};
+use crate::wire::{icmp, ipv4, ipv6, tcp};
 use core::net::IpAddr;
 
 /// What stands in the checksum field of a transport header.
@@ -19,7 +19,7 @@ pub enum L4Checksum {
     Later,
 }
 
-/// Makes the bytes of a packet say what `skb` says: addresses, hop limit, type of service, ports or identifier, and the
+/// Makes the bytes of a packet say what `skb` says: addresses, hop limit, type of service, ports or identifier, segment size, and the
 /// packet that an ICMP error quotes. Checksums are corrected for what changed (RFC 1624), so a wrong one stays wrong; a UDP
 /// checksum of zero ("none") stays zero. `packet` starts with the IP header, which is `header_len` bytes long with
 /// options and extension headers, and contains the transport header.
@@ -90,6 +90,9 @@ fn rewrite_l4(skb: &Skb<'_>, l4: &mut [u8], addresses: Delta, checksum: L4Checks
         proto::TCP | proto::UDP => {
             sum.put(l4, 0, skb.sport.to_be_bytes());
             sum.put(l4, 2, skb.dport.to_be_bytes());
+            if let (proto::TCP, Some(mss)) = (skb.protocol, skb.altered.mss) {
+                put_mss(&mut sum, l4, mss.value);
+            }
         }
         UDP_LITE => {}
         _ if inner::type_has_ident(v6, l4[0]) => sum.put(l4, 4, skb.sport.to_be_bytes()),
@@ -116,6 +119,58 @@ fn rewrite_l4(skb: &Skb<'_>, l4: &mut [u8], addresses: Delta, checksum: L4Checks
                 sum.correct(l4, at);
             }
         }
+    }
+    Ok(())
+}
+
+/// Length of the option that says the maximum segment size.
+pub const MSS_LEN: usize = 4;
+
+/// Puts a segment size into the option that says one.
+fn put_mss(sum: &mut Delta, l4: &mut [u8], mss: u16) {
+    let Some(at) = tcp::mss_option(l4) else { return };
+    let [high, low] = mss.to_be_bytes();
+    // Sums are of words at even places.
+    match (at % 2, l4.get(at + 1), l4.get(at + 4)) {
+        (0, _, _) => sum.put(l4, at + 2, [high, low]),
+        (_, Some(&before), Some(&after)) => sum.put(l4, at + 1, [before, high, low, after]),
+        _ => {}
+    }
+}
+
+/// Gives a TCP header that we build, which has no option for the segment size, an empty one.
+pub fn make_room_for_mss(l4: &mut Vec<u8>) {
+    if l4.len() >= tcp::HEADER_LEN {
+        l4.splice(tcp::HEADER_LEN..tcp::HEADER_LEN, [2, MSS_LEN as u8, 0, 0]);
+        l4[12] = l4[12].wrapping_add(1 << 4);
+    }
+}
+
+/// The same in the bytes of a packet: all but the last [`MSS_LEN`] of `packet` are the packet so far. Its lengths and checksums say so.
+///
+/// # Errors
+/// [`DropReason::Truncated`] if the headers are not all there.
+pub fn insert_mss(packet: &mut [u8], header_len: usize, checksum: L4Checksum) -> Result<(), DropReason> {
+    let place = header_len + tcp::HEADER_LEN;
+    let end = packet.len().checked_sub(MSS_LEN).filter(|end| *end >= place).ok_or(DropReason::Truncated)?;
+    let v6 = packet[0] >> 4 == 6;
+    let at = if v6 { 4 } else { 2 };
+    let longer = |word: [u8; 2]| u16::from_be_bytes(word).wrapping_add(MSS_LEN as u16).to_be_bytes();
+    let mut header = Delta::default();
+    header.put(packet, at, longer([packet[at], packet[at + 1]]));
+    if !v6 {
+        header.correct(packet, 10);
+    }
+    packet.copy_within(place..end, place + MSS_LEN);
+    let l4 = &mut packet[header_len..];
+    l4[tcp::HEADER_LEN..tcp::HEADER_LEN + MSS_LEN].fill(0);
+    let mut sum = Delta::default();
+    sum.put(l4, tcp::HEADER_LEN, [2, MSS_LEN as u8]);
+    sum.put(l4, 12, [l4[12].wrapping_add(1 << 4), l4[13]]);
+    if checksum == L4Checksum::Complete {
+        // The length of the pseudo-header.
+        sum.put(&mut [0, 0], 0, (MSS_LEN as u16).to_be_bytes());
+        sum.correct(l4, 16);
     }
     Ok(())
 }

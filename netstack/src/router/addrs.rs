@@ -161,6 +161,18 @@ impl Addresses for Addrs<'_> {
     fn first(&self, input: Iface, v6: bool) -> Option<IpAddr> {
         self.primary(input, v6)
     }
+
+    fn way(&self, to: IpAddr) -> Option<Iface> {
+        Some(self.route(to).map_or(Iface::Host0, Iface::Link))
+    }
+
+    fn mtu(&self, on: Iface) -> u32 {
+        match on {
+            Iface::Link(link) => self.links.get(usize::from(link.0)).map_or(u16::MAX, |l| l.info.mtu).into(),
+            // The host's sockets find the path's by themselves.
+            Iface::Host0 => u16::MAX.into(),
+        }
+    }
 }
 
 impl LinkNet {

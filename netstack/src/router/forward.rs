@@ -42,7 +42,7 @@ impl Router {
         if segment.is_some() && !carries {
             return Err(DropReason::TooBig);
         }
-        self.post_routing(&mut skb).map_err(|stop| self.stopped(edge, p, &skb, stop))?;
+        self.post_routing(&mut skb, &*edge).map_err(|stop| self.stopped(edge, p, &skb, stop))?;
         let Some(mac) = self.links[usize::from(link.0)].mac_of(skb.dst) else {
             self.ask_neighbour(edge, link, skb.dst);
             return Err(DropReason::Unresolved);
@@ -62,7 +62,8 @@ impl Router {
         let info = self.links[usize::from(link.0)].info;
         let ip_len = usize::from(p.ip.header_len);
         let own = p.head.len().min(ip_len + p.datagram.len());
-        let n = ethernet::HEADER_LEN + own;
+        let more = if skb.altered.mss.is_some_and(|new| new.added) { nat::MSS_LEN } else { 0 };
+        let n = ethernet::HEADER_LEN + own + more;
         if n > SCRATCH || own < ip_len {
             return Err(DropReason::TooBig);
         }
@@ -70,14 +71,18 @@ impl Router {
         let ethertype = if skb.is_v6() { EtherType::Ipv6 } else { EtherType::Ipv4 };
         ethernet::Header { dst: mac, src: self.cfg.gateway_mac, ethertype }.emit(head);
         let ip = &mut head[ethernet::HEADER_LEN..];
-        ip.copy_from_slice(&p.head[..own]);
+        ip[..own].copy_from_slice(&p.head[..own]);
         // A checksum that nobody has verified may be one that was never completed: it is made anew.
         let fresh = p.checksum == RxChecksum::Trusted;
-        if p.is_invalid() {
+        let state = if fresh { L4Checksum::Later } else { L4Checksum::Complete };
+        if more > 0 {
+            nat::insert_mss(ip, ip_len, state)?;
+        }
+        if p.is_invalid() && skb.altered.mss.is_none() {
             // INVALID packets are not translated: nothing behind the IP header changes.
             nat::rewrite_ip(skb, ip, ip_len)?;
         } else {
-            nat::rewrite(skb, ip, ip_len, if fresh { L4Checksum::Later } else { L4Checksum::Complete })?;
+            nat::rewrite(skb, ip, ip_len, state)?;
         }
         let body = p.datagram.slice(own - ip_len, p.datagram.len());
         let mut checksum = None;
@@ -88,9 +93,9 @@ impl Router {
             _ => None,
         };
         if let Some(at) = at.filter(|_| fresh) {
-            let pseudo = Sum::default().pseudo(skb.src, skb.dst, p.ip.protocol, p.datagram.len);
+            let pseudo = Sum::default().pseudo(skb.src, skb.dst, p.ip.protocol, skb.l4_len);
             let l4 = &mut ip[ip_len..];
-            let value = if info.checksum {
+            let value = if info.checksum && !(skb.altered.whole_checksum && p.gso.is_none()) {
                 checksum = Some(TxChecksum { start: (ethernet::HEADER_LEN + ip_len) as u16, offset: at as u16 });
                 pseudo.fold()
             } else {

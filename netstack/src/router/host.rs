@@ -41,6 +41,14 @@ impl Addresses for Asked<'_> {
         self.addrs.first(input, v6)
     }
 
+    fn way(&self, to: IpAddr) -> Option<Iface> {
+        self.addrs.way(to)
+    }
+
+    fn mtu(&self, on: Iface) -> u32 {
+        self.addrs.mtu(on)
+    }
+
     fn grants(&self, conn: &Conn, reply: &CtTuple) -> bool {
         self.grants.borrow_mut()(conn, reply)
     }
@@ -50,13 +58,15 @@ impl Router {
     /// POSTROUTING of a packet that a host socket will carry to the host-side address `to`: where rules demand a source port, the host is asked for
     /// it. SNAT to an address that is not the host's cannot be.
     pub(crate) fn post_routing_to_host<E: Edge>(&mut self, skb: &mut Skb<'_>, to: IpAddr, edge: &mut E) -> Result<(), Stop> {
-        self.pass(Stage::PostRouting, skb)?;
+        self.pass(Stage::PostRouting, skb, &*edge)?;
+        // Rules read payload and ask for ports in turn.
+        let edge = RefCell::new(edge);
         let mut grants = |conn: &Conn, reply: &CtTuple| {
             let addr = conn.status.has(Status::SRC_ADDR_GIVEN).then(|| reply.dst_ip());
             let from = Source { addr, port: SourcePort::Demand(reply.dport) };
-            edge.reserve(reply.proto, Endpoint::new(to, reply.sport), from)
+            edge.try_borrow_mut().is_ok_and(|mut e| e.reserve(reply.proto, Endpoint::new(to, reply.sport), from))
         };
-        self.translate_on(Hook::PostRouting, skb, &mut grants)?;
+        self.translate_on(Hook::PostRouting, skb, &edge, &mut grants)?;
         if let Track::Fresh { conn, .. } = &skb.track
             && conn.status.has(Status::SRC_ADDR_GIVEN)
             && !self.addrs().is_host(skb.src)

@@ -19,6 +19,7 @@ pub(crate) use addrs::Addrs;
 pub(crate) use bare::Bare;
 pub(crate) use limiter::RateLimit;
 pub(crate) use netfilter::Netfilter;
+pub use netfilter::Traced;
 pub(crate) use send::Outgoing;
 pub use state::{FamilyState, LinksState, RulesState};
 pub(crate) use via::Attach;
@@ -32,6 +33,7 @@ use crate::time::Time;
 use crate::timers::Timers;
 use crate::verdict::DropReason;
 use core::net::IpAddr;
+use core::time::Duration;
 use neighbours::Neighbours;
 
 /// Longest head of a frame that the stack builds: Ethernet, IP, and a whole small message.
@@ -51,6 +53,8 @@ pub struct Router {
     pub(crate) host_addrs: Vec<IpAddr>,
     /// Stack time of the call in progress.
     pub(crate) now: Time,
+    /// Time since 1970 at stack time zero, as the wall clock has it; `None` before the caller said so.
+    pub(crate) wall: Option<Duration>,
     /// When data or connections moved last.
     pub(crate) moved: Time,
     pub(crate) icmp_limit: RateLimit,
@@ -96,6 +100,7 @@ impl Router {
             rng,
             host_addrs: Vec::new(),
             now: Time::ZERO,
+            wall: None,
             moved: Time::ZERO,
             icmp_limit: RateLimit::icmp(),
             ident,

@@ -7,7 +7,8 @@ use crate::conntrack::tcp::TcpState;
 use crate::conntrack::{ConnId, Conntrack, CtInfo, Dir, Proto, Status, Track};
 use crate::edge::Token;
 use crate::iptables::{
-    CounterSet, Env, Hook, Iface, Known, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, Stage, TableName, Verdicts,
+    Bulk, CounterSet, Env, Hook, Iface, Known, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, Stage, TableName,
+    TraceEntry, Verdicts,
 };
 use crate::nat::{self, Nat};
 use crate::packet::Packet;
@@ -86,27 +87,94 @@ pub(super) struct FamilyRules {
     pub(super) closed: bool,
 }
 
-/// What LOG rules said.
+/// What LOG rules said, and where traced packets went.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    lines: VecDeque<String>,
+    lines: Bounded<String>,
+    traces: Bounded<Traced>,
+}
+
+/// What waits to be fetched, in its order, and how much more there was.
+#[derive(Debug)]
+struct Bounded<T> {
+    items: VecDeque<T>,
     lost: u64,
+}
+
+impl<T> Default for Bounded<T> {
+    fn default() -> Self {
+        Bounded { items: VecDeque::new(), lost: 0 }
+    }
+}
+
+impl<T> Bounded<T> {
+    fn push(&mut self, item: impl FnOnce() -> T) {
+        if self.items.len() < MAX_LOG {
+            self.items.push_back(item());
+        } else {
+            self.lost += 1;
+        }
+    }
+
+    fn take(&mut self) -> (Vec<T>, u64) {
+        (self.items.drain(..).collect(), core::mem::take(&mut self.lost))
+    }
+}
+
+/// A step of a traced packet: a rule that it met, before it acted, or the end of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traced {
+    /// Table.
+    pub table: TableName,
+    /// Hook.
+    pub hook: Hook,
+    /// Chain.
+    pub chain: String,
+    /// Number of the rule, from 1; that of the chain's end is one more than there are rules.
+    pub number: usize,
+    /// `rule`, `return` or `policy`.
+    pub step: &'static str,
+    /// The rule as `iptables-save` prints it, or the policy (`-P INPUT DROP`).
+    pub rule: String,
+    /// The packet as a LOG line shows it.
+    pub packet: String,
+}
+
+impl core::fmt::Display for Traced {
+    /// The kernel's line.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Traced { table, chain, number, step, packet, .. } = self;
+        write!(f, "TRACE: {table}:{chain}:{step}:{number} {packet}")
+    }
 }
 
 impl LogSink for Log {
     fn log(&mut self, entry: &LogEntry<'_>) {
-        if self.lines.len() < MAX_LOG {
-            self.lines.push_back(entry.to_string());
-        } else {
-            self.lost += 1;
-        }
+        self.lines.push(|| entry.to_string());
+    }
+
+    fn trace(&mut self, e: &TraceEntry<'_>) {
+        self.traces.push(|| Traced {
+            table: e.table,
+            hook: e.hook,
+            chain: e.chain.to_owned(),
+            number: e.number,
+            step: e.step.as_str(),
+            rule: e.rule(),
+            packet: e.packet(),
+        });
     }
 }
 
 impl Log {
     /// Takes what waits: lines, and how many more there would have been.
     pub(super) fn take(&mut self) -> (Vec<String>, u64) {
-        (self.lines.drain(..).collect(), core::mem::take(&mut self.lost))
+        self.lines.take()
+    }
+
+    /// The same of traces.
+    pub(super) fn take_traces(&mut self) -> (Vec<Traced>, u64) {
+        self.traces.take()
     }
 }
 
@@ -191,31 +259,31 @@ impl Netfilter {
 
 impl Router {
     /// PREROUTING: raw, tracking, mangle, nat (destination).
-    pub(crate) fn pre_routing(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
+    pub(crate) fn pre_routing(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
         if self.netfilter.families[usize::from(skb.is_v6())].closed {
             return Err(Stop::Drop(DropReason::NoRules));
         }
-        self.ask(TableName::Raw, Hook::PreRouting, skb)?;
+        self.ask(TableName::Raw, Hook::PreRouting, skb, bulk)?;
         self.track(skb, attach)?;
-        self.pass(Stage::PreRouting, skb)?;
-        self.translate(Hook::PreRouting, skb)
+        self.pass(Stage::PreRouting, skb, bulk)?;
+        self.translate(Hook::PreRouting, skb, bulk)
     }
 
     /// INPUT: mangle, filter, security, nat (source); then the connection is confirmed.
-    pub(crate) fn input(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
-        self.pass(Stage::Input, skb)?;
-        self.translate(Hook::Input, skb)?;
+    pub(crate) fn input(&mut self, skb: &mut Skb<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
+        self.pass(Stage::Input, skb, bulk)?;
+        self.translate(Hook::Input, skb, bulk)?;
         self.confirm(skb)
     }
 
     /// FORWARD: mangle, filter, security.
-    pub(crate) fn forward(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
-        self.pass(Stage::Forward, skb)
+    pub(crate) fn forward(&mut self, skb: &mut Skb<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
+        self.pass(Stage::Forward, skb, bulk)
     }
 
     /// OUTPUT: raw, tracking, mangle, nat (destination), filter, security. Sets the interface by the destination, again
     /// after translation.
-    pub(crate) fn output(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>) -> Result<(), Stop> {
+    pub(crate) fn output(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
         if self.netfilter.families[usize::from(skb.is_v6())].closed {
             return Err(Stop::Drop(DropReason::NoRules));
         }
@@ -223,29 +291,30 @@ impl Router {
         if let (Attach::About(track), true) = (attach, self.netfilter.tracking) {
             skb.track = track.answer();
         }
-        self.ask(TableName::Raw, Hook::Output, skb)?;
+        self.ask(TableName::Raw, Hook::Output, skb, bulk)?;
         self.track(skb, attach)?;
-        self.pass(Stage::OutputMangle, skb)?;
-        self.translate(Hook::Output, skb)?;
-        self.pass(Stage::Output, skb)?;
+        self.pass(Stage::OutputMangle, skb, bulk)?;
+        self.translate(Hook::Output, skb, bulk)?;
+        self.pass(Stage::Output, skb, bulk)?;
         // As Linux: rules of OUTPUT see the interface of before the translation, those of POSTROUTING that of the way it takes.
         skb.output = self.route(skb.dst).map(Iface::Link).or(skb.output);
         Ok(())
     }
 
     /// POSTROUTING: mangle, nat (source); then the connection is confirmed.
-    pub(crate) fn post_routing(&mut self, skb: &mut Skb<'_>) -> Result<(), Stop> {
-        self.pass(Stage::PostRouting, skb)?;
-        self.translate(Hook::PostRouting, skb)?;
+    pub(crate) fn post_routing(&mut self, skb: &mut Skb<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
+        self.pass(Stage::PostRouting, skb, bulk)?;
+        self.translate(Hook::PostRouting, skb, bulk)?;
         self.confirm(skb)
     }
 
     /// Tables that are asked in a row: as the packets of the connection before it passed them, or one after the other.
-    pub(super) fn pass(&mut self, stage: Stage, skb: &mut Skb<'_>) -> Result<(), Stop> {
-        let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
+    pub(super) fn pass(&mut self, stage: Stage, skb: &mut Skb<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
+        let Router { cfg, links, host_addrs, rng, netfilter, now, wall, .. } = self;
         let Netfilter { families, verdicts, conntrack, log, heard, .. } = netfilter;
         let Some((program, counters)) = &mut families[usize::from(skb.is_v6())].loaded else { return Ok(()) };
-        let place = match verdicts.take(stage, program, skb, conntrack, counters) {
+        let known = if skb.traced { Known::Ask } else { verdicts.take(stage, program, skb, conntrack, counters) };
+        let place = match known {
             Known::Path(outcome) => return outcome.into(),
             Known::Ask => None,
             Known::Keep(place) => Some(place),
@@ -258,6 +327,8 @@ impl Router {
             counters,
             log,
             raw: raw(heard, skb),
+            bulk,
+            wall: *wall,
         };
         match place {
             Some(place) => verdicts.ask(place, program, skb, &mut env),
@@ -267,12 +338,19 @@ impl Router {
     }
 
     /// One table at one hook.
-    fn ask(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>) -> Result<(), Stop> {
-        self.ask_on(table, hook, skb, &mut |_, _| true)
+    fn ask(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
+        self.ask_on(table, hook, skb, bulk, &mut |_, _| true)
     }
 
-    fn ask_on(&mut self, table: TableName, hook: Hook, skb: &mut Skb<'_>, grants: Grants<'_>) -> Result<(), Stop> {
-        let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
+    fn ask_on(
+        &mut self,
+        table: TableName,
+        hook: Hook,
+        skb: &mut Skb<'_>,
+        bulk: &dyn Bulk,
+        grants: Grants<'_>,
+    ) -> Result<(), Stop> {
+        let Router { cfg, links, host_addrs, rng, netfilter, now, wall, .. } = self;
         let family = &mut netfilter.families[usize::from(skb.is_v6())];
         let Some((program, counters)) = family.loaded.as_mut().filter(|(p, _)| p.has(table, hook)) else { return Ok(()) };
         let addrs = Asked::new(super::Addrs { cfg, links, host: host_addrs }, grants);
@@ -284,6 +362,8 @@ impl Router {
             counters,
             log: &mut netfilter.log,
             raw: raw(&netfilter.heard, skb),
+            bulk,
+            wall: *wall,
         };
         program.run(table, hook, skb, &mut env).into()
     }
@@ -302,16 +382,22 @@ impl Router {
     }
 
     /// Decides how the first packet of a connection is translated, and translates packets of all connections that are.
-    fn translate(&mut self, hook: Hook, skb: &mut Skb<'_>) -> Result<(), Stop> {
-        self.translate_on(hook, skb, &mut |_, _| true)
+    fn translate(&mut self, hook: Hook, skb: &mut Skb<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
+        self.translate_on(hook, skb, bulk, &mut |_, _| true)
     }
 
-    pub(super) fn translate_on(&mut self, hook: Hook, skb: &mut Skb<'_>, grants: Grants<'_>) -> Result<(), Stop> {
+    pub(super) fn translate_on(
+        &mut self,
+        hook: Hook,
+        skb: &mut Skb<'_>,
+        bulk: &dyn Bulk,
+        grants: Grants<'_>,
+    ) -> Result<(), Stop> {
         if !self.netfilter.tracking {
             return Ok(());
         }
         if nat::asks(skb, hook) {
-            self.ask_on(TableName::Nat, hook, skb, &mut *grants)?;
+            self.ask_on(TableName::Nat, hook, skb, bulk, &mut *grants)?;
         }
         let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
         let addrs = Asked::new(super::Addrs { cfg, links, host: host_addrs }, grants);

@@ -7,7 +7,9 @@ use crate::admin::Shortcuts;
 use crate::conntrack::tcp::TcpTrack;
 use crate::conntrack::{Conn, ConnId, Conntrack, CtTuple, Dir, Proto, Status, Track};
 use crate::edge::{Token, TokenKind};
-use crate::iptables::{CounterSet, Env, Family, Hook, Iface, Outcome, Program, RawHeaders, RuleError, Ruleset, TableName};
+use crate::iptables::{
+    CounterSet, Env, Family, Hook, Iface, NoBulk, Outcome, Program, RawHeaders, RuleError, Ruleset, TableName,
+};
 use crate::packet::L4;
 use crate::skb::Skb;
 use crate::time::Time;
@@ -120,6 +122,11 @@ impl Router {
         self.netfilter.log.take()
     }
 
+    /// Where traced packets went.
+    pub(crate) fn take_traces(&mut self) -> (Vec<super::Traced>, u64) {
+        self.netfilter.log.take_traces()
+    }
+
     /// Whether a live flow's connection could begin under other rules: its first packet, as translated then, is put before the
     /// filter table of `program`. Flows of the other family always may.
     pub(crate) fn may_begin(&mut self, via: &Via, family: Family, program: &Program) -> bool {
@@ -186,8 +193,13 @@ impl Router {
             track: Track::Fresh { conn, related: false },
             quoted: None,
             owner: None,
+            cast: Default::default(),
+            ip_bytes: &[],
+            body: crate::edge::Payload::EMPTY,
+            traced: false,
+            altered: Default::default(),
         };
-        let Router { cfg, links, host_addrs, rng, netfilter, now, .. } = self;
+        let Router { cfg, links, host_addrs, rng, netfilter, now, wall, .. } = self;
         let addrs = Addrs { cfg, links, host: host_addrs };
         // A question, not a packet: it counts nowhere and is not logged.
         let mut counters = CounterSet::new(program);
@@ -199,6 +211,8 @@ impl Router {
             counters: &mut counters,
             log: &mut Unheard,
             raw: RawHeaders::default(),
+            bulk: &NoBulk,
+            wall: *wall,
         };
         program.run(TableName::Filter, hook, &mut skb, &mut env) == Outcome::Accept
     }

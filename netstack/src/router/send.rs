@@ -3,10 +3,10 @@
 use super::{Attach, Router, SCRATCH};
 use crate::conntrack::{ConnId, Dir, Track};
 use crate::edge::{Edge, Gso, GsoKind, LinkId, Payload, TxChecksum, TxFrame};
-use crate::iptables::Iface;
+use crate::iptables::{Bulk, Iface};
 use crate::nat;
 use crate::packet::L4;
-use crate::skb::Skb;
+use crate::skb::{Altered, Cast, NewMss, Skb};
 use crate::tuple::{Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::checksum::Sum;
@@ -39,8 +39,8 @@ pub(crate) struct Outgoing<'a> {
 struct Passed<'a> {
     skb: Skb<'a>,
     link: LinkId,
-    /// Its addresses, ports or quoted packet are no longer what they were.
-    translated: bool,
+    /// Its addresses, ports, quoted packet or segment size are no longer what they were.
+    rewritten: bool,
 }
 
 impl<'a> Outgoing<'a> {
@@ -88,6 +88,11 @@ impl<'a> Outgoing<'a> {
             track: Track::None,
             quoted: None,
             owner: None,
+            cast: Cast::Unicast,
+            ip_bytes: &[],
+            body: self.body,
+            traced: false,
+            altered: Altered::default(),
         })
     }
 }
@@ -134,54 +139,60 @@ impl Router {
         to: Option<(LinkId, Mac)>,
         out: &Outgoing<'_>,
     ) -> Result<Option<(ConnId, Dir)>, DropReason> {
-        let Passed { skb, link, translated } =
-            self.pass_hooks(to.map(|(link, _)| link), out).map_err(|why| give_up(edge, out, why))?;
+        let Passed { skb, link, rewritten } =
+            self.pass_hooks(to.map(|(link, _)| link), out, &*edge).map_err(|why| give_up(edge, out, why))?;
         let conn = skb.track.known();
-        if !translated {
-            return self.deliver(edge, to, link, out).map(|()| conn);
+        let offload = !skb.altered.whole_checksum || out.gso.is_some();
+        let out = Outgoing { tuple: skb.tuple(), hop_limit: skb.hop_limit, tos: skb.tos, ..*out };
+        if !rewritten {
+            return self.deliver(edge, to, link, &out, offload).map(|()| conn);
         }
         // Taken out for the time of the call, for its memory.
         let mut l4 = core::mem::take(&mut self.rewritten);
         l4.clear();
         l4.extend_from_slice(out.l4);
+        if let Some(NewMss { added: true, .. }) = skb.altered.mss {
+            nat::make_room_for_mss(&mut l4);
+        }
         let sent = match nat::rewrite_built(&skb, &mut l4) {
-            Ok(()) => self.deliver(edge, to, link, &Outgoing { tuple: skb.tuple(), l4: &l4, ..*out }),
-            Err(why) => Err(give_up(edge, out, why)),
+            Ok(()) => self.deliver(edge, to, link, &Outgoing { l4: &l4, ..out }, offload),
+            Err(why) => Err(give_up(edge, &out, why)),
         };
         self.rewritten = l4;
         sent.map(|()| conn)
     }
 
     /// The hooks on a packet's way.
-    fn pass_hooks<'a>(&mut self, to: Option<LinkId>, out: &Outgoing<'a>) -> Result<Passed<'a>, DropReason> {
+    fn pass_hooks<'a>(&mut self, to: Option<LinkId>, out: &Outgoing<'a>, bulk: &dyn Bulk) -> Result<Passed<'a>, DropReason> {
         let len = self.ip_header_len(out) + out.l4.len() + out.body.len();
         let mut skb = out.skb(len as u32)?;
         let before = skb.tuple();
         match out.input {
-            Some(_) => self.pre_routing(&mut skb, &out.attach)?,
-            None => self.output(&mut skb, &out.attach)?,
+            Some(_) => self.pre_routing(&mut skb, &out.attach, bulk)?,
+            None => self.output(&mut skb, &out.attach, bulk)?,
         }
         let Some(link) = to.or_else(|| self.route(skb.dst)) else {
             // For the host itself: no rule led it to the guest.
-            self.input(&mut skb)?;
+            self.input(&mut skb, bulk)?;
             return Err(DropReason::NoService);
         };
         skb.output = Some(Iface::Link(link));
         if out.input.is_some() {
-            self.forward(&mut skb)?;
+            self.forward(&mut skb, bulk)?;
         }
-        self.post_routing(&mut skb)?;
-        let translated = skb.tuple() != before || skb.quoted.is_some();
-        Ok(Passed { skb, link, translated })
+        self.post_routing(&mut skb, bulk)?;
+        let rewritten = skb.tuple() != before || skb.quoted.is_some() || skb.altered.mss.is_some();
+        Ok(Passed { skb, link, rewritten })
     }
 
-    /// Sends a packet that passed the hooks, to a station of `link` if that is known.
+    /// Sends a packet that passed the hooks, to a station of `link` if that is known. `offload`: the link may complete its checksum.
     fn deliver<E: Edge>(
         &mut self,
         edge: &mut E,
         to: Option<(LinkId, Mac)>,
         link: LinkId,
         out: &Outgoing<'_>,
+        offload: bool,
     ) -> Result<(), DropReason> {
         let mac = to.map(|(_, mac)| mac).or_else(|| self.links[usize::from(link.0)].mac_of(out.tuple.dst.addr));
         let Some(mac) = mac else {
@@ -193,7 +204,7 @@ impl Router {
         if out.gso.is_none() && ip_len > usize::from(self.links[usize::from(link.0)].info.mtu) {
             return self.send_fragments(edge, link, mac, out);
         }
-        self.send_whole(edge, link, mac, out)
+        self.send_whole(edge, link, mac, out, offload)
     }
 
     fn ip_header_len(&self, out: &Outgoing<'_>) -> usize {
@@ -206,7 +217,14 @@ impl Router {
         self.ident
     }
 
-    fn send_whole<E: Edge>(&mut self, edge: &mut E, link: LinkId, mac: Mac, out: &Outgoing<'_>) -> Result<(), DropReason> {
+    fn send_whole<E: Edge>(
+        &mut self,
+        edge: &mut E,
+        link: LinkId,
+        mac: Mac,
+        out: &Outgoing<'_>,
+        offload: bool,
+    ) -> Result<(), DropReason> {
         let ip_len = self.ip_header_len(out);
         let l4_at = ethernet::HEADER_LEN + ip_len;
         let head_len = l4_at + out.l4.len();
@@ -223,7 +241,7 @@ impl Router {
         let mut checksum = None;
         if let Some(at) = checksum_at(out.tuple.proto) {
             let pseudo = pseudo(out, l4_len);
-            let offload = info.checksum && matches!(out.tuple.proto, proto::TCP | proto::UDP);
+            let offload = offload && info.checksum && matches!(out.tuple.proto, proto::TCP | proto::UDP);
             let value = if offload {
                 checksum = Some(TxChecksum { start: l4_at as u16, offset: at as u16 });
                 pseudo.fold()

@@ -206,3 +206,18 @@ impl Options {
         o
     }
 }
+
+/// Where the option with the maximum segment size begins in a TCP header, as Linux's firewall looks for it: an end mark does not end
+/// the list, and an option of length 0 is taken for one byte.
+pub fn mss_option(header: &[u8]) -> Option<usize> {
+    let end = (usize::from(header.get(12)? >> 4) * 4).min(header.len());
+    let mut at = HEADER_LEN;
+    while at < end {
+        match (header[at], header.get(at + 1)) {
+            (2, Some(4)) if at + 4 <= end => return Some(at),
+            (0 | 1, _) => at += 1,
+            (_, len) => at += usize::from(len.copied().unwrap_or(1).max(1)),
+        }
+    }
+    None
+}

@@ -93,6 +93,11 @@ impl Bytes {
             track: Track::None,
             quoted: None,
             owner: None,
+            cast: Default::default(),
+            ip_bytes: &[],
+            body: hibernet_netstack::edge::Payload::EMPTY,
+            traced: false,
+            altered: Default::default(),
         }
     }
 }

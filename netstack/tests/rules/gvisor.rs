@@ -403,6 +403,8 @@ fn rejects_go_on_while_tables_are_replaced() {
                         counters: &mut counters,
                         log: &mut log,
                         raw: RawHeaders::default(),
+                        bulk: &NoBulk,
+                        wall: None,
                     };
                     match program.run(Filter, Input, &mut udp80(false), &mut env) {
                         Outcome::Reject(_) => {
@@ -436,6 +438,8 @@ fn workers_share_limits_and_counters_of_nth() {
             counters: &mut counters,
             log: &mut log,
             raw: RawHeaders::default(),
+            bulk: &NoBulk,
+            wall: None,
         };
         for _ in 0..10_000 {
             program.run(Filter, Input, &mut udp80(false), &mut env);

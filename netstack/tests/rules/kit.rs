@@ -95,6 +95,11 @@ pub fn packet(src: &str, dst: &str, l4: L4, bytes: &'static [u8]) -> Skb<'static
         track: Track::None,
         quoted: None,
         owner: None,
+        cast: Default::default(),
+        ip_bytes: &[],
+        body: hibernet_netstack::edge::Payload::EMPTY,
+        traced: false,
+        altered: Default::default(),
     }
 }
 
@@ -215,6 +220,8 @@ impl Bench {
             counters: &mut self.counters,
             log: &mut self.log,
             raw: RawHeaders::default(),
+            bulk: &NoBulk,
+            wall: None,
         };
         self.program.run(table, hook, skb, &mut env)
     }

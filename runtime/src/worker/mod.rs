@@ -409,6 +409,9 @@ impl Worker {
         self.watch_links(ops);
         let (lines, lost) = self.stack.take_log();
         self.rule_log.write(now, &lines, lost);
+        let (steps, lost) = self.stack.take_traces();
+        let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
+        self.rule_log.write(now, &steps, lost);
         self.end_shortage(now, ops);
         self.trim(now);
         self.expire_clients(ops);
@@ -536,6 +539,7 @@ impl MutEventSubscriber for Worker {
         }
         self.wakeups += 1;
         let now = self.clock.now();
+        self.stack.set_wall_clock(now, Duration::from_nanos(crate::clock::wall()));
         let index = (events.data() & 0xff_ffff) as usize;
         let Some(source) = SOURCES.get((events.data() >> 24) as usize) else { return };
         if self.park(*source, index, ops) {

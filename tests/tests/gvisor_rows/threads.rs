@@ -37,6 +37,11 @@ fn datagram(sport: u16, dport: u16) -> Skb<'static> {
         track: Track::None,
         quoted: None,
         owner: None,
+        cast: Default::default(),
+        ip_bytes: &[],
+        body: hibernet_netstack::edge::Payload::EMPTY,
+        traced: false,
+        altered: Default::default(),
     }
 }
 

@@ -61,7 +61,7 @@ fn advice_names_what_to_do() {
     says("-A INPUT --so 1.1.1.1 --d 1.1.1.1", "could be delete or delete-chain");
     says("-N x\n-N x", "exists already");
     says("-A INPUT -p tcp -m multiport --dports 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", "at most 15 ports");
-    says("-A INPUT -p sctp --dport 5", "match sctp is not supported");
+    says("-A INPUT -p dccp --dport 5", "match dccp is not supported");
 }
 
 #[test]
@@ -72,7 +72,6 @@ fn what_linux_has_and_we_have_not_is_refused_by_name_with_the_reason() {
         assert!(what.contains(name) && !reason.is_empty() && e.exit_code() == 2, "{rule}: {e}");
     };
     for name in [
-        "ah",
         "bpf",
         "cgroup",
         "cluster",
@@ -82,59 +81,37 @@ fn what_linux_has_and_we_have_not_is_refused_by_name_with_the_reason() {
         "cpu",
         "dccp",
         "devgroup",
-        "dscp",
-        "ecn",
-        "esp",
         "hashlimit",
         "helper",
         "ipvs",
-        "length",
         "osf",
         "physdev",
-        "pkttype",
         "policy",
         "quota",
         "rateest",
         "realm",
         "recent",
-        "rpfilter",
-        "rt",
-        "sctp",
         "set",
         "socket",
-        "string",
-        "tcpmss",
-        "time",
-        "tos",
-        "ttl",
-        "u32",
     ] {
         refused(V4, &format!("-m {name} --some-option 1"), name);
         refused(V6, &format!("! -s ::1 -m {name}"), name);
     }
     for name in [
         "AUDIT",
-        "CHECKSUM",
         "CLASSIFY",
         "CONNSECMARK",
-        "DSCP",
         "ECN",
-        "HL",
         "HMARK",
-        "NFLOG",
         "NFQUEUE",
         "QUEUE",
         "RATEEST",
         "SECMARK",
         "SET",
         "SYNPROXY",
-        "TCPMSS",
         "TCPOPTSTRIP",
         "TEE",
-        "TOS",
         "TPROXY",
-        "TRACE",
-        "TTL",
     ] {
         refused(V4, &format!("-p tcp -j {name} --some-option 1"), name);
     }

@@ -57,6 +57,11 @@ fn packet(t: Tuple, l4: L4, l4_len: u32) -> Skb<'static> {
         track: Track::None,
         quoted: None,
         owner: None,
+        cast: Default::default(),
+        ip_bytes: &[],
+        body: crate::edge::Payload::EMPTY,
+        traced: false,
+        altered: Default::default(),
     }
 }
 

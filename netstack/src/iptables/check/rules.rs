@@ -1,5 +1,7 @@
 //! What single rules may test and do, and where: what iptables and the kernel's extensions refuse.
 
+mod packet;
+
 use super::RuleFault;
 use crate::iptables::matches::Limit;
 use crate::iptables::{Family, Hook, Inv, Match, Net, RejectWith, Rule, Statistic, TableName, Target, log_flags};
@@ -67,14 +69,22 @@ fn proto_of(rule: &Rule) -> Option<u8> {
     rule.proto.filter(|p| !p.not).map(|p| p.value)
 }
 
-fn check_match(m: &Match, rule: &Rule, place: &Place) -> Result<(), RuleFault> {
-    let needs = |name, number: u8, option| {
-        if proto_of(rule) == Some(number) { Ok(()) } else { Err(RuleFault::MatchProto(name, option)) }
-    };
-    let hooks = |name, hooks: &'static [Hook]| match place.outside(hooks) {
+/// A match that is of one protocol.
+fn needs(rule: &Rule, name: &'static str, number: u8, option: &'static str) -> Result<(), RuleFault> {
+    if proto_of(rule) == Some(number) { Ok(()) } else { Err(RuleFault::MatchProto(name, option)) }
+}
+
+/// A match that is possible at some hooks.
+fn hooks(place: &Place, name: &'static str, hooks: &'static [Hook]) -> Result<(), RuleFault> {
+    match place.outside(hooks) {
         Some(from) => Err(RuleFault::MatchHook { name, hooks, from }),
         None => Ok(()),
-    };
+    }
+}
+
+fn check_match(m: &Match, rule: &Rule, place: &Place) -> Result<(), RuleFault> {
+    let needs = |name, number, option| needs(rule, name, number, option);
+    let hooks = |name, at| hooks(place, name, at);
     match m {
         Match::Tcp { .. } => needs("tcp", proto::TCP, "-p tcp"),
         Match::Udp { .. } => needs("udp", proto::UDP, "-p udp"),
@@ -119,6 +129,13 @@ fn check_match(m: &Match, rule: &Rule, place: &Place) -> Result<(), RuleFault> {
             ranges.try_for_each(|r| place.addr(r.value.0).and_then(|()| place.addr(r.value.1)))
         }
         Match::Owner { .. } => hooks("owner", &[Hook::Output, Hook::PostRouting]),
+        Match::Field(f) => packet::field(f, rule, place),
+        Match::Sctp(m) => packet::sctp(m, rule),
+        Match::Time(m) => packet::time(m),
+        Match::Rpfilter(m) => packet::rpfilter(m, place),
+        Match::String(m) => packet::string(m),
+        Match::U32(m) => packet::u32(&m.value),
+        Match::Extension(m) => packet::extension(m, rule, place),
     }
 }
 
@@ -164,6 +181,9 @@ fn check_target(rule: &Rule, place: &Place) -> Result<(), RuleFault> {
             place.net(net)
         }
         Target::Ct(_) => only("CT", TableName::Raw, &[PreRouting, Output], place),
+        Target::Alter(a) => packet::alter(a, rule, place),
+        Target::Nflog(log) => value(log.prefix.len() < 64, "NFLOG", "--nflog-prefix has at most 63 bytes"),
+        Target::Trace => only("TRACE", TableName::Raw, &[PreRouting, Output], place),
     }
 }
 

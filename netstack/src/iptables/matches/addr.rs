@@ -1,7 +1,8 @@
 //! Tests of addresses: masks that are no prefixes, `iprange`, `addrtype`.
 
-use crate::iptables::{Iface, Inv, Net};
+use crate::iptables::{Iface, Inv, Net, RpFilter};
 use crate::nat::{AddrType, Addresses};
+use crate::skb::Skb;
 use core::net::{IpAddr, Ipv6Addr};
 
 /// A masked comparison.
@@ -42,4 +43,24 @@ pub(super) fn addrtype(types: u16, a: IpAddr, on: Option<Iface>, addrs: &dyn Add
 /// As `ipv6_addr_type` has it: neither multicast, nor unspecified, nor IPv4-mapped.
 fn is_unicast(a: Ipv6Addr) -> bool {
     !a.is_multicast() && !a.is_unspecified() && a.to_ipv4_mapped().is_none()
+}
+
+/// `rpfilter`: whether the answer would leave by the interface that the packet came in on (xt_rpfilter.c, ip6t_rpfilter.c). Marks choose no
+/// route here.
+pub(super) fn rpfilter(m: &RpFilter, skb: &Skb<'_>, addrs: &dyn Addresses) -> bool {
+    let fits = match (skb.src, skb.dst) {
+        // Whoever asks for an address; and what only this network hears.
+        (IpAddr::V4(src), IpAddr::V4(dst))
+            if src.octets()[0] == 0 && (dst.is_broadcast() || dst.octets()[..3] == [224, 0, 0]) =>
+        {
+            true
+        }
+        (IpAddr::V6(src), _) if src.is_unspecified() => true,
+        (src, _) => match addrs.kind(src, None) {
+            AddrType::Local => m.accept_local && (m.loose || addrs.kind(src, skb.input) == AddrType::Local),
+            AddrType::Unicast => m.loose || skb.input.is_some_and(|i| addrs.way(src) == Some(i)),
+            _ => false,
+        },
+    };
+    fits != m.invert
 }

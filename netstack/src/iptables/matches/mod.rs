@@ -1,10 +1,16 @@
 //! Match extensions, compiled: what each tests is what Linux's extension of that name tests.
 
 mod addr;
+mod bytes;
 pub(super) mod conntrack;
+mod content;
+mod extension;
+mod fields;
 mod limit;
 mod meta;
+mod sctp;
 mod statistic;
+mod time;
 pub(super) mod transport;
 
 pub(super) use limit::{Limit, LimitError};
@@ -14,14 +20,20 @@ use super::holds::Holds;
 use super::ifaces::IfaceSet;
 use super::program::Tail;
 use super::trail::Witness;
-use super::{CtMatch, Family, IcmpType, Inv, Match, Net, PortRange, Ports, RateUnit, Statistic};
+use super::{
+    CtMatch, ExtMatch, Family, FieldMatch, IcmpType, Inv, Match, Net, PortRange, Ports, RateUnit, RpFilter, SctpMatch, Statistic,
+    TimeMatch, U32Test,
+};
 use crate::conntrack::Conn;
 use crate::iptables::Env;
 use crate::iptables::eval::conn_of;
 use crate::skb::Skb;
+use crate::time::Time;
 use crate::wire::Mac;
+use content::Search;
 use core::net::IpAddr;
 use statistic::Nth;
+
 /// One test of a rule, behind its header test.
 #[derive(Debug)]
 pub(super) enum Op {
@@ -66,6 +78,13 @@ pub(super) enum Op {
         range: Box<Inv<(IpAddr, IpAddr)>>,
     },
     Owner(Box<Owner>),
+    Field(FieldMatch),
+    Sctp(Box<SctpMatch>),
+    Time(Box<TimeMatch>),
+    Rpfilter(RpFilter),
+    Search(Box<Search>),
+    U32(Box<Inv<Vec<U32Test>>>),
+    Extension(Box<ExtMatch>),
 }
 
 /// The tests of all rules.
@@ -184,6 +203,13 @@ impl Ops {
             Match::Owner { uid, gid, socket } => {
                 self.list.push(Op::Owner(Box::new(Owner { uid: *uid, gid: *gid, socket: *socket })));
             }
+            Match::Field(m) => self.list.push(Op::Field(*m)),
+            Match::Sctp(m) => self.list.push(Op::Sctp(m.clone())),
+            Match::Time(m) => self.list.push(Op::Time(m.clone())),
+            Match::Rpfilter(m) => self.list.push(Op::Rpfilter(*m)),
+            Match::String(m) => self.list.push(Op::Search(Box::new(Search::new(m)))),
+            Match::U32(m) => self.list.push(Op::U32(Box::new(m.clone()))),
+            Match::Extension(m) => self.list.push(Op::Extension(m.clone())),
         }
         Ok(())
     }
@@ -260,6 +286,13 @@ impl Ops {
             Op::Mac(m) => skb.src_mac.is_some_and(|mac| (mac == m.value) != m.not).into(),
             Op::Range { dst, range } => addr::range(range, if *dst { skb.dst } else { skb.src }).into(),
             Op::Owner(o) => meta::owner(&o.uid, &o.gid, o.socket, skb.owner).into(),
+            Op::Field(m) => fields::field(m, skb),
+            Op::Sctp(m) => sctp::sctp(m, skb, env.bulk),
+            Op::Time(m) => env.wall.is_some_and(|wall| time::time(m, (wall + env.now.since(Time::ZERO)).as_secs())).into(),
+            Op::Rpfilter(m) => addr::rpfilter(m, skb, env.addrs).into(),
+            Op::Search(s) => s.fits(skb, env.bulk).into(),
+            Op::U32(m) => content::u32(m, skb, env.bulk).into(),
+            Op::Extension(m) => extension::extension(m, skb),
         }
     }
 }
@@ -289,7 +322,8 @@ impl Op {
             Op::Conntrack(_) => Holds::Connection,
             Op::Mac(_) => Holds::Mac,
             Op::Connmark(_) => Holds::ConnMark,
-            Op::TcpOption(_) => Holds::Packet,
+            Op::TcpOption(_) | Op::Field(_) | Op::Extension(_) | Op::Rpfilter(_) => Holds::Packet,
+            Op::Sctp(_) | Op::Search(_) | Op::U32(_) | Op::Time(_) => Holds::Packet,
             Op::Limit(_) | Op::Random(_) | Op::Nth(_) => Holds::Packet,
         }
     }

@@ -1,10 +1,11 @@
 //! Target extensions, compiled.
 
+mod alter;
 mod mark;
 
 use super::holds::Holds;
 use super::matches::Memo;
-use super::{Connmark, CtTarget, Env, Hook, LogEntry, LogTarget, Net, Outcome, RejectWith, Target, ZoneDir};
+use super::{Alter, Connmark, CtTarget, Env, Hook, LogEntry, LogTarget, Net, NflogTarget, Outcome, RejectWith, Target, ZoneDir};
 use crate::conntrack::Track;
 use crate::nat::{self, Manip, Nat, NatRange};
 use crate::skb::Skb;
@@ -23,6 +24,8 @@ pub(super) enum Effect {
     Mark { value: u32, mask: u32 },
     Connmark(Connmark),
     Ct(CtTarget),
+    Alter(Alter),
+    Trace,
 }
 
 impl Effect {
@@ -40,6 +43,9 @@ impl Effect {
             Target::Mark { value, mask } => Effect::Mark { value: *value, mask: *mask },
             Target::Connmark(c) => Effect::Connmark(*c),
             Target::Ct(ct) => Effect::Ct(*ct),
+            Target::Alter(a) => Effect::Alter(*a),
+            Target::Nflog(log) => Effect::Log(Box::new(nflog(log))),
+            Target::Trace => Effect::Trace,
         })
     }
 
@@ -48,7 +54,7 @@ impl Effect {
         match self {
             Effect::Reject(_) | Effect::Mark { .. } => Holds::Connection,
             Effect::Connmark(_) => Holds::ConnMark,
-            Effect::Log(_) | Effect::Ct(_) => Holds::Packet,
+            Effect::Log(_) | Effect::Ct(_) | Effect::Alter(_) | Effect::Trace => Holds::Packet,
             Effect::Dnat(_) | Effect::Snat(_) | Effect::Masquerade(_) | Effect::Redirect(_) | Effect::Netmap(_) => Holds::Packet,
         }
     }
@@ -74,6 +80,11 @@ impl Effect {
                 track(ct, skb, memo);
                 None
             }
+            Effect::Alter(a) => alter::alter(a, skb, env),
+            Effect::Trace => {
+                skb.traced = true;
+                None
+            }
             Effect::Dnat(r) => Some(translate(env, |n| nat::bind(n, skb, Manip::Destination, r))),
             Effect::Snat(r) => Some(translate(env, |n| nat::bind(n, skb, Manip::Source, r))),
             Effect::Masquerade(r) => Some(translate(env, |n| nat::masquerade(n, skb, r))),
@@ -87,6 +98,12 @@ impl Effect {
             }
         }
     }
+}
+
+/// NFLOG as LOG: nobody listens to groups here, so the line says which one it is.
+fn nflog(log: &NflogTarget) -> LogTarget {
+    let blank = if log.prefix.is_empty() { "" } else { " " };
+    LogTarget { level: 6, prefix: format!("NFLOG: group={} {}{blank}", log.group, log.prefix), flags: 0 }
 }
 
 /// A target of the nat table: the packet goes on, unless it cannot be translated.

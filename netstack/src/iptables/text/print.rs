@@ -47,11 +47,7 @@ fn print_table(family: Family, table: &Table, counters: bool, out: &mut String) 
 
 /// How a policy is written; `-` for a chain that has none.
 pub(super) fn policy_name(policy: Option<Policy>) -> &'static str {
-    match policy {
-        Some(Policy::Accept) => "ACCEPT",
-        Some(Policy::Drop) => "DROP",
-        None => "-",
-    }
+    policy.map_or("-", Policy::as_str)
 }
 
 /// A rule as a command, without counters and end of line: `-A CHAIN …`.
@@ -81,7 +77,7 @@ pub fn print_rule(family: Family, chain: &str, rule: &Rule, out: &mut String) {
     for m in &rule.matches {
         ext::print_match(m, family, out);
     }
-    ext::print_target(&rule.target, out);
+    ext::print_target(&rule.target, family, out);
 }
 
 fn bang(not: bool) -> &'static str {

@@ -212,6 +212,11 @@ pub fn skb_of(b: &[u8]) -> (Skb<'_>, usize) {
         track: Default::default(),
         quoted: None,
         owner: None,
+        cast: Default::default(),
+        ip_bytes: &[],
+        body: crate::edge::Payload::EMPTY,
+        traced: false,
+        altered: Default::default(),
     };
     (skb, usize::from(h.header_len))
 }

@@ -4,9 +4,13 @@
 //! makes a value of it. Printing is by the kind of value, so that no kind can be forgotten.
 
 mod addrtype;
+mod alter;
 mod comment;
 mod conntrack;
+mod content;
 mod ct;
+mod fields;
+mod headers;
 mod icmp;
 mod iprange;
 mod limit;
@@ -18,7 +22,11 @@ mod owner;
 mod ports;
 mod refused;
 mod reject;
+mod rpfilter;
+mod sctp;
 mod statistic;
+mod time;
+mod tos;
 
 use super::error::{ErrorKind, Fault};
 use super::lexer::Word;
@@ -169,6 +177,30 @@ static MATCHES: &[&Extension<Match>] = &[
     &mac::MAC,
     &iprange::IPRANGE,
     &owner::OWNER,
+    &fields::PKTTYPE,
+    &fields::TTL,
+    &fields::HL,
+    &fields::LENGTH,
+    &fields::TCPMSS,
+    &fields::ESP,
+    &fields::AH,
+    &fields::IPCOMP,
+    &tos::TOS_MATCH,
+    &tos::DSCP_MATCH,
+    &tos::ECN,
+    &sctp::SCTP,
+    &time::TIME,
+    &rpfilter::RPFILTER,
+    &content::STRING,
+    &content::U32,
+    &headers::AH,
+    &headers::FRAG,
+    &headers::HBH,
+    &headers::DST,
+    &headers::RT,
+    &headers::IPV6HEADER,
+    &headers::EUI64,
+    &headers::MH,
 ];
 
 /// All targets but the verdicts. A new one needs an entry here and an arm in [`print_target`].
@@ -184,6 +216,14 @@ static TARGETS: &[&Extension<Target>] = &[
     &mark::CONNMARK,
     &ct::CT,
     &ct::NOTRACK,
+    &alter::TTL,
+    &alter::HL,
+    &alter::TCPMSS,
+    &alter::CHECKSUM,
+    &alter::TRACE,
+    &alter::NFLOG,
+    &tos::TOS,
+    &tos::DSCP,
 ];
 
 fn find<T>(table: &[&'static Extension<T>], family: Family, name: &str) -> Option<&'static Extension<T>> {
@@ -262,11 +302,18 @@ pub(super) fn print_match(m: &Match, family: Family, out: &mut String) {
         Match::Mac(mac) => mac::print(mac, out),
         Match::Iprange { src, dst } => iprange::print(src, dst, out),
         Match::Owner { uid, gid, socket } => owner::print(uid, gid, *socket, out),
+        Match::Field(m) => fields::print(m, family, out),
+        Match::Sctp(m) => sctp::print(m, out),
+        Match::Time(m) => time::print(m, out),
+        Match::Rpfilter(m) => rpfilter::print(m, out),
+        Match::String(m) => content::print_string(m, out),
+        Match::U32(m) => content::print_u32(m, out),
+        Match::Extension(m) => headers::print(m, out),
     }
 }
 
 /// ` -j NAME` and its options.
-pub(super) fn print_target(target: &Target, out: &mut String) {
+pub(super) fn print_target(target: &Target, family: Family, out: &mut String) {
     match target {
         Target::None => {}
         Target::Accept => out.push_str(" -j ACCEPT"),
@@ -284,5 +331,8 @@ pub(super) fn print_target(target: &Target, out: &mut String) {
         Target::Mark { value, mask } => mark::print_mark(*value, *mask, out),
         Target::Connmark(connmark) => mark::print_connmark(connmark, out),
         Target::Ct(ct) => ct::print(ct, out),
+        Target::Alter(a) => alter::print(a, family, out),
+        Target::Nflog(log) => alter::print_nflog(log, out),
+        Target::Trace => out.push_str(" -j TRACE"),
     }
 }

@@ -11,29 +11,29 @@ const NO_LABELS: &str = "there are no security labels here";
 const NO_CGROUPS: &str = "the guest's processes are not known here";
 const NO_ROUTES: &str = "routes have no realms here";
 
+const NO_PROGRAMS: &str = "programs of the kernel's are not run here";
+const NO_CT_LABELS: &str = "connections have no labels here";
+const NO_LISTS: &str = "there is no list of systems here";
+const NO_HANDSHAKES: &str = "handshakes are not answered in another's place here";
+const STATELESS: &str = "addresses are translated by connection here: use NETMAP";
+
 #[rustfmt::skip]
 const MATCHES: &[(&str, &str)] = &[
-    ("ah", NOT_YET), ("bpf", NOT_YET), ("cgroup", NO_CGROUPS), ("cluster", NO_PLACE), ("connbytes", NOT_YET),
-    ("connlabel", NOT_YET), ("connlimit", NOT_YET), ("cpu", NO_PLACE), ("dccp", NOT_YET), ("devgroup", NO_PLACE),
-    ("dscp", NOT_YET), ("dst", NOT_YET), ("ecn", NOT_YET), ("esp", NOT_YET), ("eui64", NOT_YET), ("frag", NOT_YET),
-    ("hashlimit", NOT_YET), ("hbh", NOT_YET), ("helper", "there are no helpers here"), ("hl", NOT_YET),
-    ("ipcomp", NOT_YET), ("ipv6header", NOT_YET), ("ipvs", NO_PLACE), ("length", NOT_YET), ("mh", NOT_YET),
-    ("nfacct", NO_PLACE), ("osf", NOT_YET), ("physdev", BRIDGE), ("pkttype", NOT_YET), ("policy", NO_IPSEC),
-    ("quota", NOT_YET), ("quota2", NOT_YET), ("rateest", NO_SHAPING), ("realm", NO_ROUTES), ("recent", NOT_YET),
-    ("rpfilter", NOT_YET), ("rt", NOT_YET), ("sctp", NOT_YET), ("set", NOT_YET), ("socket", NO_SOCKETS),
-    ("srh", NOT_YET), ("string", NOT_YET), ("tcpmss", NOT_YET), ("time", NOT_YET), ("tos", NOT_YET), ("ttl", NOT_YET),
-    ("u32", NOT_YET), ("udplite", NOT_YET), ("unclean", NO_PLACE),
+    ("bpf", NO_PROGRAMS), ("cgroup", NO_CGROUPS), ("cluster", NO_PLACE), ("connbytes", NOT_YET),
+    ("connlabel", NO_CT_LABELS), ("connlimit", NOT_YET), ("cpu", NO_PLACE), ("dccp", NOT_YET), ("devgroup", NO_PLACE),
+    ("hashlimit", NOT_YET), ("helper", "there are no helpers here"), ("ipvs", NO_PLACE), ("nfacct", NO_PLACE),
+    ("osf", NO_LISTS), ("physdev", BRIDGE), ("policy", NO_IPSEC), ("quota", NOT_YET), ("quota2", NOT_YET),
+    ("rateest", NO_SHAPING), ("realm", NO_ROUTES), ("recent", NOT_YET), ("set", NOT_YET), ("socket", NO_SOCKETS),
+    ("srh", NOT_YET), ("udplite", NOT_YET), ("unclean", NO_PLACE),
 ];
 
 #[rustfmt::skip]
 const TARGETS: &[(&str, &str)] = &[
-    ("AUDIT", NO_LABELS), ("CHECKSUM", NOT_YET), ("CLASSIFY", NO_SHAPING), ("CLUSTERIP", NO_PLACE),
-    ("CONNSECMARK", NO_LABELS), ("DNPT", NOT_YET), ("DSCP", NOT_YET), ("ECN", NOT_YET), ("HL", NOT_YET),
-    ("HMARK", NO_PLACE), ("IDLETIMER", NO_PLACE), ("LED", NO_PLACE), ("MIRROR", NO_PLACE), ("NFLOG", NOT_YET),
+    ("AUDIT", NO_LABELS), ("CLASSIFY", NO_SHAPING), ("CLUSTERIP", NO_PLACE), ("CONNSECMARK", NO_LABELS), ("DNPT", STATELESS),
+    ("ECN", NOT_YET), ("HMARK", NO_PLACE), ("IDLETIMER", NO_PLACE), ("LED", NO_PLACE), ("MIRROR", NO_PLACE),
     ("NFQUEUE", NO_QUEUE), ("QUEUE", NO_QUEUE), ("RATEEST", NO_SHAPING), ("SAME", NO_PLACE), ("SECMARK", NO_LABELS),
-    ("SET", NOT_YET), ("SNPT", NOT_YET), ("SYNPROXY", NOT_YET), ("TARPIT", NO_PLACE), ("TCPMSS", NOT_YET),
-    ("TCPOPTSTRIP", NOT_YET), ("TEE", NO_PLACE), ("TOS", NOT_YET), ("TPROXY", NO_SOCKETS), ("TRACE", NOT_YET),
-    ("TTL", NOT_YET), ("ULOG", NO_QUEUE),
+    ("SET", NOT_YET), ("SNPT", STATELESS), ("SYNPROXY", NO_HANDSHAKES), ("TARPIT", NO_PLACE), ("TCPOPTSTRIP", NOT_YET),
+    ("TEE", NO_PLACE), ("TPROXY", NO_SOCKETS), ("ULOG", NO_QUEUE),
 ];
 
 fn reason(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
