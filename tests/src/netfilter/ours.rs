@@ -12,7 +12,7 @@ use hibernet_netstack::iptables::text::{PrintOptions, RestoreOptions, print, res
 use hibernet_netstack::iptables::{Family, Ruleset};
 use hibernet_netstack::wire::Mac;
 use hibernet_netstack::{Config, Stack, Time};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Stack time at which a case begins.
 const BEGIN: Time = Time::from_millis(1000);
@@ -118,6 +118,8 @@ impl Router for Ours {
         seed[..8].copy_from_slice(&loads.to_le_bytes());
         *self = Ours { stack: Stack::new(cfg, seed), loads, shortcuts: self.shortcuts, ..Ours::default() };
         self.stack.set_shortcuts(self.shortcuts);
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.stack.set_wall_clock(self.now, wall);
         self.family = if is_v6 { Family::V6 } else { Family::V4 };
         for side in Side::BOTH {
             let info = LinkInfo {

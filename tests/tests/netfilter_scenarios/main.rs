@@ -4,6 +4,7 @@ mod datagrams;
 mod icmp;
 mod local;
 mod nat;
+mod packets;
 mod rules;
 mod segments;
 mod tcp;
@@ -39,7 +40,7 @@ fn with_states(rules: &str) -> String {
 }
 
 fn all() -> Vec<Scenario> {
-    [tcp::all(), segments::all(), datagrams::all(), icmp::all(), nat::all(), rules::all(), local::all()].concat()
+    [tcp::all(), segments::all(), datagrams::all(), icmp::all(), nat::all(), rules::all(), local::all(), packets::all()].concat()
 }
 
 /// Only those whose names contain this.
