@@ -42,6 +42,29 @@ pub struct LinkNet {
     pub v6: Option<(Ipv6Addr, u8)>,
 }
 
+/// A guest's addresses, and ours towards it, where they are not those of the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestNet {
+    /// IPv4; `None` if it has none.
+    pub v4: Option<V4Config>,
+    /// IPv6; `None` if it has none.
+    pub v6: Option<V6Config>,
+}
+
+/// What is behind a guest link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Behind {
+    /// The guest of the configuration.
+    #[default]
+    Configured,
+    /// A network of many stations.
+    Net(LinkNet),
+    /// A guest with addresses of its own.
+    Guest(GuestNet),
+    /// Nobody any more: the link was removed, and its number is free.
+    Nobody,
+}
+
 /// A range of host ports that leads to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {

@@ -6,13 +6,13 @@
 use crate::config::Config;
 use crate::conntrack::image::Head;
 use crate::gateway::GatewayState;
-use crate::router::{LinksState, RulesState};
+use crate::router::{LinksState, LinksStateV1, RulesState};
 use crate::state::StackState;
 use crate::stats::StatsState;
 use crate::translate::icmp::IcmpState;
 use crate::translate::tcp::TcpState;
 use crate::translate::udp::UdpState;
-use hibernet_snapshot::{Image, ImageBuilder, Known, SectionFlags, SectionKind, SectionState, StateError, WriteError};
+use hibernet_snapshot::{Image, ImageBuilder, Known, SectionFlags, SectionKind, SectionState, StateError, Upgrade, WriteError, decode};
 
 /// Kinds of sections.
 pub mod kind {
@@ -50,10 +50,12 @@ impl SectionState for Head {
 }
 
 macro_rules! sections {
-    ($($state:ty: $kind:ident, $version:literal, $field:ident;)*) => {
+    ($($state:ty: $kind:ident, $version:literal, $field:ident $(, from $($from:literal $old:ty),+)?;)*) => {
         $(impl SectionState for $state {
             const KIND: SectionKind = kind::$kind;
             const VERSION: u16 = $version;
+            const UPGRADES: &'static [Upgrade<Self>] =
+                &[$($(Upgrade { from: $from, decode: |b| decode::<$old>(b).map(Self::from) }),+)?];
         })*
 
         impl StackState {
@@ -84,7 +86,7 @@ macro_rules! sections {
 
 sections! {
     Config: CONFIG, 1, config;
-    LinksState: LINKS, 1, links;
+    LinksState: LINKS, 2, links, from 1 LinksStateV1;
     RulesState: RULES, 1, rules;
     GatewayState: GATEWAY, 1, gateway;
     TcpState: TCP, 1, tcp;

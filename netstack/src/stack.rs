@@ -1,6 +1,6 @@
 //! The stack: where calls from outside come in and are handed on.
 
-use crate::config::{Config, LinkNet};
+use crate::config::{Behind, Config, LinkNet};
 use crate::edge::{Edge, LinkId, LinkInfo, Ready, RxFrame, SockId, Token, TokenKind};
 use crate::gateway::Gateway;
 use crate::iptables::Iface;
@@ -47,12 +47,34 @@ impl Stack {
 
     /// Adds a guest link; links are numbered from 0 in the order of their adding.
     pub fn add_link(&mut self, info: LinkInfo) -> LinkId {
-        self.router.add_link(info, None)
+        self.add_named_link(info, Behind::Configured, String::new())
     }
 
     /// Adds a guest link that has a network of its own. Links with and without one route among each other.
     pub fn add_link_with(&mut self, info: LinkInfo, net: LinkNet) -> LinkId {
-        self.router.add_link(info, Some(net))
+        self.add_named_link(info, Behind::Net(net), String::new())
+    }
+
+    /// Adds a guest link under the first number that is free. Guests find each other by their names over DNS.
+    pub fn add_named_link(&mut self, info: LinkInfo, behind: Behind, name: String) -> LinkId {
+        self.router.add_link(info, behind, name)
+    }
+
+    /// Whether the guest of the configuration, whose published ports are, is behind a link.
+    pub fn is_configured_guest_on(&self, link: LinkId) -> bool {
+        self.router.links.get(usize::from(link.0)).is_some_and(|l| l.behind == Behind::Configured)
+    }
+
+    /// Removes a guest link: its flows are reset, its tracked connections forgotten, and its number is free.
+    pub fn remove_link<E: Edge>(&mut self, now: Time, link: LinkId, edge: &mut E) {
+        self.router.now = now;
+        for token in self.translator.behind(link) {
+            self.translator.reset(&mut self.router, token, edge);
+        }
+        self.reassembly.forget(&mut self.router, link);
+        self.gateway.link_down(&mut self.router, link);
+        self.router.forget_connections(link);
+        self.router.remove_link(link);
     }
 
     /// Tells the stack the addresses of the host's interfaces (loopback need not be among them). To be called at start

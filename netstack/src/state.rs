@@ -12,7 +12,7 @@
 
 use crate::config::Config;
 use crate::conntrack::{Conntrack, CtConfig};
-use crate::edge::{Edge, SockId, Token, TokenKind};
+use crate::edge::{Edge, LinkId, SockId, Token, TokenKind};
 use crate::gateway::GatewayState;
 use crate::rng::{Key, Rng};
 use crate::router::{LinksState, RulesState};
@@ -74,7 +74,7 @@ pub enum StateError {
     #[error("the saved rules cannot be loaded: {0}")]
     Rules(String),
     /// There are more or fewer links than were saved.
-    #[error("the state has {saved} links, but {given} were given")]
+    #[error("the state has {saved} links, but {given} were given, or under other numbers")]
     Links {
         /// Links in the state.
         saved: usize,
@@ -206,6 +206,12 @@ impl Stack {
         t.tcp.list().chain(t.udp.list()).chain(t.icmp.list())
     }
 
+    /// The flows of the guest behind a link.
+    pub fn flows_behind(&self, link: LinkId) -> Vec<FlowInfo> {
+        let tokens = self.translator.behind(link);
+        self.flows().filter(|f| tokens.contains(&f.token)).collect()
+    }
+
     /// Sockets that are no flow's: of DNS queries in flight, and of published UDP ports.
     pub fn service_sockets(&self) -> impl Iterator<Item = (Token, SockId)> {
         self.gateway.sockets().chain(self.udp_listeners().map(|(token, sock, _)| (token, sock)))
@@ -302,6 +308,6 @@ mod tests {
         let mut bad = state;
         assert_eq!(bad.links.replace(&[]), Ok(()));
         let link = crate::edge::LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: None, in_flight: 0 };
-        assert_eq!(bad.links.replace(&[link]), Err(StateError::Links { saved: 0, given: 1 }));
+        assert_eq!(bad.links.replace(&[Some(link)]), Err(StateError::Links { saved: 0, given: 1 }));
     }
 }

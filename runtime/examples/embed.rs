@@ -65,7 +65,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let worker = Worker::new(WorkerSetup {
         config,
         rules: RulesSetup::default(),
+        name: String::new(),
         links: vec![Box::new(link)],
+        joined: Vec::new(),
         tcp_listeners: Vec::new(),
         udp_listeners: Vec::new(),
         raw_icmp4: None,

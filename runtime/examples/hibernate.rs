@@ -58,7 +58,9 @@ fn network(image: &str) -> Done<()> {
     let setup = |config| WorkerSetup {
         config,
         rules: RulesSetup::default(),
+        name: String::new(),
         links: vec![Box::new(link)],
+        joined: Vec::new(),
         tcp_listeners: Vec::new(),
         udp_listeners: Vec::new(),
         raw_icmp4: None,

@@ -15,8 +15,8 @@ use std::net::IpAddr;
 pub struct RuntimeEdge {
     /// Payload memory, shared by links and sockets.
     pub slots: Slots,
-    /// Links, by their number in the stack.
-    pub links: Vec<Box<dyn Link>>,
+    /// Links, by their number in the stack; none where nobody is any more.
+    pub links: Vec<Option<Box<dyn Link>>>,
     /// Host sockets.
     pub sockets: Sockets,
 }
@@ -63,7 +63,7 @@ impl PayloadStore for RuntimeEdge {
 
 impl FrameSink for RuntimeEdge {
     fn transmit(&mut self, link: LinkId, frame: TxFrame<'_>) -> Result<(), TxError> {
-        match self.links.get_mut(usize::from(link.0)) {
+        match self.links.get_mut(usize::from(link.0)).and_then(Option::as_mut) {
             Some(l) => l.send(&mut self.slots, frame),
             None => {
                 if !frame.keep_body {

@@ -54,7 +54,9 @@ fn listeners_pause_and_go_on() {
     let setup = WorkerSetup {
         config,
         rules: RulesSetup::default(),
+        name: String::new(),
         links: vec![Box::new(link)],
+        joined: Vec::new(),
         tcp_listeners: vec![(0, listener.into())],
         udp_listeners: Vec::new(),
         raw_icmp4: None,

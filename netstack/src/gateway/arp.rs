@@ -11,7 +11,7 @@ use core::net::Ipv4Addr;
 /// An ARP packet of the guest.
 pub(super) fn input<E: Edge>(r: &mut Router, link: LinkId, b: &[u8], edge: &mut E) -> Result<(), DropReason> {
     let p = Packet::parse(b)?;
-    let net = r.links[usize::from(link.0)].net;
+    let net = r.links[usize::from(link.0)].net();
     if !p.sender_mac.is_unicast() {
         return Err(DropReason::Malformed);
     }
@@ -29,7 +29,7 @@ pub(super) fn input<E: Edge>(r: &mut Router, link: LinkId, b: &[u8], edge: &mut 
         Some(net) if net.ours(false) != Some(p.target.into()) => return Ok(()),
         Some(_) => {}
         None => {
-            let cfg = r.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
+            let cfg = r.v4_on(link).ok_or(DropReason::FamilyDisabled)?;
             if !answers_for(&cfg, p.target) {
                 // The guest's own address is asked for where it looks for duplicates (RFC 5227): silence is the answer.
                 return if p.target == cfg.guest { Ok(()) } else { Err(DropReason::NoRoute) };

@@ -28,7 +28,7 @@ const HEADERS: usize = 28;
 
 /// A datagram to the server port.
 pub(super) fn input<E: Edge>(r: &mut Router, p: &Packet<'_>, payload: Payload, edge: &mut E) -> Result<(), DropReason> {
-    let cfg = r.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
+    let cfg = r.v4_on(p.link).ok_or(DropReason::FamilyDisabled)?;
     let mut buf = [0; MAX_REQUEST];
     if payload.len() > buf.len() {
         return Err(DropReason::BadDhcp);

@@ -33,7 +33,7 @@ pub(super) fn listens(r: &Router, dst: IpAddr) -> bool {
 
 /// A datagram to the server port.
 pub(super) fn input<E: Edge>(r: &mut Router, p: &Packet<'_>, payload: Payload, edge: &mut E) -> Result<(), DropReason> {
-    let cfg = r.cfg.v6.ok_or(DropReason::FamilyDisabled)?;
+    let cfg = r.v6_on(p.link).ok_or(DropReason::FamilyDisabled)?;
     if p.ip.src.is_unspecified() {
         return Err(DropReason::MartianSource);
     }

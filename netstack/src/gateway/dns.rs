@@ -4,6 +4,7 @@
 //! query has a socket, so a source port, and an identifier of its own, and only what the asked resolver says to this
 //! question counts as its answer.
 
+use super::names;
 use crate::edge::{Close, Datagram, Edge, Payload, Ready, SendOpts, SockError, SockId, Source, Token, TokenKind};
 use crate::flow::Slab;
 use crate::packet::Packet;
@@ -14,6 +15,7 @@ use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::dns::{self, Message};
 use crate::wire::{Writer, udp};
+use core::net::IpAddr;
 use core::time::Duration;
 
 /// Port of the service.
@@ -87,6 +89,12 @@ impl Forwarder {
         };
         if self.queries.iter().any(|(_, q)| q.guest == guest && q.is_same(message, &start)) {
             return Err(DropReason::DnsDuplicate);
+        }
+        if let Some(addr) = names::lookup(r, message, &start) {
+            r.stats.dns_queries += 1;
+            r.stats.dns_answers += 1;
+            answer(r, edge, ours, guest, message, &start, addr);
+            return Ok(());
         }
         let made = self.queries.insert(|index, generation| Query {
             token: Token::new(TokenKind::Dns, index, generation),
@@ -296,6 +304,25 @@ fn send<E: Edge>(r: &mut Router, edge: &mut E, from: Endpoint, to: Endpoint, l4:
     let _ = r.send(edge, &out);
 }
 
+/// Answers a query for a guest's name.
+fn answer<E: Edge>(
+    r: &mut Router,
+    edge: &mut E,
+    from: Endpoint,
+    to: Endpoint,
+    query: &[u8],
+    start: &Message,
+    addr: Option<IpAddr>,
+) {
+    let mut message = [0; udp::HEADER_LEN + MAX_START + dns::RECORD_LEN + dns::EDNS_LEN];
+    let mut w = Writer::new(&mut message);
+    w.zeros(udp::HEADER_LEN);
+    if dns::put_answer(query, start, names::record(addr), &mut w) {
+        let n = w.len();
+        send(r, edge, from, to, &mut message[..n], Payload::EMPTY);
+    }
+}
+
 /// Answers a query with an error of our own.
 fn refuse<E: Edge>(
     r: &mut Router,
@@ -318,7 +345,7 @@ fn refuse<E: Edge>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::net::{IpAddr, Ipv4Addr};
+    use core::net::Ipv4Addr;
     use proptest::prelude::*;
 
     fn query(message: &[u8], id: u16) -> Query {

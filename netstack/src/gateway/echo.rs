@@ -48,7 +48,7 @@ fn answering_address(r: &Router, p: &Packet<'_>) -> Option<IpAddr> {
             if src.is_unicast_link_local() {
                 Some(r.link_local().into())
             } else {
-                r.cfg.v6.map(|c| c.gateway.into())
+                r.addrs().gateway_on(p.link, true)
             }
         }
         _ => None,

@@ -5,6 +5,7 @@ mod dhcp4;
 mod dhcp6;
 mod dns;
 mod echo;
+mod names;
 mod ndp;
 mod neighbour;
 mod state;
@@ -41,15 +42,17 @@ impl Gateway {
     pub(crate) fn link_up<E: Edge>(&mut self, r: &mut Router, link: LinkId, edge: &mut E) {
         neighbour::announce(r, link, edge);
         self.adverts.link_up(r, link, edge);
-        if r.links[usize::from(link.0)].net.is_some() {
-            return;
-        }
-        let guests = [r.cfg.v4.map(|c| IpAddr::V4(c.guest)), r.cfg.v6.map(|c| IpAddr::V6(c.guest))];
+        let guests = [r.v4_on(link).map(|c| IpAddr::V4(c.guest)), r.v6_on(link).map(|c| IpAddr::V6(c.guest))];
         for guest in guests.into_iter().flatten() {
             if r.links[usize::from(link.0)].neighbours.lookup(guest).is_none() {
                 r.ask_neighbour(edge, link, guest);
             }
         }
+    }
+
+    /// A link goes.
+    pub(crate) fn link_down(&mut self, r: &mut Router, link: LinkId) {
+        self.adverts.link_down(r, link);
     }
 
     /// An ARP packet.

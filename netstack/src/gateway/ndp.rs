@@ -55,6 +55,13 @@ impl Adverts {
         self.schedule(r, link);
     }
 
+    pub(super) fn link_down(&mut self, r: &mut Router, link: LinkId) {
+        if let Some(deadline) = self.links.get_mut(usize::from(link.0)) {
+            r.timers.cancel(deadline);
+            *deadline = Deadline::default();
+        }
+    }
+
     fn unsolicited<E: Edge>(&mut self, r: &mut Router, link: LinkId, edge: &mut E) {
         advertise_router(r, edge, link, wire::multicast_mac(wire::ALL_NODES), wire::ALL_NODES);
         self.schedule(r, link);
@@ -142,8 +149,7 @@ fn neighbor_solicit<E: Edge>(
 /// Whether an address of the prefix, not ours, is reached through us: it is not the guest's configured one, nor one
 /// that the guest was seen to use.
 fn is_proxied(r: &Router, link: LinkId, a: Ipv6Addr) -> bool {
-    let shared = r.links[usize::from(link.0)].net.is_none();
-    let Some(cfg) = r.cfg.v6.filter(|_| shared) else { return false };
+    let Some(cfg) = r.v6_on(link) else { return false };
     let on_link = prefix_of(a, cfg.prefix) == prefix_of(cfg.guest, cfg.prefix);
     on_link && a != cfg.guest && !r.links[usize::from(link.0)].neighbours.knows(a.into())
 }
@@ -180,9 +186,9 @@ pub(super) fn advertise<E: Edge>(
 }
 
 fn advertise_router<E: Edge>(r: &mut Router, edge: &mut E, link: LinkId, mac: Mac, to: Ipv6Addr) {
-    let (prefix, len, dns) = match (r.links[usize::from(link.0)].net, r.cfg.v6) {
-        (Some(net), cfg) => match net.v6 {
-            Some((ours, len)) => (ours, len, cfg.map_or(ours, |c| c.dns)),
+    let (prefix, len, dns) = match (r.links[usize::from(link.0)].net(), r.v6_on(link)) {
+        (Some(net), _) => match net.v6 {
+            Some((ours, len)) => (ours, len, r.cfg.v6.map_or(ours, |c| c.dns)),
             None => return,
         },
         (None, Some(cfg)) => (cfg.guest, cfg.prefix, cfg.dns),

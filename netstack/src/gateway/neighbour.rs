@@ -28,7 +28,7 @@ impl Router {
 /// Tells the link our addresses (RFC 5227 section 3, RFC 4861 section 7.2.6), so that a guest that was moved here, or thawed,
 /// need not ask, and so that the network in between learns where we are.
 pub(super) fn announce<E: Edge>(r: &mut Router, link: LinkId, edge: &mut E) {
-    if let Some(net) = r.links[usize::from(link.0)].net {
+    if let Some(net) = r.links[usize::from(link.0)].net() {
         if let Some((ours, _)) = net.v4 {
             arp_request(r, edge, link, ours, ours);
         }
@@ -37,13 +37,13 @@ pub(super) fn announce<E: Edge>(r: &mut Router, link: LinkId, edge: &mut E) {
         }
         return;
     }
-    if let Some(cfg) = r.cfg.v4 {
+    if let Some(cfg) = r.v4_on(link) {
         arp_request(r, edge, link, cfg.gateway, cfg.gateway);
         if cfg.dns != cfg.gateway {
             arp_request(r, edge, link, cfg.dns, cfg.dns);
         }
     }
-    if let Some(cfg) = r.cfg.v6 {
+    if let Some(cfg) = r.v6_on(link) {
         let local = r.link_local();
         let dns = (cfg.dns != cfg.gateway).then_some(cfg.dns);
         for addr in [local, cfg.gateway].into_iter().chain(dns) {

@@ -1,7 +1,7 @@
 //! Who has which address: the stack, guests, the host.
 
 use super::Link;
-use crate::config::{Config, LinkNet};
+use crate::config::{Behind, Config, LinkNet, V4Config, V6Config};
 use crate::edge::LinkId;
 use crate::iptables::Iface;
 use crate::nat::{AddrType, Addresses};
@@ -16,61 +16,91 @@ pub(crate) struct Addrs<'a> {
 }
 
 impl Addrs<'_> {
-    /// The link's own network, if it does not share the one of the configuration.
-    fn net(&self, link: LinkId) -> Option<LinkNet> {
-        self.links.get(usize::from(link.0)).and_then(|l| l.net)
-    }
-
-    fn nets(&self) -> impl Iterator<Item = (LinkId, LinkNet)> {
-        self.links.iter().enumerate().filter_map(|(i, l)| Some((LinkId(i as u8), l.net?)))
+    fn link(&self, link: LinkId) -> Option<&Link> {
+        self.links.get(usize::from(link.0))
     }
 
     /// Link behind which a guest address is.
     pub(crate) fn route(&self, dst: IpAddr) -> Option<LinkId> {
-        if let Some((link, _)) = self.nets().find(|(_, net)| net.holds(dst)) {
-            return (!self.is_ours(dst)).then_some(link);
+        if self.is_ours(dst) {
+            return None;
         }
-        // Links without a network of their own share one: the first of them has the guest.
-        let shared = self.links.iter().position(|l| l.net.is_none()).map(|i| LinkId(i as u8));
-        shared.filter(|_| self.is_configured_guest(dst))
+        let on = |found: Option<usize>| found.map(|i| LinkId(i as u8));
+        if is_link_local(dst) {
+            // Every link has these: who was heard there, else the first guest.
+            let heard = self.links.iter().position(|l| l.net().is_none() && l.neighbours.knows(dst));
+            let known = heard.or_else(|| self.links.iter().position(|l| l.v6(self.cfg).is_some()));
+            return on(known.filter(|_| dst.is_ipv6()));
+        }
+        on(self.links.iter().position(|l| self.holds(l, dst)))
+    }
+
+    /// Whether an address, none of ours and not link-local, belongs behind a link: over IPv6 a guest may make its own of its
+    /// prefix, by SLAAC.
+    fn holds(&self, link: &Link, a: IpAddr) -> bool {
+        match (link.behind, a) {
+            (Behind::Net(net), _) => net.holds(a),
+            (_, IpAddr::V4(a)) => link.v4(self.cfg).is_some_and(|c| c.guest == a),
+            (_, IpAddr::V6(_)) => link.v6(self.cfg).is_some_and(|c| in_prefix(a, c.guest.into(), c.prefix)),
+        }
     }
 
     /// Whether an address belongs to a guest: a configured one, over IPv6 any of its prefix that is not ours (a guest
     /// may make its own by SLAAC) and any link-local one; on a link with a network of its own all of that.
     pub(crate) fn is_guest(&self, a: IpAddr) -> bool {
-        self.is_configured_guest(a) || self.nets().any(|(_, net)| net.holds(a)) && !self.is_ours(a)
+        if self.is_ours(a) {
+            return false;
+        }
+        // That of the configuration is a guest's also when nobody is there any more.
+        let configured = match a {
+            IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| c.guest == a),
+            IpAddr::V6(v6) => {
+                self.cfg.v6.is_some_and(|c| v6.is_unicast_link_local() || in_prefix(a, c.guest.into(), c.prefix))
+            }
+        };
+        configured || self.links.iter().any(|l| self.holds(l, a))
     }
 
     /// Whether packets from `a` may come over `link`.
     pub(crate) fn is_behind(&self, link: LinkId, a: IpAddr) -> bool {
-        match self.net(link) {
-            Some(net) => (net.holds(a) || is_link_local(a)) && !self.is_ours(a),
-            None => self.is_configured_guest(a),
-        }
-    }
-
-    fn is_configured_guest(&self, a: IpAddr) -> bool {
-        if self.is_ours(a) {
-            return false;
-        }
-        match a {
-            IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| c.guest == a),
-            IpAddr::V6(a) => self
-                .cfg
-                .v6
-                .is_some_and(|c| c.guest == a || in_prefix(a.into(), c.guest.into(), c.prefix) || a.is_unicast_link_local()),
-        }
+        let Some(l) = self.link(link) else { return false };
+        let local = match l.behind {
+            Behind::Nobody => false,
+            Behind::Net(_) => is_link_local(a),
+            Behind::Configured | Behind::Guest(_) => a.is_ipv6() && is_link_local(a) && l.v6(self.cfg).is_some(),
+        };
+        (local || self.holds(l, a)) && !self.is_ours(a)
     }
 
     /// Whether an address is one of the stack's own.
     pub(crate) fn is_ours(&self, a: IpAddr) -> bool {
-        self.is_configured_ours(a) || self.nets().any(|(_, net)| net.ours(a.is_ipv6()) == Some(a))
+        let on_link = |l: &Link| match (l.behind, a) {
+            (Behind::Net(net), _) => net.ours(a.is_ipv6()) == Some(a),
+            (Behind::Guest(g), IpAddr::V4(a)) => g.v4.is_some_and(|c| a == c.gateway || a == c.dns),
+            (Behind::Guest(g), IpAddr::V6(a)) => g.v6.is_some_and(|c| a == c.gateway || a == c.dns),
+            (Behind::Configured | Behind::Nobody, _) => false,
+        };
+        self.is_configured_ours(a) || self.links.iter().any(on_link)
     }
 
     fn is_configured_ours(&self, a: IpAddr) -> bool {
         match a {
             IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| a == c.gateway || a == c.dns),
             IpAddr::V6(a) => self.cfg.v6.is_some_and(|c| a == c.gateway || a == c.dns) || a == self.link_local(),
+        }
+    }
+
+    /// Whether DNS is served at an address.
+    pub(crate) fn is_dns(&self, a: IpAddr) -> bool {
+        match a {
+            IpAddr::V4(a) => {
+                let here = |c: Option<V4Config>| c.is_some_and(|c| c.dns == a);
+                here(self.cfg.v4) || self.links.iter().any(|l| here(l.v4(self.cfg)))
+            }
+            IpAddr::V6(a) => {
+                let here = |c: Option<V6Config>| c.is_some_and(|c| c.dns == a);
+                here(self.cfg.v6) || self.links.iter().any(|l| here(l.v6(self.cfg)))
+            }
         }
     }
 
@@ -91,17 +121,21 @@ impl Addrs<'_> {
             let host = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
             prefix < 31 && a.to_bits() == (addr.to_bits() | host)
         };
-        a.is_broadcast()
-            || self.cfg.v4.is_some_and(|c| last(c.guest, c.prefix))
-            || self.nets().any(|(_, net)| net.v4.is_some_and(|(addr, prefix)| last(addr, prefix)))
+        let on_link = |l: &Link| match l.behind {
+            Behind::Net(net) => net.v4.is_some_and(|(addr, prefix)| last(addr, prefix)),
+            Behind::Guest(g) => g.v4.is_some_and(|c| last(c.guest, c.prefix)),
+            Behind::Configured | Behind::Nobody => false,
+        };
+        a.is_broadcast() || self.cfg.v4.is_some_and(|c| last(c.guest, c.prefix)) || self.links.iter().any(on_link)
     }
 
     /// Our address on a link.
     pub(crate) fn gateway_on(&self, link: LinkId, v6: bool) -> Option<IpAddr> {
-        match (self.net(link), v6) {
-            (Some(net), _) => net.ours(v6),
-            (None, false) => self.cfg.v4.map(|c| c.gateway.into()),
-            (None, true) => self.cfg.v6.map(|c| c.gateway.into()),
+        let link = self.link(link)?;
+        match link.net() {
+            Some(net) => net.ours(v6),
+            None if v6 => link.v6(self.cfg).map(|c| c.gateway.into()),
+            None => link.v4(self.cfg).map(|c| c.gateway.into()),
         }
     }
 
@@ -144,8 +178,11 @@ impl Addresses for Addrs<'_> {
             None => addr.is_loopback() || self.is_ours(addr) || self.is_host(addr),
             Some(Iface::Host0) => self.is_host(addr),
             Some(Iface::Link(link)) => {
-                let shared = self.net(link).is_none() && self.is_configured_ours(addr);
-                shared || self.gateway_on(link, addr.is_ipv6()) == Some(addr) || addr == IpAddr::V6(self.link_local())
+                let of_guest = self.link(link).is_some_and(|l| match addr {
+                    IpAddr::V4(a) => l.v4(self.cfg).is_some_and(|c| a == c.gateway || a == c.dns),
+                    IpAddr::V6(a) => l.v6(self.cfg).is_some_and(|c| a == c.gateway || a == c.dns),
+                });
+                of_guest || self.gateway_on(link, addr.is_ipv6()) == Some(addr) || addr == IpAddr::V6(self.link_local())
             }
         };
         if local { AddrType::Local } else { AddrType::Unicast }

@@ -16,7 +16,7 @@ use core::net::IpAddr;
 impl Router {
     /// Whether a packet would go back over the link that it came from, which only stations of one shared network ask for.
     pub(crate) fn is_hairpin(&self, from: LinkId, dst: IpAddr) -> bool {
-        self.links[usize::from(from.0)].net.is_none() && self.route(dst) == Some(from)
+        self.links[usize::from(from.0)].net().is_none() && self.route(dst) == Some(from)
     }
 
     /// Forwards a packet that has passed FORWARD; `skb` is what the hooks made of it.

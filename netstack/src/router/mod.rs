@@ -21,11 +21,12 @@ pub(crate) use limiter::RateLimit;
 pub(crate) use netfilter::Netfilter;
 pub use netfilter::Traced;
 pub(crate) use send::Outgoing;
+pub(crate) use state::LinksStateV1;
 pub use state::{FamilyState, LinksState, RulesState};
 pub(crate) use via::Attach;
 pub use via::Via;
 
-use crate::config::{Config, LinkNet};
+use crate::config::{Behind, Config, LinkNet, V4Config, V6Config};
 use crate::edge::{LinkId, LinkInfo, TxError};
 use crate::rng::Rng;
 use crate::stats::Stats;
@@ -68,20 +69,48 @@ pub struct Router {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) info: LinkInfo,
-    /// The link's own network; else it shares the one of the configuration.
-    pub(crate) net: Option<LinkNet>,
+    pub(crate) behind: Behind,
+    /// Name under which others find the guest; empty for none.
+    pub(crate) name: String,
     pub(crate) neighbours: Neighbours,
     /// Limits how often we ask for a guest's MAC address that is not known.
     pub(crate) ask_limit: RateLimit,
 }
 
 impl Link {
+    fn new(info: LinkInfo, behind: Behind, name: String) -> Self {
+        Link { info, behind, name, neighbours: Neighbours::new(info.guest_mac), ask_limit: RateLimit::neighbour() }
+    }
+
     /// MAC address of a guest address, if it is known.
     pub(crate) fn mac_of(&self, addr: IpAddr) -> Option<crate::wire::Mac> {
-        match self.net {
+        match self.behind {
             // Many stations: each has its own.
-            Some(_) => self.neighbours.learned(addr).or(self.info.guest_mac),
-            None => self.neighbours.lookup(addr),
+            Behind::Net(_) => self.neighbours.learned(addr).or(self.info.guest_mac),
+            _ => self.neighbours.lookup(addr),
+        }
+    }
+
+    /// The network of many stations behind it.
+    pub(crate) fn net(&self) -> Option<LinkNet> {
+        if let Behind::Net(net) = self.behind { Some(net) } else { None }
+    }
+
+    /// IPv4 of the one guest behind it.
+    pub(crate) fn v4(&self, cfg: &Config) -> Option<V4Config> {
+        match self.behind {
+            Behind::Configured => cfg.v4,
+            Behind::Guest(g) => g.v4,
+            Behind::Net(_) | Behind::Nobody => None,
+        }
+    }
+
+    /// IPv6 of the one guest behind it.
+    pub(crate) fn v6(&self, cfg: &Config) -> Option<V6Config> {
+        match self.behind {
+            Behind::Configured => cfg.v6,
+            Behind::Guest(g) => g.v6,
+            Behind::Net(_) | Behind::Nobody => None,
         }
     }
 }
@@ -147,10 +176,41 @@ impl Router {
 }
 
 impl Router {
-    pub(crate) fn add_link(&mut self, info: LinkInfo, net: Option<LinkNet>) -> LinkId {
-        self.links.push(Link { info, net, neighbours: Neighbours::new(info.guest_mac), ask_limit: RateLimit::neighbour() });
+    /// A link under the first free number.
+    pub(crate) fn add_link(&mut self, info: LinkInfo, behind: Behind, name: String) -> LinkId {
+        let link = Link::new(info, behind, name);
+        let free = self.links.iter().position(|l| l.behind == Behind::Nobody);
+        let at = free.unwrap_or(self.links.len());
+        match free {
+            Some(at) => self.links[at] = link,
+            None => self.links.push(link),
+        }
         self.addresses_changed();
-        LinkId((self.links.len() - 1) as u8)
+        LinkId(at as u8)
+    }
+
+    /// Nobody is behind a link any more.
+    pub(crate) fn remove_link(&mut self, link: LinkId) {
+        if let Some(l) = self.links.get_mut(usize::from(link.0)) {
+            *l = Link::new(LinkInfo { guest_mac: None, ..l.info }, Behind::Nobody, String::new());
+        }
+        self.addresses_changed();
+    }
+
+    /// IPv4 of the guest behind a link.
+    pub(crate) fn v4_on(&self, link: LinkId) -> Option<V4Config> {
+        self.links.get(usize::from(link.0)).and_then(|l| l.v4(&self.cfg))
+    }
+
+    /// IPv6 of the guest behind a link.
+    pub(crate) fn v6_on(&self, link: LinkId) -> Option<V6Config> {
+        self.links.get(usize::from(link.0)).and_then(|l| l.v6(&self.cfg))
+    }
+
+    /// The guest's addresses behind the link of this name; the case of the name does not matter.
+    pub(crate) fn named(&self, name: &[u8]) -> Option<(Option<V4Config>, Option<V6Config>)> {
+        let found = |l: &&Link| !l.name.is_empty() && l.name.as_bytes().eq_ignore_ascii_case(name);
+        self.links.iter().find(found).map(|l| (l.v4(&self.cfg), l.v6(&self.cfg)))
     }
 
     /// Refuses sources that cannot be, or that are not behind the link.
@@ -171,10 +231,7 @@ impl Router {
 
     /// Whether an address is the one at which DNS is served.
     pub(crate) fn is_dns(&self, a: IpAddr) -> bool {
-        match a {
-            IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| c.dns == a),
-            IpAddr::V6(a) => self.cfg.v6.is_some_and(|c| c.dns == a),
-        }
+        self.addrs().is_dns(a)
     }
 
     /// Notes where a guest address is.

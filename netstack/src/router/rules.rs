@@ -6,7 +6,7 @@ use super::{Addrs, Router, Via};
 use crate::admin::Shortcuts;
 use crate::conntrack::tcp::TcpTrack;
 use crate::conntrack::{Conn, ConnId, Conntrack, CtTuple, Dir, Proto, Status, Track};
-use crate::edge::{Token, TokenKind};
+use crate::edge::{LinkId, Token, TokenKind};
 use crate::iptables::{
     CounterSet, Env, Family, Hook, Iface, NoBulk, Outcome, Program, RawHeaders, RuleError, Ruleset, TableName,
 };
@@ -99,6 +99,13 @@ impl Router {
     /// The tracked connections.
     pub(crate) fn conntrack(&self) -> &Arc<Conntrack> {
         &self.netfilter.conntrack
+    }
+
+    /// Forgets the connections of the guest behind a link.
+    pub(crate) fn forget_connections(&self, link: LinkId) {
+        let addrs = self.addrs();
+        let of_guest = |c: &Conn| c.tuples.iter().any(|t| [t.src, t.dst].iter().any(|a| addrs.is_behind(link, a.ip(t.v6))));
+        self.netfilter.conntrack.remove_if(self.now, of_guest);
     }
 
     /// Has packets tracked from now on. Whether they were not before.

@@ -1,7 +1,7 @@
 //! What the router's parts share, as it is saved: links, rules with their counters, statistics.
 
 use super::{Link, RateLimit, Router, Via};
-use crate::config::LinkNet;
+use crate::config::{Behind, LinkNet};
 use crate::edge::{LinkId, LinkInfo, Token};
 use crate::iptables::text::{self, PrintOptions, RestoreOptions};
 use crate::iptables::{Family, Ruleset};
@@ -26,10 +26,42 @@ pub struct LinksState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LinkState {
     info: LinkInfo,
+    behind: Behind,
+    name: String,
+    neighbours: Vec<(IpAddr, Mac)>,
+    last: Option<Mac>,
+    ask_limit: RateLimit,
+}
+
+/// [`LinksState`] before links had names and could be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LinksStateV1 {
+    links: Vec<LinkStateV1>,
+    icmp_limit: RateLimit,
+    ident: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LinkStateV1 {
+    info: LinkInfo,
     net: Option<LinkNet>,
     neighbours: Vec<(IpAddr, Mac)>,
     last: Option<Mac>,
     ask_limit: RateLimit,
+}
+
+impl From<LinksStateV1> for LinksState {
+    fn from(old: LinksStateV1) -> LinksState {
+        let link = |l: LinkStateV1| LinkState {
+            info: l.info,
+            behind: l.net.map_or(Behind::Configured, Behind::Net),
+            name: String::new(),
+            neighbours: l.neighbours,
+            last: l.last,
+            ask_limit: l.ask_limit,
+        };
+        LinksState { links: old.links.into_iter().map(link).collect(), icmp_limit: old.icmp_limit, ident: old.ident }
+    }
 }
 
 /// The rules of both families.
@@ -55,20 +87,27 @@ pub struct FamilyState {
 }
 
 impl LinksState {
-    /// What the links could do.
-    pub fn infos(&self) -> impl Iterator<Item = (LinkInfo, Option<LinkNet>)> {
-        self.links.iter().map(|l| (l.info, l.net))
+    /// What the links could do, what was behind them, and their names.
+    pub fn infos(&self) -> impl Iterator<Item = (LinkInfo, Behind, &str)> {
+        self.links.iter().map(|l| (l.info, l.behind, l.name.as_str()))
     }
 
-    /// Puts other links, of as many kinds as there were, in place of the saved ones.
+    /// Puts other links, by their numbers, in place of the saved ones. Those for which there is none are as they were, and are to be
+    /// [removed](crate::Stack::remove_link) unless nobody was behind them.
     ///
     /// # Errors
-    /// If they are not as many.
-    pub fn replace(&mut self, infos: &[LinkInfo]) -> Result<(), StateError> {
-        if infos.len() != self.links.len() {
-            return Err(StateError::Links { saved: self.links.len(), given: infos.len() });
+    /// If there are more than were saved, or one where nobody was.
+    pub fn replace(&mut self, infos: &[Option<LinkInfo>]) -> Result<(), StateError> {
+        let misplaced = infos.iter().enumerate().any(|(i, info)| {
+            let there = self.links.get(i).is_some_and(|l| l.behind != Behind::Nobody);
+            info.is_some() && !there
+        });
+        if misplaced {
+            let saved = self.links.iter().filter(|l| l.behind != Behind::Nobody).count();
+            return Err(StateError::Links { saved, given: infos.iter().flatten().count() });
         }
         for (link, info) in self.links.iter_mut().zip(infos) {
+            let Some(info) = info else { continue };
             // Another guest: it does not hear what is sent to the MAC address of the one that was there.
             if info.guest_mac.is_some() && info.guest_mac != link.info.guest_mac {
                 link.neighbours.clear();
@@ -84,7 +123,8 @@ impl Router {
     pub(crate) fn save_links(&self) -> LinksState {
         let link = |l: &Link| LinkState {
             info: l.info,
-            net: l.net,
+            behind: l.behind,
+            name: l.name.clone(),
             neighbours: l.neighbours.entries().to_vec(),
             last: l.neighbours.last(),
             ask_limit: l.ask_limit,
@@ -98,10 +138,10 @@ impl Router {
             return Err(invalid("more links than a stack can have"));
         }
         for l in state.links {
-            let id = self.add_link(l.info, l.net);
-            let link = &mut self.links[usize::from(id.0)];
+            let mut link = Link::new(l.info, l.behind, l.name);
             link.neighbours.restore(l.neighbours, l.last).ok_or(invalid("more neighbours than are remembered"))?;
             link.ask_limit.restore(l.ask_limit);
+            self.links.push(link);
         }
         self.icmp_limit.restore(state.icmp_limit);
         if same_stream {

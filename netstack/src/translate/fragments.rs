@@ -236,6 +236,14 @@ impl Reassembly {
         Ok(None)
     }
 
+    /// Throws away what a link's guest sent.
+    pub(crate) fn forget(&mut self, r: &mut Router, link: LinkId) {
+        let of_link: Vec<u32> = self.partials.iter().filter(|(_, p)| p.name.link == link).map(|(slot, _)| slot).collect();
+        for slot in of_link {
+            self.remove(r, slot);
+        }
+    }
+
     fn open(&mut self, r: &mut Router, name: Name) -> Option<u32> {
         if self.partials.is_full() {
             let oldest = self.by_age.oldest()?;

@@ -7,7 +7,7 @@ pub mod tcp;
 pub mod udp;
 
 use crate::config::Limits;
-use crate::edge::{Edge, Ready, SockId, Token, TokenKind};
+use crate::edge::{Edge, LinkId, Ready, SockId, Token, TokenKind};
 use crate::iptables::{Family, Program};
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
@@ -108,6 +108,12 @@ impl Translator {
             TokenKind::Icmp => self.icmp.reset(r, token, edge),
             _ => {}
         }
+    }
+
+    /// The live flows of the guest behind a link.
+    pub(crate) fn behind(&self, link: LinkId) -> Vec<Token> {
+        let flows = self.tcp.connections().chain(self.udp.connections()).chain(self.icmp.connections());
+        flows.filter(|(_, via)| via.link == link).map(|(token, _)| token).collect()
     }
 
     /// The live flows of a family whose connection `program` would not let begin.

@@ -1,6 +1,7 @@
 //! DNS names and message headers, RFC 1035.
 
 use super::{WireError, Writer, be16};
+use core::net::IpAddr;
 
 /// Length of a message header.
 pub const HEADER_LEN: usize = 12;
@@ -59,6 +60,8 @@ impl Message {
     pub const RESPONSE: u16 = 0x8000;
     /// Opcode.
     pub const OPCODE: u16 = 0x7800;
+    /// AA: who answers is who knows.
+    pub const AUTHORITATIVE: u16 = 0x0400;
     /// RD: recursion desired.
     pub const RECURSION_DESIRED: u16 = 0x0100;
     /// RA: recursion available.
@@ -108,12 +111,63 @@ pub fn has_edns(b: &[u8], m: &Message) -> bool {
     no_others && b.get(usize::from(m.question_end)..).is_some_and(|rest| rest.starts_with(&[0, 0, 41]))
 }
 
+/// The name in wire form, type and class that a request asks for. `m` is its start.
+pub fn question<'a>(b: &'a [u8], m: &Message) -> Option<(&'a [u8], u16, u16)> {
+    let question = b.get(HEADER_LEN..m.question_end.into())?;
+    let (name, rest) = question.split_at_checked(question.len().checked_sub(4)?)?;
+    Some((name, be16(rest, 0), be16(rest, 2)))
+}
+
+/// A name in wire form as text without the last dot; `None` if it has other characters than names of hosts have.
+pub fn name_text<'a>(name: &[u8], out: &'a mut [u8; MAX_NAME]) -> Option<&'a [u8]> {
+    let (mut at, mut n) = (0, 0);
+    loop {
+        let len = usize::from(*name.get(at)?);
+        if len == 0 {
+            return Some(&out[..n]);
+        }
+        let label = name.get(at + 1..at + 1 + len)?;
+        if n > 0 {
+            *out.get_mut(n)? = b'.';
+            n += 1;
+        }
+        // A dot within a label is none between two.
+        if label.iter().any(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))) {
+            return None;
+        }
+        out.get_mut(n..n + len)?.copy_from_slice(label);
+        (at, n) = (at + 1 + len, n + len);
+    }
+}
+
+/// An address record of the name that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The address; its family is the record's type.
+    pub addr: IpAddr,
+    /// For how long it may be kept, in seconds.
+    pub ttl: u32,
+}
+
+/// Longest record that [`put_answer`] writes.
+pub const RECORD_LEN: usize = 28;
+
+/// Appends the answer to `query`, whose start is `m`: the record, or that there is none of the type. Nothing is written, and `false`
+/// returned, if the query has no header, or is a response.
+pub fn put_answer(query: &[u8], m: &Message, record: Option<Record>, w: &mut Writer<'_>) -> bool {
+    put_response(query, Some(m), Message::AUTHORITATIVE, record, w)
+}
+
 /// Length of an EDNS record without options.
 pub const EDNS_LEN: usize = 11;
 
 /// Appends the response that refuses `query` with a response code. `m` is the query's start; `None` if it could not be read,
 /// then no question is repeated. Nothing is written, and `false` returned, if the query has no header, or is a response.
 pub fn put_error(query: &[u8], m: Option<&Message>, rcode: u16, w: &mut Writer<'_>) -> bool {
+    put_response(query, m, rcode, None, w)
+}
+
+fn put_response(query: &[u8], m: Option<&Message>, flags: u16, record: Option<Record>, w: &mut Writer<'_>) -> bool {
     if query.len() < HEADER_LEN || be16(query, 2) & Message::RESPONSE != 0 {
         return false;
     }
@@ -122,11 +176,29 @@ pub fn put_error(query: &[u8], m: Option<&Message>, rcode: u16, w: &mut Writer<'
     // RFC 6891 section 6.1.1: who asks with EDNS is answered with EDNS.
     let edns = m.is_some_and(|m| has_edns(query, m));
     w.put(&query[..2]);
-    w.put16(Message::RESPONSE | kept | Message::RECURSION_AVAILABLE | rcode);
+    w.put16(Message::RESPONSE | kept | Message::RECURSION_AVAILABLE | flags);
     w.put16(u16::from(!question.is_empty()));
-    w.zeros(4);
+    w.put16(u16::from(record.is_some()));
+    w.zeros(2);
     w.put16(u16::from(edns));
     w.put(question);
+    if let Some(Record { addr, ttl }) = record {
+        // The name is the question's, which stands behind the header.
+        w.put16(0xc000 | HEADER_LEN as u16);
+        w.put16(if addr.is_ipv6() { 28 } else { 1 });
+        w.put16(1);
+        w.put(&ttl.to_be_bytes());
+        match addr {
+            IpAddr::V4(a) => {
+                w.put16(4);
+                w.put(&a.octets());
+            }
+            IpAddr::V6(a) => {
+                w.put16(16);
+                w.put(&a.octets());
+            }
+        }
+    }
     if edns {
         // Root name, type OPT, a payload of 1232 bytes, no extended code, version 0, no flags, no options.
         w.put(&[0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);

@@ -134,6 +134,8 @@ pub(super) fn see_through(
                 asking.say(&Request::Commit {}, &[])?;
                 return asking.answer();
             }
+            // Members of a network hear these.
+            Event::Granted(_) | Event::Served(_) | Event::Asleep | Event::Awake => {}
         }
     }
     let report = asking.answer()?;

@@ -11,6 +11,10 @@ use std::path::PathBuf;
 
 pub(super) fn exec(name: &str, argv: &[OsString]) -> Result<u8, Failure> {
     let entry = Registry::open()?.get(name)?;
+    if entry.ended {
+        let why = format!("the command of '{name}' has ended; only its network is there, for those that joined it");
+        return Err(Failure::new(Status::Namespaces, why));
+    }
     let Some(fds) = entry.namespaces else {
         return Err(Failure::new(
             Status::Namespaces,

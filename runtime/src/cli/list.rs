@@ -23,6 +23,10 @@ struct Row<'a> {
     uptime_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     asleep: Option<&'a Asleep>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    joined: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ended: bool,
 }
 
 impl<'a> From<&'a Entry> for Row<'a> {
@@ -39,6 +43,8 @@ impl<'a> From<&'a Entry> for Row<'a> {
             since: e.since,
             uptime_seconds: e.uptime().as_secs(),
             asleep: e.asleep.as_ref(),
+            joined: e.joined.as_deref(),
+            ended: e.ended,
         }
     }
 }
@@ -56,11 +62,15 @@ fn table(rows: &[Row<'_>]) -> String {
     let mut cells = vec![["NAME", "PID", "STATE", "UPTIME", "ADDRESSES", "PUBLISHED", "COMMAND"].map(str::to_owned)];
     cells.extend(rows.iter().map(|r| {
         let addresses: Vec<String> = r.addresses.iter().map(IpAddr::to_string).collect();
-        let command = if r.command.is_empty() { "(attached)".into() } else { r.command.join(" ") };
+        let command = match r.command.is_empty() {
+            _ if r.ended => "(ended; serves those that joined it)".into(),
+            true => "(attached)".into(),
+            false => r.command.join(" "),
+        };
         // What a program was called with may contain anything; a terminal gets only what prints.
         let command = command.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         [
-            r.name.to_owned(),
+            r.joined.map_or_else(|| r.name.to_owned(), |to| format!("{} (in {to})", r.name)),
             r.pid.to_string(),
             r.state.to_string(),
             uptime(r.uptime_seconds),
@@ -115,6 +125,8 @@ mod tests {
             since: 0,
             uptime_seconds: 1,
             asleep: None,
+            joined: None,
+            ended: false,
         };
         assert!(!table(&[row]).contains('\u{1b}'));
     }

@@ -174,6 +174,9 @@ Examples:
 struct RunArgs {
     #[command(flatten)]
     net: NetOptions,
+    /// Join the network of this running sandbox: its rules and its network worker serve both, which reach each other by name
+    #[arg(long, value_name = "NAME", help_heading = "Link")]
+    join: Option<String>,
     /// Leave /etc/resolv.conf as it is
     #[arg(long, help_heading = "Addresses")]
     no_resolv_conf: bool,
@@ -260,7 +263,9 @@ pub fn main() -> ExitCode {
 
 fn run(args: RunArgs) -> Result<u8, Failure> {
     let plan = args.net.plan()?;
-    supervisor::run(&RunRequest { plan, argv: args.command, resolv_conf: !args.no_resolv_conf, output: args.output, thaw: None })
+    let join = args.join.map(|network| args.net.join(network, &plan)).transpose()?;
+    let (resolv_conf, output) = (!args.no_resolv_conf, args.output);
+    supervisor::run(&RunRequest { plan, argv: args.command, resolv_conf, output, thaw: None, join })
 }
 
 fn attach(args: AttachArgs) -> Result<u8, Failure> {

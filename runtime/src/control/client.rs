@@ -28,13 +28,16 @@ impl Client {
     /// [`Status::Name`] if there is none.
     pub fn new(name: &str) -> Result<Client, Failure> {
         let registry = Registry::open()?;
+        // Those that joined a network are asked where it is.
+        let entry = registry.get(name)?;
+        let name = &entry.network();
         if registry.get(name)?.state == State::Asleep {
             let why = format!(
                 "the network of '{name}' is asleep; wake it with `hibernet restore IMAGE`, or look into the image with `hibernet inspect`"
             );
             return Err(Failure::new(Status::State, why));
         }
-        Ok(Client { name: name.into(), path: registry.control_socket(name) })
+        Ok(Client { name: name.clone(), path: registry.control_socket(name) })
     }
 
     /// Asks; a problem that the worker has with the request is a value of its own.

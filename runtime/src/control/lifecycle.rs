@@ -9,11 +9,13 @@ use crate::checkpoint::news;
 use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
 use crate::sandbox::channel::send_with_fds;
 use crate::sandbox::failure::{Failure, Status};
+use crate::sandbox::guest::LinkEnd;
 use crate::worker::{Mode, Prepare, RestorePolicy};
+use hibernet_netstack::config::{GuestNet, V4Config, V6Config};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -83,6 +85,14 @@ pub enum Request {
         #[serde(default)]
         event: Option<news::Event>,
     },
+    /// Serve one more sandbox, whose supervisor the client is: an [`Event::Granted`]. It is a member for as long as it stays: it brings its link
+    /// with [`Request::Link`], and hears [`Event::Asleep`] and [`Event::Awake`].
+    Join(Box<Join>),
+    /// In the middle of a [`Request::Join`]: the link in the descriptor that comes along is the new sandbox's. An [`Event::Served`].
+    Link {
+        /// What it is.
+        end: LinkEnd,
+    },
     /// When the network is awake, nothing is under way and nothing has moved for so long: an [`Idle`].
     Idle {
         /// For how long, nanoseconds.
@@ -104,6 +114,26 @@ pub struct WakeExec {
     /// The image that it wakes the network with, if that is a file.
     #[serde(default)]
     pub image: Option<String>,
+}
+
+/// A sandbox that joins another one's network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// Its name.
+    pub name: String,
+    /// Its IPv4 addresses, if it has a wish.
+    #[serde(default)]
+    pub v4: Option<V4Config>,
+    /// Its IPv6 addresses, likewise.
+    #[serde(default)]
+    pub v6: Option<V6Config>,
+    /// It wants no IPv4.
+    #[serde(default)]
+    pub no_v4: bool,
+    /// It wants no IPv6.
+    #[serde(default)]
+    pub no_v6: bool,
 }
 
 /// A network is idle.
@@ -151,6 +181,14 @@ pub enum Event {
     Progress(u64, u64),
     /// All is written: so many bytes.
     Written(u64),
+    /// In a [`Request::Join`]: these are its addresses.
+    Granted(Box<GuestNet>),
+    /// Its link is served, under this number.
+    Served(u8),
+    /// The network that it joined has fallen asleep.
+    Asleep,
+    /// That network is awake again.
+    Awake,
 }
 
 /// A worker has taken another one's place.
@@ -191,12 +229,13 @@ impl Asking {
     /// [`Status::Name`] if there is no such sandbox; else if its supervisor cannot be reached.
     pub fn new(name: &str, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Asking, Failure> {
         let registry = Registry::open()?;
-        registry.get(name)?;
+        // Those that joined a network are asked where it is.
+        let name = &registry.get(name)?.network();
         let fail = |e: io::Error| Failure::os(Status::File, format_args!("cannot ask the supervisor of '{name}'"), e);
         let stream = UnixStream::connect(registry.lifecycle_socket(name)).map_err(fail)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(fail)?;
-        let mut asking = Asking { name: name.into(), stream: BufReader::new(stream), next: None };
+        let mut asking = Asking { name: name.clone(), stream: BufReader::new(stream), next: None };
         // One who refuses does not read everything first: what is said counts, not how the writing ended.
         let _ = asking.say(request, fds);
         Ok(asking)
@@ -255,6 +294,16 @@ impl Asking {
             }
         }
         Ok(if look { self.next.clone() } else { self.next.take() }.unwrap_or_default())
+    }
+
+    /// What is readable when there is an event or an answer.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.get_ref().as_fd()
+    }
+
+    /// Whether something was received that was not looked at yet.
+    pub fn has_more(&self) -> bool {
+        !self.stream.buffer().is_empty() || self.next.is_some()
     }
 
     /// The answer to what may take as long as it likes; `None` if it has not come within `limit`.

@@ -49,6 +49,12 @@ pub struct Entry {
     /// While it is asleep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asleep: Option<Asleep>,
+    /// Name of the sandbox whose network it has joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<String>,
+    /// Its command has ended; it serves those that joined it.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// What is known of a sleeping network.
@@ -61,6 +67,11 @@ pub struct Asleep {
 }
 
 impl Entry {
+    /// Name of the sandbox whose processes serve its network: its own unless it joined another.
+    pub fn network(&self) -> String {
+        self.joined.as_ref().unwrap_or(&self.name).clone()
+    }
+
     /// Whether the sandbox runs.
     pub fn is_current(&self) -> bool {
         start_time(self.pid) == Some(self.start_time)
@@ -349,6 +360,8 @@ mod tests {
             state: State::Running,
             since: 0,
             asleep: None,
+            joined: None,
+            ended: false,
         }
     }
 

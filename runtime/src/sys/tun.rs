@@ -4,6 +4,7 @@ use super::check;
 use super::interface::{self, Interfaces};
 use super::socket::set_nonblocking;
 use hibernet_netstack::wire::Mac;
+use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -64,7 +65,7 @@ impl TunError {
 }
 
 /// What the kernel may leave undone in frames that it hands to us, and does in ours.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offloads {
     /// Transport checksums.
     pub checksum: bool,

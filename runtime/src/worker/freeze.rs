@@ -265,7 +265,7 @@ impl Worker {
         self.edge.sockets.flush(&mut self.edge.slots);
         let crate::edge::RuntimeEdge { slots, links, .. } = &mut self.edge;
         for (link, state) in links.iter_mut().zip(&self.links) {
-            if !state.gone {
+            if let (Some(link), false) = (link, state.gone) {
                 // A link that fails is found out about when it is read.
                 let _ = link.flush(slots);
             }
@@ -308,7 +308,7 @@ impl Worker {
             Freeze::Prepared { token: held, .. } if *held == token => {}
             _ => return Err((Box::new(self), CheckpointError::WrongToken)),
         }
-        for l in &mut self.edge.links {
+        for l in self.edge.links.iter_mut().flatten() {
             l.stop(&mut self.edge.slots);
         }
         self.finished = Some(Finished::Frozen);

@@ -8,6 +8,7 @@ mod answers;
 mod control;
 mod freeze;
 mod idle;
+mod links;
 mod listen;
 mod pause;
 mod report;
@@ -18,6 +19,7 @@ mod watch;
 
 pub use control::ControlSocket;
 pub use freeze::{Mode, Prepare, Prepared};
+pub use links::NewLink;
 pub use setup::{RulesSetup, WorkerError, WorkerSetup, resolver_update};
 pub use thaw::{FlowPolicy, RestorePolicy};
 
@@ -25,13 +27,14 @@ use crate::clock::Clock;
 use crate::control::protocol::Recheck;
 use crate::edge::RuntimeEdge;
 use crate::entropy;
-use crate::link::{LinkError, RxBatch};
+use crate::link::{Link, LinkError, RxBatch};
 use crate::slots::Slots;
 use crate::sock::{SocketEvent, Sockets};
 use crate::sys::netlink;
 use control::Control;
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use freeze::Freeze;
+use hibernet_netstack::config::Behind;
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
 use hibernet_netstack::{Stack, Time};
 use idle::IdleWatch;
@@ -153,6 +156,8 @@ enum Start {
 #[derive(Clone, Copy, Debug, Default)]
 struct LinkState {
     gone: bool,
+    /// What the event loop is to hear of it.
+    change: Option<links::Change>,
     failures: u32,
     /// Frames wait, so that its descriptor is watched for being writable too.
     waits: bool,
@@ -172,8 +177,9 @@ impl Worker {
         }
         let seed = entropy::seed().map_err(WorkerError::system("get entropy"))?;
         let mut stack = Stack::new(setup.config.clone(), seed);
-        for l in &setup.links {
-            stack.add_link(l.info());
+        for (i, l) in setup.links.iter().enumerate() {
+            let name = if i == 0 { setup.name.clone() } else { String::new() };
+            stack.add_named_link(l.info(), Behind::Configured, name);
         }
         let WorkerSetup { raw_icmp4, raw_icmp6, .. } = setup;
         let sockets = Sockets::new(raw_icmp4, raw_icmp6).map_err(WorkerError::system("prepare host sockets"))?;
@@ -223,7 +229,13 @@ impl Worker {
         let timer = TimerFd::new().map_err(|e| WorkerError::System { what: "make a timer", source: e.into() })?;
         let control = setup.control.map(Control::new).transpose();
         let stillness = Stillness::new().map_err(WorkerError::system("make an event descriptor"))?;
-        let states = vec![LinkState::default(); links.len()];
+        let mut links: Vec<Option<Box<dyn Link>>> = links.into_iter().map(Some).collect();
+        for (number, link) in setup.joined {
+            let at = usize::from(number.0);
+            links.resize_with(links.len().max(at + 1), || None);
+            links[at] = Some(link);
+        }
+        let states = links.iter().map(|l| LinkState { gone: l.is_none(), ..LinkState::default() }).collect();
         let mut edge = RuntimeEdge { slots, links, sockets };
         for rules in [setup.rules.v4, setup.rules.v6].into_iter().flatten() {
             stack.set_rules(clock.now(), rules, setup.rules.recheck.into(), &mut edge)?;
@@ -277,7 +289,8 @@ impl Worker {
             (Source::Addresses, 0, self.addresses.fd().as_raw_fd()),
         ];
         let links = self.edge.links.iter().zip(&self.links).enumerate();
-        all.extend(links.filter(|(_, (_, s))| !s.gone).map(|(i, (l, _))| (Source::Link, i, l.fd().as_raw_fd())));
+        let watched = links.filter(|(_, (_, s))| !s.gone && s.change != Some(links::Change::Comes));
+        all.extend(watched.filter_map(|(i, (l, _))| Some((Source::Link, i, l.as_ref()?.fd().as_raw_fd()))));
         all.extend(self.listeners.iter().enumerate().map(|(i, l)| (Source::Listener, i, l.raw())));
         all.extend(self.resolvers.as_ref().map(|r| (Source::Resolvers, 0, r.fd())));
         if let Some(c) = &self.control {
@@ -298,7 +311,7 @@ impl Worker {
             // One that was never added is not there to be removed.
             let _ = ops.remove(Events::empty_raw(fd));
         }
-        for l in &mut self.edge.links {
+        for l in self.edge.links.iter_mut().flatten() {
             l.stop(&mut self.edge.slots);
         }
         self.finished = Some(why);
@@ -310,7 +323,8 @@ impl Worker {
         let mut taken = 0;
         while taken < FRAME_BUDGET && !self.links[index].gone {
             let RuntimeEdge { slots, links, .. } = &mut self.edge;
-            match links[index].recv_batch(slots, &mut self.batch) {
+            let Some(link) = &mut links[index] else { break };
+            match link.recv_batch(slots, &mut self.batch) {
                 Ok(()) => self.links[index].failures = 0,
                 Err(e) => {
                     self.link_failed(index, &e, ops);
@@ -351,14 +365,8 @@ impl Worker {
             }
             return;
         }
-        state.gone = true;
         slog::info!(self.log, "link is gone"; "link" => index, "error" => %e);
-        let link = &mut self.edge.links[index];
-        let _ = ops.remove(Events::empty_raw(link.fd().as_raw_fd()));
-        link.stop(&mut self.edge.slots);
-        if self.links.iter().all(|l| l.gone) {
-            self.finish(Finished::LinksGone, ops);
-        }
+        self.let_link_go(index, ops);
     }
 
     /// Hands on what happened at the host sockets.
@@ -428,7 +436,8 @@ impl Worker {
                 continue;
             }
             let RuntimeEdge { slots, links, .. } = &mut self.edge;
-            if let Err(e) = links[index].flush(slots) {
+            let Some(link) = &mut links[index] else { continue };
+            if let Err(e) = link.flush(slots) {
                 self.link_failed(index, &e, ops);
             }
         }
@@ -437,9 +446,7 @@ impl Worker {
     /// Has those links that keep frames back flushed again when they take more.
     fn watch_links(&mut self, ops: &mut EventOps<'_>) {
         for (index, (link, state)) in self.edge.links.iter().zip(&mut self.links).enumerate() {
-            if state.gone || link.waits() == state.waits {
-                continue;
-            }
+            let Some(link) = link.as_ref().filter(|l| !state.gone && l.waits() != state.waits) else { continue };
             let set = if link.waits() { EventSet::IN | EventSet::OUT } else { EventSet::IN };
             match ops.modify(Events::with_data_raw(link.fd().as_raw_fd(), word(Source::Link, index), set)) {
                 Ok(()) => state.waits = link.waits(),
@@ -530,6 +537,7 @@ impl MutEventSubscriber for Worker {
                 self.stack.link_up(now, LinkId(index as u8), &mut self.edge);
             }
         }
+        self.change_links(ops);
         self.settle(now, ops);
     }
 

@@ -68,6 +68,11 @@ impl Worker {
         slog::info!(self.log, "goes on");
     }
 
+    /// A link is not watched any more, and will not be again.
+    pub(super) fn unpark_link(&mut self, index: usize) {
+        self.stillness.parked.retain(|&(source, i, _)| (source, i) != (Source::Link, index));
+    }
+
     /// Has the event loop call us, whoever asks for it.
     pub(super) fn kick(&self) {
         // A write of 1 cannot fill the counter.
@@ -97,6 +102,7 @@ impl Worker {
     /// Was woken to go on.
     pub(super) fn kicked(&mut self, ops: &mut EventOps<'_>) {
         let _ = self.stillness.kick.read();
+        self.change_links(ops);
         if self.is_paused() {
             return;
         }

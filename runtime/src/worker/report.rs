@@ -12,7 +12,7 @@ impl Worker {
     pub fn report(&self) -> Value {
         let (tcp, udp, icmp) = self.stack.flow_counts();
         let stats = self.stack.stats();
-        let links: Vec<Value> = self.edge.links.iter().map(|l| object(l.stats().counters())).collect();
+        let links: Vec<Value> = self.edge.links.iter().flatten().map(|l| object(l.stats().counters())).collect();
         json!({
             "uptime_ns": self.clock.now().as_nanos(),
             "wakeups": self.wakeups,

@@ -4,6 +4,7 @@ use super::ControlSocket;
 use crate::control::protocol::Recheck;
 use crate::link::Link;
 use hibernet_netstack::Config;
+use hibernet_netstack::edge::LinkId;
 use hibernet_netstack::iptables::{RuleError, Ruleset};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,8 +16,13 @@ pub struct WorkerSetup {
     pub config: Config,
     /// The rules that are in force from the first frame on.
     pub rules: RulesSetup,
+    /// Under which name others find the guest of the first link, over DNS; empty for none.
+    pub name: String,
     /// The guest's links; they become link 0, 1, and so on.
     pub links: Vec<Box<dyn Link>>,
+    /// For [`Worker::restore`](super::Worker::restore): links of the image by their numbers, where those are not the first ones
+    /// ([`Worker::add_link`](super::Worker::add_link)).
+    pub joined: Vec<(LinkId, Box<dyn Link>)>,
     /// Listening TCP sockets of published ports: the index in `config.publish`, and the socket. Any mode; they are made non-blocking.
     pub tcp_listeners: Vec<(usize, OwnedFd)>,
     /// Bound UDP sockets of published ports: the index in `config.publish`, and the socket.

@@ -11,7 +11,8 @@ use crate::clock::{self, Clock};
 use crate::entropy;
 use crate::sock::Sockets;
 use crate::sock::{SocketFate, SocketsState, Supplied};
-use hibernet_netstack::edge::SockId;
+use hibernet_netstack::config::Behind;
+use hibernet_netstack::edge::{LinkId, SockId};
 use hibernet_netstack::state::{GoesOn, Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{GenerationId, Image};
@@ -83,8 +84,23 @@ impl Worker {
         let now = Time::from_nanos(header.stack_time) + policy.age;
         let mut state = StackState::from_image(image)?;
         state.config = setup.config.clone();
-        let infos: Vec<_> = setup.links.iter().map(|l| l.info()).collect();
+        let mut infos: Vec<_> = setup.links.iter().map(|l| Some(l.info())).collect();
+        for (number, link) in &setup.joined {
+            let at = usize::from(number.0);
+            infos.resize(infos.len().max(at + 1), None);
+            infos[at] = Some(link.info());
+        }
         state.links.replace(&infos)?;
+        // Sandboxes that left while the network slept.
+        let left: Vec<LinkId> = state
+            .links
+            .infos()
+            .zip(0..)
+            .filter_map(|((_, behind, _), i)| {
+                let there = infos.get(usize::from(i)).is_some_and(Option::is_some);
+                (behind != Behind::Nobody && !there).then_some(LinkId(i))
+            })
+            .collect();
         for (given, family) in [setup.rules.v4.is_some(), setup.rules.v6.is_some()].into_iter().zip(&mut state.rules.families) {
             if given {
                 // They come whole, and before the first packet.
@@ -116,7 +132,14 @@ impl Worker {
         let setup = WorkerSetup { tcp_listeners: listeners, udp_listeners, raw_icmp4: None, raw_icmp6: None, ..setup };
         let mut worker = Worker::assemble(setup, stack, sockets, Clock::start_at(now), Start::Thawed)?;
         let asleep = Duration::from_nanos(clock::wall().saturating_sub(header.created));
-        let flows = worker.thaw(now, asleep, &fates, &failed, stale, policy.flows);
+        let mut ended = Vec::new();
+        for link in left {
+            ended.extend(worker.stack.flows_behind(link));
+            worker.stack.remove_link(now, link, &mut worker.edge);
+        }
+        let mut flows = worker.thaw(now, asleep, &fates, &failed, stale, policy.flows);
+        let why = "the sandbox that it was of has left";
+        flows.extend(ended.iter().map(|f| FlowOutcome { flow: Flow::from(f), outcome: Outcome::Reset, why: Some(why.into()) }));
         let report = ThawReport { generation: generation_text(&generation), connections, took_ns: timer.now().as_nanos(), flows };
         Ok((worker, report))
     }

@@ -24,7 +24,9 @@ pub fn setup(config: Config) -> WorkerSetup {
     WorkerSetup {
         config,
         rules: RulesSetup::default(),
+        name: String::new(),
         links: Vec::new(),
+        joined: Vec::new(),
         tcp_listeners: Vec::new(),
         udp_listeners: Vec::new(),
         raw_icmp4: None,

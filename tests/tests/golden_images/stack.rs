@@ -16,7 +16,7 @@ use std::fmt::Debug;
 use std::fs;
 
 /// Version of the whole image: raised when that of any section is.
-const IMAGE: u16 = 1;
+const IMAGE: u16 = 2;
 
 fn writes() -> bool {
     std::env::var_os("HIBERNET_GOLDEN").is_some_and(|v| v == "write")

@@ -4,6 +4,7 @@
 
 mod failures;
 mod generations;
+mod joined;
 mod kit;
 mod load;
 mod policy;

@@ -87,6 +87,7 @@ impl Network {
     /// A client that leaves before it has said that the image is safe has given up.
     pub(super) fn client_left(&mut self, client: ClientId) -> Result<(), Failure> {
         self.forget(client)?;
+        self.member_left(client);
         match std::mem::take(&mut self.task) {
             Task::Freeze(f) if f.client == client && matches!(f.stage, Stage::Writing | Stage::Written) => {
                 self.give_up(f, ProblemKind::State, "the checkpoint was given up; its network goes on".into())
@@ -172,6 +173,9 @@ impl Network {
         let generation = f.report.as_ref().map_or_else(String::new, |r| r.generation.clone());
         self.holder = Some(Holder::new(f.held, f.watched, generation, f.wake, f.lock));
         self.state = State::Asleep;
+        // The next worker is not given the links of those that left.
+        self.departures.clear();
+        self.tell_members(&Event::Asleep);
         self.fell_asleep();
         if let Err(e) = self.retries.raise() {
             complain(format_args!("warning: the sandbox's kernel gives its connections up sooner while its network sleeps: {e}"));

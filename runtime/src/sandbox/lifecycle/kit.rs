@@ -5,7 +5,7 @@ use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::LinkEnd;
 use crate::sandbox::host::HostFds;
 use crate::sandbox::plan::Plan;
-use crate::sandbox::worker_process::Given;
+use crate::sandbox::worker_process::{Given, JoinedLink};
 use crate::sys::netlink;
 use std::fs::File;
 use std::io::Write;
@@ -21,8 +21,12 @@ pub(crate) struct Kit {
     pub(crate) plan: Plan,
     /// The program of workers.
     pub(crate) program: OwnedFd,
+    /// Name of the first sandbox.
+    pub(super) name: String,
     end: LinkEnd,
     link: Option<OwnedFd>,
+    /// The links of those that joined.
+    joined: Vec<JoinedLink>,
     /// Where the worker is asked; while there is none we answer.
     control: Option<UnixListener>,
     pcap: Option<File>,
@@ -36,8 +40,10 @@ impl Kit {
             Ok(Kit {
                 plan: plan.clone(),
                 program: program.try_clone()?,
+                name: given.name.clone(),
                 end: given.end.clone(),
-                link: Some(given.link.try_clone()?),
+                link: given.link.as_ref().map(OwnedFd::try_clone).transpose()?,
+                joined: given.joined.iter().map(JoinedLink::try_clone).collect::<std::io::Result<_>>()?,
                 control: given.control.as_ref().map(OwnedFd::try_clone).transpose()?.map(UnixListener::from),
                 pcap: given.host.pcap.as_ref().map(File::try_clone).transpose()?,
                 log: given.host.log.as_ref().map(File::try_clone).transpose()?,
@@ -70,6 +76,23 @@ impl Kit {
     /// Nothing will come of another worker.
     pub(super) fn let_go(&mut self) {
         (self.link, self.control) = (None, None);
+        self.joined.clear();
+    }
+
+    /// The first sandbox has left those that joined it, and its published ports with it.
+    pub(super) fn let_first_go(&mut self) {
+        self.link = None;
+        self.plan.config.publish.clear();
+    }
+
+    /// One more link for every next worker.
+    pub(super) fn add_link(&mut self, link: JoinedLink) {
+        self.joined.push(link);
+    }
+
+    /// One less.
+    pub(super) fn remove_link(&mut self, number: u8) {
+        self.joined.retain(|l| l.number != number);
     }
 
     /// What the next worker gets. Published ports are opened anew unless they are held.
@@ -82,9 +105,14 @@ impl Kit {
         }
         host.pcap = self.pcap.as_ref().map(File::try_clone).transpose().map_err(fail)?;
         host.log = self.log.as_ref().map(File::try_clone).transpose().map_err(fail)?;
+        if self.link.is_none() && self.joined.is_empty() {
+            return Err(gone());
+        }
         Ok(Given {
+            name: self.name.clone(),
             end: self.end.clone(),
-            link: self.link.as_ref().ok_or_else(gone)?.try_clone().map_err(fail)?,
+            link: self.link.as_ref().map(OwnedFd::try_clone).transpose().map_err(fail)?,
+            joined: self.joined.iter().map(JoinedLink::try_clone).collect::<std::io::Result<_>>().map_err(fail)?,
             host,
             control: self.control.as_ref().map(UnixListener::try_clone).transpose().map_err(fail)?.map(OwnedFd::from),
             capture_goes_on: true,

@@ -1,9 +1,11 @@
 //! The life of a sandbox's network: which process serves it and whether it does, on the word of clients of the supervisor's
 //! socket. Nothing here waits: the supervisor calls [`Network::turn`] whenever one of [`Network::poll_fds`] is ready.
 
+mod addresses;
 mod freeze;
 mod holder;
 mod kit;
+mod members;
 mod server;
 mod thaw;
 mod upgrade;
@@ -27,6 +29,7 @@ use crate::worker::Mode;
 use freeze::Freezing;
 use holder::Holder;
 use kit::ASLEEP;
+use members::{Joining, Member};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitStatus};
 use server::{ClientId, Event};
@@ -90,6 +93,10 @@ pub(crate) struct Network {
     retries: Retries,
     /// Clients that wait for something to happen.
     waiting: Waiting,
+    /// Sandboxes that joined.
+    members: Vec<Member>,
+    /// Links of those that left, of which the worker has not heard yet.
+    departures: Vec<u8>,
     /// What commands get that are run to wake it.
     inherited: Inherited,
     /// What `hibernet list` knows.
@@ -104,6 +111,7 @@ enum Task {
     Pause(ClientId),
     Resume(ClientId),
     Tiers(ClientId),
+    Join(Box<Joining>),
     Freeze(Box<Freezing>),
     Thaw(Thawing),
     Upgrade(Box<Upgrading>),
@@ -141,6 +149,8 @@ impl Network {
             holder: None,
             retries,
             waiting: Waiting::default(),
+            members: Vec::new(),
+            departures: Vec::new(),
             inherited,
         }
     }
@@ -256,6 +266,7 @@ impl Network {
             }
         }
         self.look_at_the_clock();
+        self.tell_departures()?;
         if self.state == State::Asleep {
             self.kit.refuse_requests();
         }
@@ -329,7 +340,7 @@ impl Network {
         let wanted = match &request {
             Request::Checkpoint { how, .. } => 1 + usize::from(how.mode == Mode::Repair),
             Request::Restore(how) => 1 + usize::from(how.helper),
-            Request::Upgrade {} => 1,
+            Request::Upgrade {} | Request::Link { .. } => 1,
             _ => 0,
         };
         if fds.len() != wanted {
@@ -373,6 +384,8 @@ impl Network {
                 );
             }
             (Request::Upgrade {}, _) => self.upgrade(client, fds.swap_remove(0)),
+            (Request::Join(how), _) => self.join(client, &how),
+            (Request::Link { end }, _) => self.link(client, end, fds.swap_remove(0))?,
             (Request::Commit {} | Request::Wait { .. } | Request::Idle { .. }, _) => {}
         }
         Ok(())
@@ -410,6 +423,7 @@ impl Network {
             }
             // The last word of one that has just taken over.
             (FromWorker::Ready, task) => self.task = task,
+            (m @ (FromWorker::Joined(_) | FromWorker::NotJoined(_)), Task::Join(j)) => return self.joining(*j, m),
             (m, Task::Freeze(f)) => return self.freezing(f, m, fds),
             (m, Task::Upgrade(u)) => return self.upgrading(u, m, fds),
             (m, _) => {
@@ -467,7 +481,9 @@ impl Network {
         self.answer(client, &Changed { state, changed });
     }
 
+    /// Gives the last answer. A member that gets one is no member any more.
     fn answer(&mut self, client: ClientId, value: &impl serde::Serialize) {
+        self.member_left(client);
         if let Some(s) = &mut self.server {
             s.answer(client, value);
         }
@@ -480,6 +496,7 @@ impl Network {
     }
 
     fn refuse(&mut self, client: ClientId, kind: ProblemKind, why: String) {
+        self.member_left(client);
         if let Some(s) = &mut self.server {
             s.refuse(client, kind, why);
         }

@@ -4,6 +4,7 @@ use crate::control::protocol::{Answer, MAX_REQUEST, Problem, ProblemKind};
 use crate::sandbox::channel::recv_packet;
 use crate::sandbox::failure::{Failure, Status};
 use crate::sys::socket;
+use crate::worker::MAX_LINKS;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -15,7 +16,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 /// Clients served at a time; more wait in the socket's queue.
-const MAX_CLIENTS: usize = 64;
+const MAX_CLIENTS: usize = 64 + MAX_LINKS;
 /// Bytes of requests and answers that are held at a time, for all clients together.
 const MAX_HELD: usize = 24 << 20;
 /// Descriptors that a request may bring.

@@ -2,7 +2,7 @@
 
 use super::server::ClientId;
 use super::{Network, TIME_TO_BEGIN, Task};
-use crate::control::lifecycle::{Restore, State};
+use crate::control::lifecycle::{Event, Restore, State};
 use crate::control::protocol::ProblemKind;
 use crate::control::rules;
 use crate::sandbox::failure::{Failure, Status, complain};
@@ -54,6 +54,7 @@ impl Network {
             FromWorker::Thawed(report) => {
                 self.worker = self.next.take();
                 self.state = State::Running;
+                self.tell_members(&Event::Awake);
                 if let Some(h) = self.holder.take() {
                     h.let_go();
                 }

@@ -2,7 +2,7 @@
 
 use super::AttachRequest;
 use super::base::Base;
-use super::events::{WorkerEnd, follow_resolver, next_child, next_signal, wait_for_events, worker_died, worker_end};
+use super::events::{WorkerEnd, follow_resolver, is_to_end, next_child, next_signal, wait_for_events, worker_died, worker_end};
 use crate::control::registry::Registration;
 use crate::sandbox::failure::Failure;
 use crate::sandbox::guest::Opened;
@@ -14,13 +14,14 @@ use std::os::fd::AsFd;
 
 pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
     let AttachRequest { plan, target, thaw } = request;
-    let mut base = Base::new(plan, &[])?;
+    let mut base = Base::new(plan, &[], None)?;
     let mut gone = Gone::watch(target)?;
     let (Opened { end, fd: link, removal }, unconfigured) = target.open(plan)?;
     gone.interface = removal;
     let host = std::mem::take(&mut base.host);
     // The link goes when we do: a worker that ends for no reason ends us.
-    let given = Given { end, link, host, control: base.control.take().map(Into::into), capture_goes_on: false };
+    let control = base.control.take().map(Into::into);
+    let given = Given { name: base.name(), end, link: Some(link), joined: Vec::new(), host, control, capture_goes_on: false };
     let kit = Kit::of(plan, &base.program, &given)?;
     let (worker, thawed) = WorkerProcess::start(base.program.as_fd(), plan, given, thaw.as_ref())?;
     if let (Some(t), Some(report)) = (thaw, &thawed) {
@@ -34,16 +35,27 @@ pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)
         r.update(|e| e.worker = pid)?;
     }
     started(base.registration.as_ref().map_or("", Registration::name));
+    // What was attached to is gone, and others that joined are served on.
+    let mut first_gone = false;
     loop {
-        wait_for_events(&base, &network, &gone.fds())?;
+        let watched = if first_gone { Vec::new() } else { gone.fds() };
+        wait_for_events(&base, &network, &watched)?;
         while let Some(s) = next_signal(&base.signals)? {
-            if s.signal != libc::SIGCHLD && !matches!(s.signal, libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGALRM | libc::SIGTSTP) {
+            if is_to_end(s.signal) {
                 network.end();
                 return Ok(0);
             }
         }
         follow_resolver(&mut base, plan, &mut network);
-        if gone.is_gone() {
+        if !first_gone && gone.is_gone() {
+            if !network.has_members() {
+                network.end();
+                return Ok(0);
+            }
+            first_gone = true;
+            base.first_left(&mut network);
+        }
+        if first_gone && !network.has_members() {
             network.end();
             return Ok(0);
         }

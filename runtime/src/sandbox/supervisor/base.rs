@@ -7,6 +7,7 @@ use crate::control::registry::{Entry, Registration, Registry, start_time};
 use crate::sandbox::child::Inherited;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::host::HostFds;
+use crate::sandbox::lifecycle::Network;
 use crate::sandbox::plan::Plan;
 use crate::sandbox::resolv::Watch;
 use crate::sandbox::worker_process::own_program;
@@ -35,7 +36,8 @@ pub(super) struct Base {
 }
 
 impl Base {
-    pub(super) fn new(plan: &Plan, command: &[OsString]) -> Result<Self, Failure> {
+    /// `joined`: the sandbox whose network serves this one, so that it has no worker, and nothing for one.
+    pub(super) fn new(plan: &Plan, command: &[OsString], joined: Option<&str>) -> Result<Self, Failure> {
         let mut handled = FORWARDED.to_vec();
         handled.push(libc::SIGCHLD);
         let set = SignalSet::new(&handled);
@@ -48,11 +50,12 @@ impl Base {
         let limit = getrlimit(Resource::Nofile);
         let inherited = Inherited { mask, files: limit.current.unwrap_or(u64::MAX), files_hard: limit.maximum };
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-        let registration = register(plan, command)?;
-        let control = registration.as_ref().map(|r| listen(r.control_socket())).transpose()?;
-        let lifecycle = registration.as_ref().map(|r| listen(r.lifecycle_socket())).transpose()?;
+        let registration = register(plan, command, joined)?;
+        let asked = registration.as_ref().filter(|_| joined.is_none());
+        let control = asked.map(|r| listen(r.control_socket())).transpose()?;
+        let lifecycle = asked.map(|r| listen(r.lifecycle_socket())).transpose()?;
         let program = own_program()?;
-        let host = HostFds::open(plan)?;
+        let host = if joined.is_some() { HostFds::default() } else { HostFds::open(plan)? };
         let watch = match Watch::new() {
             Ok(w) => Some(w),
             Err(e) => {
@@ -61,6 +64,20 @@ impl Base {
             }
         };
         Ok(Base { signals, inherited, registration, control, lifecycle, program, host, watch })
+    }
+
+    /// The sandbox's name; empty if it could not be registered.
+    pub(super) fn name(&self) -> String {
+        self.registration.as_ref().map_or_else(String::new, |r| r.name().to_owned())
+    }
+
+    /// The sandbox itself is no more, and its network serves those that joined it.
+    pub(super) fn first_left(&mut self, network: &mut Network) {
+        network.first_left();
+        let change = |e: &mut Entry| (e.namespaces, e.addresses, e.publish, e.ended) = (None, Vec::new(), Vec::new(), true);
+        if let Err(e) = self.registration.as_mut().map_or(Ok(()), |r| r.update(change)) {
+            complain(format_args!("warning: {e}"));
+        }
     }
 }
 
@@ -72,10 +89,10 @@ fn listen(path: PathBuf) -> Result<UnixListener, Failure> {
 }
 
 /// Enters the sandbox in the registry. Without a directory for it a sandbox that needs no name runs all the same.
-fn register(plan: &Plan, command: &[OsString]) -> Result<Option<Registration>, Failure> {
+fn register(plan: &Plan, command: &[OsString], joined: Option<&str>) -> Result<Option<Registration>, Failure> {
     let registry = match Registry::open() {
         Ok(r) => r,
-        Err(e) if plan.name.is_some() || plan.detach => return Err(e),
+        Err(e) if plan.name.is_some() || plan.detach || joined.is_some() => return Err(e),
         Err(e) => {
             complain(format_args!("warning: {e}; `list`, `exec` and `stats` will not know this sandbox"));
             return Ok(None);
@@ -97,6 +114,8 @@ fn register(plan: &Plan, command: &[OsString]) -> Result<Option<Registration>, F
         state: State::Running,
         since: 0,
         asleep: None,
+        joined: joined.map(str::to_owned),
+        ended: false,
     };
     registry.enter(entry).map(Some)
 }

@@ -1,11 +1,12 @@
 //! What a supervisor waits for: signals, ends of processes, changes of the host's resolvers, requests.
 
 use super::base::Base;
+use crate::sandbox::child::Child;
 use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::lifecycle::Network;
 use crate::sandbox::plan::Plan;
 use crate::sandbox::resolv::Watch;
-use crate::sys::process::{Received, SignalFd};
+use crate::sys::process::{self, Received, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use rustix::time::Timespec;
@@ -33,6 +34,11 @@ pub(super) fn wait_for_events(base: &Base, network: &Network, more: &[&OwnedFd])
     }
 }
 
+/// Whether a signal ends a supervisor that has no command to pass it on to.
+pub(super) fn is_to_end(signal: libc::c_int) -> bool {
+    !matches!(signal, libc::SIGCHLD | libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGALRM | libc::SIGTSTP)
+}
+
 pub(super) fn next_signal(signals: &SignalFd) -> Result<Option<Received>, Failure> {
     signals.next().map_err(|e| Failure::os(Status::Internal, "cannot receive signals", e))
 }
@@ -44,6 +50,19 @@ pub(super) fn follow_resolver(base: &mut Base, plan: &Plan, network: &mut Networ
         network.set_resolvers(&r.servers);
     }
     true
+}
+
+/// Looks whether the host's resolvers may have changed, where their worker is another sandbox's.
+pub(super) fn follow_resolver_of_host(base: &mut Base) -> bool {
+    base.watch.as_mut().and_then(Watch::changes).is_some()
+}
+
+/// Passes a signal on to the command.
+pub(super) fn forward(child: &Child, s: Received) {
+    // What a terminal sends goes to the whole foreground group, so to the command too.
+    if s.signal != libc::SIGCHLD && !s.from_kernel {
+        let _ = process::kill(child.pid, s.signal);
+    }
 }
 
 /// A child that ended or stopped, if there is one.

@@ -4,12 +4,14 @@ mod attach;
 mod background;
 mod base;
 mod events;
+mod joined;
 mod run;
 
 use super::failure::Failure;
 use super::plan::Plan;
 use super::target::Target;
 use crate::checkpoint::report::ThawReport;
+use crate::control::lifecycle::Join;
 use crate::worker::RestorePolicy;
 use background::in_background_if;
 pub(crate) use events::how_ended;
@@ -31,6 +33,17 @@ pub struct RunRequest {
     pub output: Option<PathBuf>,
     /// Go on with an image's network.
     pub thaw: Option<Thawing>,
+    /// Have the network of another sandbox serve it.
+    pub join: Option<JoinRequest>,
+}
+
+/// Another sandbox's network to join.
+#[derive(Clone, Debug)]
+pub struct JoinRequest {
+    /// Name of that sandbox.
+    pub network: String,
+    /// What is wished for; the name is filled in.
+    pub wish: Join,
 }
 
 /// A link or namespace that somebody else made, to be served.
@@ -63,7 +76,10 @@ pub struct Thawing {
 ///
 /// If the sandbox cannot be made, or did not last as long as the command.
 pub fn run(request: &RunRequest) -> Result<u8, Failure> {
-    in_background_if(request.plan.detach, request.output.as_deref(), |started| run::run_here(request, started))
+    in_background_if(request.plan.detach, request.output.as_deref(), |started| match &request.join {
+        Some(join) => joined::run_joined(request, join, started),
+        None => run::run_here(request, started),
+    })
 }
 
 /// Serves a link or a namespace that somebody else made, until it goes. The caller has no threads.

@@ -2,25 +2,28 @@
 
 use super::RunRequest;
 use super::base::Base;
-use super::events::{WorkerEnd, follow_resolver, next_child, next_signal, wait_for_events, worker_died, worker_end};
+use super::events::{
+    WorkerEnd, follow_resolver, forward, is_to_end, next_child, next_signal, wait_for_events, worker_died, worker_end,
+};
 use crate::control::registry::Registration;
 use crate::sandbox::child::{self, Child, Namespaces};
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::lifecycle::{Ended, Kit, Network, Server};
 use crate::sandbox::stragglers;
 use crate::sandbox::worker_process::{Given, WorkerProcess};
-use crate::sys::process::{self, Received};
+use crate::sys::process;
 use crate::sys::tun;
 use rustix::process::WaitStatus;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
     let plan = &request.plan;
-    let mut base = Base::new(plan, &request.argv)?;
+    let mut base = Base::new(plan, &request.argv, None)?;
     let (child, end, link, namespaces, retries) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
     let host = std::mem::take(&mut base.host);
     let worker_link = link.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the link over", e))?;
-    let given = Given { end, link: worker_link, host, control: base.control.take().map(Into::into), capture_goes_on: false };
+    let (name, control, link_of_worker) = (base.name(), base.control.take().map(Into::into), Some(worker_link));
+    let given = Given { name, end, link: link_of_worker, joined: Vec::new(), host, control, capture_goes_on: false };
     let kit = Kit::of(plan, &base.program, &given)?;
     let (worker, thawed) = WorkerProcess::start(base.program.as_fd(), plan, given, request.thaw.as_ref())?;
     if let (Some(t), Some(report)) = (&request.thaw, &thawed) {
@@ -40,7 +43,12 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
         started(sandbox.base.registration.as_ref().map_or("", Registration::name));
         sandbox.watch(request, &namespaces)
     });
-    sandbox.finish(&namespaces);
+    sandbox.end_processes(&namespaces);
+    let ended = match ended {
+        Ok(code) if sandbox.network.has_members() => sandbox.serve_others(request, namespaces).map(|()| code),
+        ended => ended,
+    };
+    sandbox.finish();
     ended
 }
 
@@ -59,14 +67,14 @@ impl Running {
         loop {
             wait_for_events(&self.base, &self.network, &[])?;
             while let Some(s) = next_signal(&self.base.signals)? {
-                self.forward(s);
+                forward(&self.child, s);
             }
             if follow_resolver(&mut self.base, &request.plan, &mut self.network) && request.resolv_conf {
                 child::cover_resolv_conf_again(&request.plan, namespaces);
             }
             while let Some((pid, status)) = next_child()? {
                 if pid == self.child.pid {
-                    if let Some(code) = self.child_changed(status) {
+                    if let Some(code) = exit_status(&mut self.child, status) {
                         return Ok(code);
                     }
                 } else if !status.stopped() && self.network.ended(pid, status) == Ended::Lost {
@@ -83,54 +91,77 @@ impl Running {
         }
     }
 
-    fn forward(&self, s: Received) {
-        // What a terminal sends goes to the whole foreground group, so to the command too.
-        if s.signal != libc::SIGCHLD && !s.from_kernel {
-            let _ = process::kill(self.child.pid, s.signal);
-        }
-    }
-
-    /// The exit status, if the command has ended. If it was stopped, so are we: the shell that waits for us takes the
-    /// terminal back, and its `fg` wakes both.
-    fn child_changed(&mut self, status: WaitStatus) -> Option<u8> {
-        if !status.stopped() {
-            self.child.ended();
-        }
-        if let Some(code) = status.exit_status() {
-            return Some(code as u8);
-        }
-        if let Some(signal) = status.terminating_signal() {
-            return Some(128u8.wrapping_add(signal as u8));
-        }
-        if status.stopped() && has_terminal() {
-            let _ = process::kill(rustix::process::getpid(), libc::SIGSTOP);
-            let _ = process::kill(self.child.pid, libc::SIGCONT);
-        }
-        None
-    }
-
-    /// Ends what is left: processes first, while they still have their network, then the worker.
-    fn finish(&mut self, namespaces: &Namespaces) {
-        let reap = |running: &mut Self| {
-            while let Ok(Some((pid, status))) = next_child() {
-                if pid == running.child.pid {
-                    running.child_changed(status);
-                } else if !status.stopped() {
-                    running.network.ended(pid, status);
-                }
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = next_child() {
+            if pid == self.child.pid {
+                exit_status(&mut self.child, status);
+            } else if !status.stopped() {
+                self.network.ended(pid, status);
             }
-        };
-        stragglers::end_all(&namespaces.net, || reap(self));
+        }
+    }
+
+    /// Ends the processes that the command left, while they still have their network.
+    fn end_processes(&mut self, namespaces: &Namespaces) {
+        stragglers::end_all(&namespaces.net, || self.reap());
         // Removing the interface waits for every processor; with the namespace it is removed behind our back.
         if let Some(link) = &self.link {
             let _ = tun::keep_interface(link.as_fd());
         }
         self.link = None;
+    }
+
+    /// The command has ended, and others have joined the network: it is served until the last of them has left, or a signal comes.
+    fn serve_others(&mut self, request: &RunRequest, namespaces: Namespaces) -> Result<(), Failure> {
+        self.base.first_left(&mut self.network);
+        drop(namespaces);
+        while self.network.has_members() {
+            wait_for_events(&self.base, &self.network, &[])?;
+            while let Some(s) = next_signal(&self.base.signals)? {
+                if is_to_end(s.signal) {
+                    return Ok(());
+                }
+            }
+            follow_resolver(&mut self.base, &request.plan, &mut self.network);
+            while let Some((pid, status)) = next_child()? {
+                if !status.stopped() && self.network.ended(pid, status) == Ended::Lost {
+                    return match worker_end(status) {
+                        WorkerEnd::LinkGone => Ok(()),
+                        WorkerEnd::Unexpected(why) => Err(worker_died(why)),
+                    };
+                }
+            }
+            self.network.turn(self.base.registration.as_mut())?;
+        }
+        Ok(())
+    }
+
+    /// Ends the network.
+    fn finish(&mut self) {
         self.network.let_link_go();
         self.network.end();
         self.base.registration = None;
-        reap(self);
+        self.reap();
     }
+}
+
+/// The exit status, if the command has ended. If it was stopped, so are we: the shell that waits for us takes the
+/// terminal back, and its `fg` wakes both.
+pub(super) fn exit_status(child: &mut Child, status: WaitStatus) -> Option<u8> {
+    if !status.stopped() {
+        child.ended();
+    }
+    if let Some(code) = status.exit_status() {
+        return Some(code as u8);
+    }
+    if let Some(signal) = status.terminating_signal() {
+        return Some(128u8.wrapping_add(signal as u8));
+    }
+    if status.stopped() && has_terminal() {
+        let _ = process::kill(rustix::process::getpid(), libc::SIGSTOP);
+        let _ = process::kill(child.pid, libc::SIGCONT);
+    }
+    None
 }
 
 fn has_terminal() -> bool {

@@ -1,6 +1,6 @@
 //! The worker's own side: confines itself, serves the network, and does what the supervisor tells it.
 
-use super::messages::{FromWorker, GoOn, Handed, Parts, ToWorker};
+use super::messages::{FromWorker, GoOn, Handed, Join, Parts, ToWorker};
 use super::writer::{Writer, Written};
 use crate::checkpoint::helper::Helper;
 use crate::checkpoint::news::Watched;
@@ -15,8 +15,9 @@ use crate::sandbox::guest::{LinkEnd, LinkKind};
 use crate::sandbox::{confine, log, open_null};
 use crate::sys::packet::PacketSocket;
 use crate::sys::{process, tun};
-use crate::worker::{ControlSocket, Finished, Mode, Prepare, Prepared, Worker, WorkerSetup};
+use crate::worker::{ControlSocket, Finished, Mode, NewLink, Prepare, Prepared, Worker, WorkerSetup};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
+use hibernet_netstack::edge::LinkId;
 use hibernet_snapshot::Image;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::cell::Cell;
@@ -88,24 +89,28 @@ fn run(channel: &Channel) -> Result<(), Failure> {
 
 /// Gives up everything that the worker does not need.
 fn confine_with(parts: Parts) -> Result<WorkerSetup, Failure> {
-    let Parts { config, rules, log, end, users, link, resolvers, stop, control, host, capture_goes_on } = parts;
-    let link = make_link(&end, link)?;
+    let Parts { config, rules, log, name, end, users, link, joined, resolvers, stop, control, host, capture_goes_on } = parts;
+    let link = link.map(|fd| make_link(&end, fd)).transpose()?;
+    let joined = joined.into_iter().map(|j| Ok((LinkId(j.number), make_link(&j.end, j.fd)?)));
+    let joined = joined.collect::<Result<_, Failure>>()?;
     confine::drop_privileges()?;
     let log = log::root(&log, host.log);
-    let link = match host.pcap {
-        Some(file) => {
+    let link: Option<Box<dyn Link>> = match (host.pcap, link) {
+        (Some(file), Some(link)) => {
             let tee = match capture_goes_on {
                 true => Ok(PcapLink::going_on(link, Box::new(file), log.clone())),
                 false => PcapLink::new(link, Box::new(file), log.clone()),
             };
-            Box::new(tee.map_err(|e| Failure::os(Status::File, "cannot write to the capture file", e))?)
+            Some(Box::new(tee.map_err(|e| Failure::os(Status::File, "cannot write to the capture file", e))?))
         }
-        None => link,
+        (_, link) => link,
     };
     Ok(WorkerSetup {
         config,
         rules,
-        links: vec![link],
+        name,
+        links: link.into_iter().collect(),
+        joined,
         tcp_listeners: host.tcp,
         udp_listeners: host.udp,
         raw_icmp4: host.raw_icmp4,
@@ -287,11 +292,35 @@ impl Served<'_> {
                 FromWorker::Aborted
             }
             ToWorker::Hand => return self.hand(),
+            ToWorker::Join(how) => match self.join(*how, fds) {
+                Ok(LinkId(number)) => FromWorker::Joined(number),
+                Err(e) => FromWorker::NotJoined(e.to_string()),
+            },
+            ToWorker::Leave(number) => {
+                self.worker()?.remove_link(LinkId(number));
+                return Ok(());
+            }
             ToWorker::End | ToWorker::Mapped | ToWorker::Start(_) | ToWorker::Serve | ToWorker::GoOn(_) => {
                 return Err(Failure::new(Status::Internal, "the supervisor told a running network worker to begin"));
             }
         };
         self.channel.send(&answer, &[])
+    }
+
+    /// One more guest.
+    fn join(&mut self, Join { name, net, end, offloads }: Join, fds: Vec<OwnedFd>) -> Result<LinkId, Failure> {
+        let internal = |e: &dyn std::fmt::Display| Failure::new(Status::Internal, e.to_string());
+        let fd = fds.into_iter().next().ok_or_else(|| internal(&"its link did not arrive"))?;
+        // All that would have to be asked of a TAP was asked by the supervisor, who may.
+        let link = match (end.kind, end.guest_mac) {
+            (LinkKind::Tap, Some(mac)) => {
+                let tun = tun::Tun { fd, name: end.ifname, mtu: end.mtu, mac, offloads };
+                Box::new(TapLink::new(tun, Some(mac)))
+            }
+            (LinkKind::Tap, None) => return Err(internal(&"the TAP's address is not known")),
+            _ => make_link(&end, fd)?,
+        };
+        self.worker()?.add_link(NewLink { name, net, link }).map_err(|e| internal(&e))
     }
 
     /// The freeze that was waited for.

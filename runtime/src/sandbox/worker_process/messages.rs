@@ -1,5 +1,6 @@
 //! What supervisor and worker say to each other, and how a worker gets what it works with.
 
+use super::JoinedLink;
 use crate::checkpoint::Held;
 use crate::checkpoint::news::Watched;
 use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
@@ -9,8 +10,10 @@ use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::LinkEnd;
 use crate::sandbox::host::HostFds;
 use crate::sandbox::plan::{LogPlan, Plan};
+use crate::sys::tun::Offloads;
 use crate::worker::{Mode, Prepare, RestorePolicy, RulesSetup};
 use hibernet_netstack::Config;
+use hibernet_netstack::config::GuestNet;
 use hibernet_netstack::edge::SockId;
 use hibernet_netstack::iptables::text::{self, PrintOptions, RestoreOptions};
 use hibernet_netstack::iptables::{Family, Ruleset};
@@ -48,6 +51,10 @@ pub(crate) enum ToWorker {
     Hand,
     /// Frozen, end.
     End,
+    /// Serve one more guest, at the link that comes along; answered by [`FromWorker::Joined`] or [`FromWorker::NotJoined`].
+    Join(Box<Join>),
+    /// Serve the guest at the link of this number no longer.
+    Leave(u8),
     /// Go on as if nothing had happened; answered by [`FromWorker::Aborted`], behind which nothing more comes of it.
     Abort,
 }
@@ -86,6 +93,10 @@ pub(crate) enum FromWorker {
     Idle(Duration),
     /// It goes on.
     Aborted,
+    /// The guest is served, at the link of this number.
+    Joined(u8),
+    /// It cannot be, and why.
+    NotJoined(String),
     /// It goes on where another one stood; said before [`FromWorker::Ready`].
     Thawed(Box<ThawReport>),
     /// It cannot work, and is about to end.
@@ -146,6 +157,16 @@ pub(crate) struct GoOn {
     pub(crate) helper: bool,
 }
 
+/// A guest to be served beside others.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Join {
+    pub(crate) name: String,
+    pub(crate) net: GuestNet,
+    pub(crate) end: LinkEnd,
+    /// For a TAP: what its kernel agreed to. A confined worker cannot ask.
+    pub(crate) offloads: Offloads,
+}
+
 /// What a worker is to be. Its program may be another version than the supervisor's.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
@@ -155,7 +176,11 @@ pub(crate) struct Start {
     recheck: Recheck,
     log_level: String,
     log_json: bool,
+    /// Under which name others find the first guest.
+    name: String,
     link: LinkEnd,
+    /// Guests that joined it: the numbers of their links, and those.
+    joined: Vec<(u8, LinkEnd)>,
     users: Vec<u32>,
     capture_goes_on: bool,
     roles: Vec<Role>,
@@ -165,6 +190,8 @@ pub(crate) struct Start {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     Link,
+    /// Of a guest that joined, by its place in [`Start::joined`].
+    Joined(usize),
     Resolvers,
     Stop,
     Control,
@@ -184,10 +211,13 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) rules: RulesSetup,
     pub(crate) log: LogPlan,
+    pub(crate) name: String,
     pub(crate) end: LinkEnd,
     /// Who may ask at the control socket, by ids as the worker knows them.
     pub(crate) users: Vec<u32>,
-    pub(crate) link: OwnedFd,
+    /// None if the first guest has left those that joined it.
+    pub(crate) link: Option<OwnedFd>,
+    pub(crate) joined: Vec<JoinedLink>,
     pub(crate) resolvers: OwnedFd,
     pub(crate) stop: OwnedFd,
     pub(crate) control: Option<OwnedFd>,
@@ -203,14 +233,20 @@ fn wrong(what: impl std::fmt::Display) -> Failure {
 impl Parts {
     /// The parts that a plan asks for, once their descriptors are there.
     pub(super) fn new(plan: &Plan, users: Vec<u32>, given: super::Given, resolvers: OwnedFd, stop: OwnedFd) -> Parts {
-        let super::Given { end, link, host, control, capture_goes_on } = given;
+        let super::Given { name, end, link, joined, host, control, capture_goes_on } = given;
         let (config, rules, log) = (plan.config.clone(), plan.rules.clone(), plan.log.clone());
-        Parts { config, rules, log, end, users, link, resolvers, stop, control, host, capture_goes_on }
+        Parts { config, rules, log, name, end, users, link, joined, resolvers, stop, control, host, capture_goes_on }
     }
 
     /// As a message, with its descriptors.
     pub(super) fn into_message(self) -> (ToWorker, Vec<OwnedFd>) {
-        let mut all = vec![(Role::Link, self.link), (Role::Resolvers, self.resolvers), (Role::Stop, self.stop)];
+        let mut all = vec![(Role::Resolvers, self.resolvers), (Role::Stop, self.stop)];
+        all.extend(self.link.map(|fd| (Role::Link, fd)));
+        let mut joined = Vec::with_capacity(self.joined.len());
+        for (i, JoinedLink { number, end, fd }) in self.joined.into_iter().enumerate() {
+            joined.push((number, end));
+            all.push((Role::Joined(i), fd));
+        }
         all.extend(self.control.map(|fd| (Role::Control, fd)));
         all.extend(self.host.tcp.into_iter().map(|(i, fd)| (Role::Tcp(i), fd)));
         all.extend(self.host.udp.into_iter().map(|(i, fd)| (Role::Udp(i), fd)));
@@ -228,7 +264,9 @@ impl Parts {
             recheck: self.rules.recheck,
             log_level: self.log.level.as_str().to_owned(),
             log_json: self.log.json,
+            name: self.name,
             link: self.end,
+            joined,
             users: self.users,
             capture_goes_on: self.capture_goes_on,
             roles,
@@ -243,9 +281,16 @@ impl Parts {
         }
         let (mut link, mut resolvers, mut stop, mut control) = (None, None, None, None);
         let mut host = HostFds::default();
+        let mut ends: Vec<Option<(u8, LinkEnd)>> = start.joined.into_iter().map(Some).collect();
+        let mut joined = Vec::new();
         for (role, fd) in start.roles.into_iter().zip(fds) {
             match role {
                 Role::Link => link = Some(fd),
+                Role::Joined(i) => {
+                    let end = ends.get_mut(i).and_then(Option::take);
+                    let (number, end) = end.ok_or_else(|| wrong("there is a link of nobody's"))?;
+                    joined.push(JoinedLink { number, end, fd });
+                }
                 Role::Resolvers => resolvers = Some(fd),
                 Role::Stop => stop = Some(fd),
                 Role::Control => control = Some(fd),
@@ -258,7 +303,7 @@ impl Parts {
                 Role::Log => host.log = Some(File::from(fd)),
             }
         }
-        let (Some(link), Some(resolvers), Some(stop)) = (link, resolvers, stop) else {
+        let (Some(resolvers), Some(stop)) = (resolvers, stop) else {
             return Err(wrong("descriptors are missing"));
         };
         let rules = |family: Family, text: Option<String>| {
@@ -280,9 +325,11 @@ impl Parts {
                 json: start.log_json,
                 file: None,
             },
+            name: start.name,
             end: start.link,
             users: start.users,
             link,
+            joined,
             resolvers,
             stop,
             control,

@@ -8,7 +8,7 @@ mod messages;
 mod writer;
 
 pub(crate) use main::main;
-pub(crate) use messages::{FromWorker, ToWorker};
+pub(crate) use messages::{FromWorker, Join, ToWorker};
 
 use super::channel::{Channel, Heard};
 use super::failure::{Failure, Status};
@@ -48,13 +48,32 @@ pub(crate) struct WorkerProcess {
 /// What a worker is given, beside what its plan says.
 #[derive(Debug)]
 pub(crate) struct Given {
+    /// Under which name others find the first guest.
+    pub(crate) name: String,
     pub(crate) end: LinkEnd,
-    pub(crate) link: OwnedFd,
+    /// None if the first guest has left those that joined it.
+    pub(crate) link: Option<OwnedFd>,
+    pub(crate) joined: Vec<JoinedLink>,
     pub(crate) host: HostFds,
     /// The socket at which it is asked.
     pub(crate) control: Option<OwnedFd>,
     /// The capture file was begun by another worker.
     pub(crate) capture_goes_on: bool,
+}
+
+/// The link of a guest that joined another one's network.
+#[derive(Debug)]
+pub(crate) struct JoinedLink {
+    /// Its number.
+    pub(crate) number: u8,
+    pub(crate) end: LinkEnd,
+    pub(crate) fd: OwnedFd,
+}
+
+impl JoinedLink {
+    pub(crate) fn try_clone(&self) -> std::io::Result<JoinedLink> {
+        Ok(JoinedLink { number: self.number, end: self.end.clone(), fd: self.fd.try_clone()? })
+    }
 }
 
 impl WorkerProcess {

@@ -1,0 +1,102 @@
+//! Links that come and go while a worker serves others.
+
+use super::{Finished, LinkState, MAX_LINKS, Source, Worker, WorkerError, word};
+use crate::link::Link;
+use event_manager::{EventOps, Events};
+use hibernet_netstack::config::{Behind, GuestNet};
+use hibernet_netstack::edge::LinkId;
+use std::os::fd::AsRawFd;
+use vmm_sys_util::epoll::EventSet;
+
+/// A guest with addresses of its own, at a link of its own.
+pub struct NewLink {
+    /// Under which name others find it, over DNS; empty for none.
+    pub name: String,
+    /// Its addresses, and ours towards it.
+    pub net: GuestNet,
+    /// Its link.
+    pub link: Box<dyn Link>,
+}
+
+/// What the event loop has not heard of a link yet: it can be told only when it calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Comes,
+    Goes,
+}
+
+impl Worker {
+    /// Serves one more guest, under the first number that is free.
+    ///
+    /// # Errors
+    /// If there are as many as can be.
+    pub fn add_link(&mut self, new: NewLink) -> Result<LinkId, WorkerError> {
+        let there = self.edge.links.iter().flatten().count();
+        if there >= MAX_LINKS {
+            return Err(WorkerError::TooManyLinks(there + 1));
+        }
+        let id = self.stack.add_named_link(new.link.info(), Behind::Guest(new.net), new.name);
+        let at = usize::from(id.0);
+        self.edge.links.resize_with(self.edge.links.len().max(at + 1), || None);
+        self.links.resize_with(self.links.len().max(at + 1), LinkState::default);
+        self.edge.links[at] = Some(new.link);
+        self.links[at] = LinkState { change: Some(Change::Comes), ..LinkState::default() };
+        self.kick();
+        Ok(id)
+    }
+
+    /// Serves a guest no longer: its flows are reset. The number becomes free. With the last one the worker has finished.
+    pub fn remove_link(&mut self, link: LinkId) {
+        if let Some(state) = self.links.get_mut(usize::from(link.0)).filter(|s| !s.gone) {
+            state.change = Some(Change::Goes);
+            self.kick();
+        }
+    }
+
+    /// Has the event loop hear of links that came or went.
+    pub(super) fn change_links(&mut self, ops: &mut EventOps<'_>) {
+        for index in 0..self.links.len() {
+            match self.links[index].change.take() {
+                Some(Change::Comes) => self.let_link_come(index, ops),
+                Some(Change::Goes) => {
+                    slog::info!(self.log, "link was removed"; "link" => index);
+                    self.let_link_go(index, ops);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn let_link_come(&mut self, index: usize, ops: &mut EventOps<'_>) {
+        let Some(link) = &self.edge.links[index] else { return };
+        let watched = Events::with_data_raw(link.fd().as_raw_fd(), word(Source::Link, index), EventSet::IN);
+        if let Err(e) = ops.add(watched) {
+            slog::error!(self.log, "the event loop refuses a link"; "link" => index, "error" => ?e);
+            return self.let_link_go(index, ops);
+        }
+        let now = self.clock.now();
+        self.stack.link_up(now, LinkId(index as u8), &mut self.edge);
+        slog::info!(self.log, "link was added"; "link" => index);
+    }
+
+    /// A link is served no longer; with the last one all ends.
+    pub(super) fn let_link_go(&mut self, index: usize, ops: &mut EventOps<'_>) {
+        self.links[index] = LinkState { gone: true, ..LinkState::default() };
+        self.unpark_link(index);
+        let Some(mut link) = self.edge.links[index].take() else { return };
+        // One that was never added is not there to be removed.
+        let _ = ops.remove(Events::empty_raw(link.fd().as_raw_fd()));
+        link.stop(&mut self.edge.slots);
+        if self.links.iter().all(|l| l.gone) {
+            return self.finish(Finished::LinksGone, ops);
+        }
+        if self.stack.is_configured_guest_on(LinkId(index as u8)) {
+            // Published ports are this guest's.
+            for l in self.listeners.drain(..) {
+                let _ = ops.remove(Events::empty_raw(l.raw()));
+            }
+        }
+        let now = self.clock.now();
+        self.stack.remove_link(now, LinkId(index as u8), &mut self.edge);
+    }
+}
