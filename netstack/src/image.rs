@@ -12,7 +12,9 @@ use crate::stats::StatsState;
 use crate::translate::icmp::IcmpState;
 use crate::translate::tcp::TcpState;
 use crate::translate::udp::UdpState;
-use hibernet_snapshot::{Image, ImageBuilder, Known, SectionFlags, SectionKind, SectionState, StateError, Upgrade, WriteError, decode};
+use hibernet_snapshot::{
+    Image, ImageBuilder, Known, SectionFlags, SectionKind, SectionState, StateError, Upgrade, WriteError, decode,
+};
 
 /// Kinds of sections.
 pub mod kind {

@@ -54,9 +54,7 @@ impl Addrs<'_> {
         // That of the configuration is a guest's also when nobody is there any more.
         let configured = match a {
             IpAddr::V4(a) => self.cfg.v4.is_some_and(|c| c.guest == a),
-            IpAddr::V6(v6) => {
-                self.cfg.v6.is_some_and(|c| v6.is_unicast_link_local() || in_prefix(a, c.guest.into(), c.prefix))
-            }
+            IpAddr::V6(v6) => self.cfg.v6.is_some_and(|c| v6.is_unicast_link_local() || in_prefix(a, c.guest.into(), c.prefix)),
         };
         configured || self.links.iter().any(|l| self.holds(l, a))
     }

@@ -39,9 +39,10 @@ impl Network {
     }
 
     /// The first sandbox has left; the others are served on.
-    pub(crate) fn first_left(&mut self) {
+    pub(crate) fn first_left(&mut self) -> Result<(), Failure> {
         self.kit.let_first_go();
         self.leave(0);
+        self.tell_departures()
     }
 
     /// Somebody wants to join.

@@ -53,7 +53,7 @@ pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)
                 return Ok(0);
             }
             first_gone = true;
-            base.first_left(&mut network);
+            base.first_left(&mut network)?;
         }
         if first_gone && !network.has_members() {
             network.end();

@@ -72,12 +72,13 @@ impl Base {
     }
 
     /// The sandbox itself is no more, and its network serves those that joined it.
-    pub(super) fn first_left(&mut self, network: &mut Network) {
-        network.first_left();
+    pub(super) fn first_left(&mut self, network: &mut Network) -> Result<(), Failure> {
+        network.first_left()?;
         let change = |e: &mut Entry| (e.namespaces, e.addresses, e.publish, e.ended) = (None, Vec::new(), Vec::new(), true);
         if let Err(e) = self.registration.as_mut().map_or(Ok(()), |r| r.update(change)) {
             complain(format_args!("warning: {e}"));
         }
+        Ok(())
     }
 }
 

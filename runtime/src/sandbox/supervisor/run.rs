@@ -113,7 +113,7 @@ impl Running {
 
     /// The command has ended, and others have joined the network: it is served until the last of them has left, or a signal comes.
     fn serve_others(&mut self, request: &RunRequest, namespaces: Namespaces) -> Result<(), Failure> {
-        self.base.first_left(&mut self.network);
+        self.base.first_left(&mut self.network)?;
         drop(namespaces);
         while self.network.has_members() {
             wait_for_events(&self.base, &self.network, &[])?;
