@@ -44,6 +44,7 @@ Examples:
   hibernet run -p 8080:80 -- nginx -g 'daemon off;'
   hibernet run --name web --detach -p 127.0.0.1:8000:8000 -- python3 -m http.server 8000
   hibernet exec web -- ss -tln
+  hibernet run --name db --join web -- psql -h web     # beside it, on one network: FORWARD rules see tap0 and tap1
   hibernet attach --netns /run/netns/blue
 
 Exit status:
