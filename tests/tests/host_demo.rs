@@ -1,6 +1,6 @@
 //! `hibernet demo`, as root and as an ordinary user.
 
-use hibernet_tests::lab::{Lab, Place};
+use hibernet_tests::lab::{Lab, Place, wait_until};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -17,6 +17,24 @@ fn the_demo_verifies_every_byte_in_time() {
     }
     assert_eq!(files(), before);
     assert!(lab.processes().is_empty(), "{:?}", lab.processes());
+}
+
+/// Given up while its network sleeps: as at the end, nothing is left.
+#[test]
+fn the_demo_is_given_up() {
+    let Some(lab) = Lab::new(&[]) else { return };
+    lab.own_temporary_files();
+    let files = || lab.sh(Place::Host, 10, "ls -A /tmp").ok().to_owned();
+    let before = files();
+    for (signal, step) in [("INT", "started"), ("TERM", "asleep")] {
+        let mut demo = lab.spawn_hibernet(&["demo"]);
+        wait_until(step, Duration::from_secs(20), || demo.output().contains(step));
+        demo.signal(signal);
+        let code = demo.wait(Duration::from_secs(20));
+        assert!(code != 0 && demo.output().contains("given up"), "{code} {}", demo.output());
+        assert_eq!(files(), before, "{step}");
+        assert!(lab.processes().is_empty(), "{:?}", lab.processes());
+    }
 }
 
 #[test]

@@ -14,8 +14,10 @@ use crate::checkpoint::report::{FreezeReport, Outcome, ThawReport, Tier};
 use crate::control::lifecycle::{Asking, Request, State, Upgraded};
 use crate::control::registry::start_time;
 use crate::sandbox::failure::{Failure, Status};
+use crate::sys::process::{SignalFd, SignalSet};
 use crate::worker::{Mode, Prepare};
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, poll};
 use sandbox::{CONNECTIONS, Sandbox, WORLD};
 use serde_json::{Value, json};
 use server::{Server, Verified};
@@ -66,17 +68,24 @@ impl Show {
 
 struct Demo {
     show: Show,
+    /// Readable when it is to be given up.
+    stop: SignalFd,
     server: Server,
     sandbox: Sandbox,
 }
 
 pub(super) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
     let show = Show { begun: Instant::now(), json: args.json, steps: Vec::new() };
+    // Whoever ends it early finds nothing of it left, either.
+    let signals = SignalSet::new(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
+    let internal = |e| Failure::os(Status::Internal, "cannot listen to signals", e);
+    signals.block().map_err(internal)?;
+    let stop = SignalFd::new(&signals).map_err(internal)?;
     let server = Server::start(CONNECTIONS)?;
     let sandbox = Sandbox::start(server.addr.port())?;
-    let mut demo = Demo { show, server, sandbox };
+    let mut demo = Demo { show, stop, server, sandbox };
     let done = demo.steps();
-    let Demo { show, server, sandbox } = demo;
+    let Demo { show, server, sandbox, .. } = demo;
     // What was wrong with the data says more than what followed from it.
     server.check().and(done)?;
     sandbox.end()?;
@@ -114,6 +123,15 @@ impl Demo {
         self.until("all connections have ended", |d| Ok(d.server.ended() as u64 == CONNECTIONS))
     }
 
+    /// Lets time pass, unless it is to be given up.
+    fn pass(&self, time: Duration) -> Result<(), Failure> {
+        let time = time.try_into().map_err(|_| Failure::new(Status::Internal, "that is too long"))?;
+        match poll(&mut [PollFd::new(&self.stop, PollFlags::IN)], Some(&time)) {
+            Ok(0) | Err(_) => Ok(()),
+            Ok(_) => Err(Failure::new(Status::Internal, "the demo was given up")),
+        }
+    }
+
     /// Waits for what has to happen soon.
     fn until(&self, what: &str, holds: impl Fn(&Self) -> Result<bool, Failure>) -> Result<(), Failure> {
         let end = Instant::now() + PATIENCE;
@@ -123,7 +141,7 @@ impl Demo {
             if Instant::now() > end {
                 return Err(Failure::new(Status::Internal, format!("in vain for {} s: that {what}", PATIENCE.as_secs())));
             }
-            std::thread::sleep(Duration::from_millis(1));
+            self.pass(Duration::from_millis(1))?;
         }
         Ok(())
     }
@@ -141,7 +159,7 @@ impl Demo {
     /// Lets data move for a time; all connections have to.
     fn stream(&mut self, time: Duration) -> Result<(), Failure> {
         let (mark, before) = (self.server.mark(), self.server.verified());
-        std::thread::sleep(time);
+        self.pass(time)?;
         self.until("every connection moves", |d| Ok(d.server.is_past(&mark, MOVES)))?;
         let now = self.server.verified();
         let (from, to) = (now.from_guest - before.from_guest, now.to_guest - before.to_guest);
@@ -177,7 +195,7 @@ impl Demo {
     }
 
     fn wake(&mut self) -> Result<(), Failure> {
-        std::thread::sleep(SLEEP);
+        self.pass(SLEEP)?;
         let path = self.sandbox.image();
         let file = File::open(&path).map_err(|e| Failure::os(Status::File, "cannot read the image", e))?;
         let (mark, begun) = (self.server.mark(), Instant::now());
