@@ -33,11 +33,13 @@ pub struct RulesReport {
 pub struct Shortcuts {
     /// Packets of established connections go the way of those before them, where all that rules looked at is the same.
     pub verdicts: bool,
+    /// Rules of long chains that look at addresses and ports are looked up by them.
+    pub look_ups: bool,
 }
 
 impl Default for Shortcuts {
     fn default() -> Self {
-        Shortcuts { verdicts: true }
+        Shortcuts { verdicts: true, look_ups: true }
     }
 }
 

@@ -5,6 +5,7 @@ use super::flags::FlagClasses;
 use super::head::{self, Head, Sets};
 use super::holds::Holds;
 use super::ifaces::IfaceSet;
+use super::lookup::Rows;
 use super::matches::{Op, Ops};
 use super::program::{Action, Entry, Heads, Parts, Tail};
 use super::targets::Effect;
@@ -25,12 +26,12 @@ pub(super) fn compile(rules: &Ruleset) -> Result<Parts, RuleError> {
         effects: Vec::new(),
     };
     let heads = match rules.family {
-        Family::V4 => Heads::V4(c.heads()?),
-        Family::V6 => Heads::V6(c.heads()?),
+        Family::V4 => Heads::V4(c.rows()?),
+        Family::V6 => Heads::V6(c.rows()?),
     };
     let flags = match &heads {
-        Heads::V4(heads) => flags(heads, &c.ops),
-        Heads::V6(heads) => flags(heads, &c.ops),
+        Heads::V4(rows) => flags(rows.heads(), &c.ops),
+        Heads::V6(rows) => flags(rows.heads(), &c.ops),
     };
     let Compiler { tails, ops, effects, .. } = c;
     Ok(Parts {
@@ -114,28 +115,36 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     /// Compiles all rules; gives their header tests.
-    fn heads<const N: usize>(&mut self) -> Result<Vec<Head<N>>, RuleError> {
-        let mut heads = Vec::new();
+    fn rows<const N: usize>(&mut self) -> Result<Rows<N>, RuleError> {
+        let mut rows = Rows::new();
         let mut starts = self.starts;
         for (table, graph) in self.rules.tables.iter().zip(self.graphs) {
             for (c, chain) in table.chains.iter().enumerate() {
                 let mut links = graph.links[c].iter().peekable();
+                let first = self.tails.len();
+                let mut wanted = Vec::with_capacity(chain.rules.len());
                 for (r, rule) in chain.rules.iter().enumerate() {
                     let to = links.next_if(|l| l.rule == r).map(|l| starts[l.chain]);
                     let fault = |fault| RuleError { table: table.name, chain: chain.name.clone(), rule: Some(r + 1), fault };
-                    heads.push(self.rule(rule, to).map_err(fault)?);
+                    let tests = self.ops.list.len();
+                    let head = self.rule(rule, to).map_err(fault)?;
+                    let mut wants = head.wanted();
+                    self.ops.want(tests, rule.proto, &mut wants);
+                    wanted.push(wants);
+                    rows.push(head);
                 }
+                rows.index(first, &wanted);
                 let action = match chain.policy {
                     Some(Policy::Accept) => Action::PolicyAccept,
                     Some(Policy::Drop) => Action::PolicyDrop,
                     None => Action::Return,
                 };
-                heads.push(Head::ANY);
+                rows.push(Head::ANY);
                 self.tails.push(Tail { matches: 0, arg: 0, match_count: 0, action });
             }
             starts = &starts[table.chains.len()..];
         }
-        Ok(heads)
+        Ok(rows)
     }
 
     /// One rule. `to`: the first rule of the chain that it calls.

@@ -11,12 +11,23 @@ pub struct CounterSet {
     pub(super) rules: Box<[Counters]>,
     /// Where to go on after the chains that were jumped to: as deep as the program's rules can go.
     pub(super) calls: Box<[u32]>,
+    /// Whether rules of long chains are looked up, or asked one by one.
+    pub(super) look_ups: bool,
 }
 
 impl CounterSet {
     /// Zeroes, for one program. Sets of other programs must not be handed to it.
     pub fn new(program: &Program) -> Self {
-        CounterSet { rules: vec![Counters::default(); program.rule_count()].into(), calls: vec![0; program.call_depth()].into() }
+        CounterSet {
+            rules: vec![Counters::default(); program.rule_count()].into(),
+            calls: vec![0; program.call_depth()].into(),
+            look_ups: true,
+        }
+    }
+
+    /// Has rules of long chains looked up, or asked one by one; the same comes of both.
+    pub fn set_look_ups(&mut self, on: bool) {
+        self.look_ups = on;
     }
 
     /// Counts a packet where a rule or policy would.

@@ -1,7 +1,8 @@
 //! Asking the rules about a packet.
 
-use super::head::{Head, Key};
+use super::head::Key;
 use super::log::{LogSink, RawHeaders};
+use super::lookup::Rows;
 use super::matches::{Answer, Memo};
 use super::program::{Action, Entry, Heads};
 use super::trail::Witness;
@@ -109,8 +110,8 @@ impl Program {
             return self.policy(entry, hook, skb, env, witness);
         }
         match &self.heads {
-            Heads::V4(heads) => self.walk(heads, entry, hook, skb, env, witness),
-            Heads::V6(heads) => self.walk(heads, entry, hook, skb, env, witness),
+            Heads::V4(rows) => self.walk(rows, entry, hook, skb, env, witness),
+            Heads::V6(rows) => self.walk(rows, entry, hook, skb, env, witness),
         }
     }
 
@@ -132,7 +133,7 @@ impl Program {
 
     fn walk<const N: usize>(
         &self,
-        heads: &[Head<N>],
+        rows: &Rows<N>,
         entry: Entry,
         hook: Hook,
         skb: &mut Skb<'_>,
@@ -144,8 +145,8 @@ impl Program {
         let mut at = entry.start as usize;
         let mut depth = 0;
         loop {
-            let Some(skip) = heads.get(at..).and_then(|rest| rest.iter().position(|h| h.fits(&key))) else { return BROKEN };
-            at += skip;
+            let Some(next) = rows.next(at, &key, env.counters.look_ups) else { return BROKEN };
+            at = next;
             let Some(tail) = self.tails.get(at) else { return BROKEN };
             match self.ops.ask(tail, skb, env, &mut memo, witness) {
                 Answer::Yes => {}

@@ -7,6 +7,7 @@
 //! The cache of verdicts relies on it that nothing is in a key but what [`super::holds::Holds::Connection`] lists.
 
 use super::ifaces::{Classes, IfaceSet};
+use super::lookup::Wanted;
 use super::matches::{conntrack, transport};
 use super::{CtMatch, IcmpType, Inv, Net, PortRange, Rule, ctstate};
 use crate::conntrack::Dir;
@@ -80,7 +81,7 @@ pub(super) struct Key<const N: usize> {
 }
 
 /// Words of an address.
-const fn addr_words(n: usize) -> usize {
+pub(super) const fn addr_words(n: usize) -> usize {
     if n == V4 { 1 } else { 4 }
 }
 
@@ -118,6 +119,18 @@ impl<const N: usize> Key<N> {
         key.sets[CLASS] = sets.protos.bit(skb.protocol);
         key.refresh(skb);
         Some(key)
+    }
+
+    /// Addresses, source first; what follows them is not of interest outside.
+    #[inline(always)]
+    pub(super) const fn words(&self) -> &[u32; N] {
+        &self.words
+    }
+
+    /// Ports, source first.
+    #[inline(always)]
+    pub(super) const fn ports(&self) -> [u16; 2] {
+        self.ports
     }
 
     /// What targets may have changed: mark and tracking.
@@ -265,6 +278,28 @@ impl<const N: usize> Head<N> {
             self.masked(Key::<N>::FIELDS, f.value.1.into(), f.value.0.into());
         }
         !f.not
+    }
+
+    /// What is asked of addresses (up to the first bit that is not) and ports.
+    pub(super) fn wanted(&self) -> Wanted {
+        if self.without[CLASS] == u32::MAX {
+            return Wanted::nothing();
+        }
+        let mut wanted = Wanted::default();
+        let n = addr_words(N);
+        for side in 0..2 {
+            let join = |words: &[u32; N]| words[side * n..][..n].iter().fold(0, |all, &w| all << 32 | u128::from(w));
+            let all = u128::MAX >> (128 - 32 * n);
+            let bits = (join(&self.mask) << (128 - 32 * n)).leading_ones();
+            let rest = all.checked_shr(bits).unwrap_or(0);
+            let first = join(&self.value) & !rest;
+            wanted.want(side, (bits > 0).then_some((first, first | rest)).into_iter());
+        }
+        for (side, ports) in self.ports.iter().enumerate().filter(|(_, p)| **p != Span::ALL) {
+            let last = ports.first.checked_add(ports.span);
+            wanted.want(2 + side, last.map(|last| (ports.first.into(), last.into())).into_iter());
+        }
+        wanted
     }
 
     /// What is asked of TCP flags: bits that are looked at, and what they must be.

@@ -9,6 +9,7 @@ mod head;
 mod holds;
 mod ifaces;
 mod log;
+mod lookup;
 mod matches;
 mod program;
 mod rule;

@@ -2,7 +2,8 @@
 
 use super::check::RuleError;
 use super::flags::FlagClasses;
-use super::head::{Head, Sets, V4, V6};
+use super::head::{Sets, V4, V6};
+use super::lookup::Rows;
 use super::matches::{Op, Ops};
 use super::targets::Effect;
 use super::{Chain, CounterSet, Family, Hook, Ruleset, Stage, TableName};
@@ -32,8 +33,8 @@ pub struct Program {
 /// The header tests of a family in one piece: chain after chain, each with an end that every packet fits.
 #[derive(Debug)]
 pub(super) enum Heads {
-    V4(Vec<Head<V4>>),
-    V6(Vec<Head<V6>>),
+    V4(Rows<V4>),
+    V6(Rows<V6>),
 }
 
 /// Where a hook's chain starts and ends.
@@ -122,6 +123,14 @@ impl Program {
             asks_conn_mark: p.asks_conn_mark,
             stages,
         })
+    }
+
+    /// Bytes that look-ups take.
+    pub fn look_up_bytes(&self) -> usize {
+        match &self.heads {
+            Heads::V4(rows) => rows.look_up_bytes(),
+            Heads::V6(rows) => rows.look_up_bytes(),
+        }
     }
 
     /// The family of its rules.

@@ -68,6 +68,8 @@ pub(crate) struct Netfilter {
     pub(super) families: [FamilyRules; 2],
     /// What the rules said about connections' packets.
     pub(super) verdicts: Verdicts,
+    /// Whether rules of long chains are looked up.
+    pub(super) look_ups: bool,
     pub(super) log: Log,
     /// Headers of the packet received last, for the log.
     pub(super) heard: Heard,
@@ -208,6 +210,7 @@ impl Netfilter {
         Netfilter {
             conntrack: Arc::new(Conntrack::new(cfg.conntrack.clone(), key)),
             verdicts: Verdicts::new(key),
+            look_ups: true,
             tracking: false,
             families: Default::default(),
             log: Log::default(),

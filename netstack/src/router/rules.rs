@@ -48,7 +48,8 @@ impl Router {
 
     pub(super) fn replace(&mut self, family: Family, program: Arc<Program>) {
         let rules = &mut self.netfilter.families[family as usize];
-        let counters = CounterSet::new(&program);
+        let mut counters = CounterSet::new(&program);
+        counters.set_look_ups(self.netfilter.look_ups);
         rules.loaded = Some((program, counters));
         let loaded = |f: &FamilyRules| f.loaded.as_ref().is_some_and(|(p, _)| p.has_rules());
         if self.netfilter.families.iter().any(loaded) {
@@ -65,6 +66,9 @@ impl Router {
 
     pub(crate) fn set_shortcuts(&mut self, shortcuts: Shortcuts) {
         self.netfilter.verdicts.set_off(!shortcuts.verdicts);
+        self.netfilter.look_ups = shortcuts.look_ups;
+        let loaded = self.netfilter.families.iter_mut().filter_map(|f| f.loaded.as_mut());
+        loaded.for_each(|(_, counters)| counters.set_look_ups(shortcuts.look_ups));
     }
 
     pub(crate) fn verdict_bytes(&self) -> usize {

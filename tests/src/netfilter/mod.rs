@@ -40,7 +40,7 @@ pub use ours::Ours;
 pub use record::{Entry, Seen, tables};
 pub use rules::whole;
 pub use run::{Difference, Router, Summary, run, run_alone};
-pub use scenario::{Scenario, Step, StepId};
+pub use scenario::{Change, Scenario, Step, StepId};
 pub use talk::Talk;
 
 use core::net::IpAddr;

@@ -1,8 +1,7 @@
 //! The router as we have it.
 
-use super::{ROUTER_MAC, Router, Side, node, router, rules, second};
-use crate::wire;
-use crate::{FakeEdge, SlotKind};
+use super::{Change, ROUTER_MAC, Router, Side, node, router, rules, second};
+use crate::{FakeEdge, SlotKind, image, wire};
 use core::net::IpAddr;
 use hibernet_netstack::admin::{Recheck, Shortcuts};
 use hibernet_netstack::config::{LinkNet, V4Config, V6Config};
@@ -10,6 +9,7 @@ use hibernet_netstack::conntrack::list::Line;
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, LinkInfo, RxChecksum, RxFrame};
 use hibernet_netstack::iptables::text::{PrintOptions, RestoreOptions, print, restore};
 use hibernet_netstack::iptables::{Family, Ruleset};
+use hibernet_netstack::state::{GoesOn, Randomness};
 use hibernet_netstack::wire::Mac;
 use hibernet_netstack::{Config, Stack, Time};
 use std::time::{Duration, SystemTime};
@@ -29,6 +29,9 @@ pub struct Ours {
     /// How often rules were loaded.
     loads: u64,
     shortcuts: Shortcuts,
+    seed: [u8; 16],
+    /// The host's addresses.
+    host: Vec<IpAddr>,
 }
 
 impl Default for Ours {
@@ -40,6 +43,8 @@ impl Default for Ours {
             family: Family::V4,
             loads: 0,
             shortcuts: Shortcuts::default(),
+            seed: [7; 16],
+            host: Vec::new(),
         }
     }
 }
@@ -86,6 +91,40 @@ impl Ours {
         ours
     }
 
+    /// Bytes that the cache of verdicts holds.
+    pub fn verdict_bytes(&self) -> usize {
+        self.stack.verdict_bytes()
+    }
+
+    fn replace(&mut self, rules: &str) {
+        let text = rules::whole(rules);
+        let options = RestoreOptions { counters: true, noflush: false };
+        let rules =
+            restore(&Ruleset::new(self.family), &text, options).unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
+        let done = self.stack.set_rules(self.now, rules, Recheck::Keep, &mut self.edge);
+        done.unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
+    }
+
+    fn mark(&mut self, n: usize, mark: u32) {
+        let mut all = Vec::new();
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.stack.conntrack().dump(self.now, from, u32::MAX, |id, _| all.push(id));
+        }
+        if let Some(id) = n.checked_rem(all.len()).and_then(|n| all.get(n)) {
+            self.stack.conntrack().modify(*id, |c| c.mark = mark);
+        }
+    }
+
+    fn revive(&mut self) {
+        let image = image::save(&self.stack, self.now);
+        let chance = Randomness::Replay(self.seed, self.stack.draws());
+        self.stack = image::restore(&image, chance, &self.host).unwrap_or_else(|e| panic!("{e}"));
+        self.stack.set_shortcuts(self.shortcuts);
+        self.stack.thaw(self.now, Duration::ZERO, &|_| GoesOn::Yes, &mut self.edge);
+        self.settle();
+    }
+
     fn settle(&mut self) {
         while self.stack.next_deadline().is_some_and(|d| d <= self.now) {
             self.stack.tick(self.now, &mut self.edge);
@@ -116,7 +155,7 @@ impl Router for Ours {
         let loads = self.loads + 1;
         let mut seed = [7; 16];
         seed[..8].copy_from_slice(&loads.to_le_bytes());
-        *self = Ours { stack: Stack::new(cfg, seed), loads, shortcuts: self.shortcuts, ..Ours::default() };
+        *self = Ours { stack: Stack::new(cfg, seed), loads, shortcuts: self.shortcuts, seed, ..Ours::default() };
         self.stack.set_shortcuts(self.shortcuts);
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.stack.set_wall_clock(self.now, wall);
@@ -134,12 +173,7 @@ impl Router for Ours {
             self.stack.add_link_with(info, net);
             self.edge.add_link(info);
         }
-        let text = rules::whole(rules);
-        let options = RestoreOptions { counters: true, noflush: false };
-        let rules =
-            restore(&Ruleset::new(self.family), &text, options).unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
-        let done = self.stack.set_rules(self.now, rules, Recheck::Keep, &mut self.edge);
-        done.unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
+        self.replace(rules);
     }
 
     fn now(&self) -> Duration {
@@ -185,5 +219,17 @@ impl Router for Ours {
             });
         }
         out
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Rules(rules) => self.replace(rules),
+            Change::Mark(n, mark) => self.mark(*n, *mark),
+            Change::Addresses(all) => {
+                self.host.clone_from(all);
+                self.stack.set_host_addresses(all.clone());
+            }
+            Change::Restore => self.revive(),
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::Side;
 use super::compare::{self, Renames};
 use super::frames::{Exchange, Packet};
 use super::record::{self, Seen};
-use super::scenario::{Scenario, Step};
+use super::scenario::{Change, Scenario, Step};
 use std::fmt;
 use std::time::Duration;
 
@@ -22,6 +22,13 @@ pub trait Router {
     fn rules(&mut self) -> String;
     /// Connections, as `conntrack -L -o extended` prints them.
     fn connections(&mut self) -> String;
+    /// Something changes under way.
+    ///
+    /// # Panics
+    /// If it is no router of ours.
+    fn change(&mut self, change: &Change) {
+        panic!("{change:?} is for our own routers");
+    }
 }
 
 /// Where two routers part.
@@ -113,6 +120,11 @@ impl<'a, K: Router, O: Router> Play<'a, K, O> {
                 self.kernel.pass(until);
             }
             Step::Check => self.check(n)?,
+            Step::Change(change) => {
+                self.check(n)?;
+                self.kernel.change(change);
+                self.ours.iter_mut().for_each(|o| o.change(change));
+            }
             Step::Gone => {}
         }
         if self.every_step && matches!(step, Step::Send(_)) {

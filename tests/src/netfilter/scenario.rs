@@ -17,8 +17,23 @@ pub enum Step {
     Wait(Duration),
     /// Rules with counters and connections are compared here too.
     Check,
+    /// Something changes under way. Only our own routers can do that.
+    Change(Change),
     /// The step was taken out of a failing case to make it smaller; the others keep their numbers.
     Gone,
+}
+
+/// What may change while packets flow.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// All rules are replaced.
+    Rules(String),
+    /// A tracked connection, counted among all of them and round to the first again, gets another mark.
+    Mark(usize, u32),
+    /// These are the host's addresses.
+    Addresses(Vec<IpAddr>),
+    /// The router is saved, and goes on from its image.
+    Restore,
 }
 
 /// A case: built step by step, then [`run`](super::run).

@@ -18,6 +18,7 @@ pub(super) use limit::{Limit, LimitError};
 use super::head::Head;
 use super::holds::Holds;
 use super::ifaces::IfaceSet;
+use super::lookup::Wanted;
 use super::program::Tail;
 use super::trail::Witness;
 use super::{
@@ -29,6 +30,7 @@ use crate::iptables::Env;
 use crate::iptables::eval::conn_of;
 use crate::skb::Skb;
 use crate::time::Time;
+use crate::tuple::proto;
 use crate::wire::Mac;
 use content::Search;
 use core::net::IpAddr;
@@ -224,6 +226,32 @@ impl Ops {
         for (dst, ports) in [(false, src), (true, dst)] {
             if let Some(ports) = ports.filter(|p| !(may_fold && head.port(dst, p))) {
                 self.list.push(Op::Port { dst, ports });
+            }
+        }
+    }
+
+    /// What the tests from `from` on, which are those of one rule for a protocol, ask of addresses and ports besides its header test.
+    pub(super) fn want(&self, from: usize, proto: Option<Inv<u8>>, wanted: &mut Wanted) {
+        let bits = |a: IpAddr| match a {
+            IpAddr::V4(a) => u128::from(a.to_bits()),
+            IpAddr::V6(a) => a.to_bits(),
+        };
+        let has_ports = proto.is_some_and(|p| !p.not && matches!(p.value, proto::TCP | proto::UDP));
+        for op in self.list.get(from..).unwrap_or_default() {
+            match op {
+                Op::Range { dst, range } if !range.not => {
+                    let (first, last) = range.value;
+                    wanted.want(usize::from(*dst), [(bits(first), bits(last))].into_iter());
+                }
+                Op::Multiport { which: which @ (Ports::Source | Ports::Destination), first, len, not: false } if has_ports => {
+                    let ports = self.ports.get(*first as usize..).unwrap_or_default().iter().take(usize::from(*len));
+                    let side = if *which == Ports::Source { 2 } else { 3 };
+                    wanted.want(side, ports.map(|&(first, last)| (first.into(), last.into())));
+                }
+                Op::Net { .. } | Op::Iface { .. } | Op::Proto(_) | Op::Port { .. } | Op::Range { .. } => {}
+                Op::TcpFlags(_) | Op::State(_) | Op::Conntrack(_) | Op::Mark(_) | Op::Connmark(_) => {}
+                // It may drop the packet or change something, whatever tests behind it say; or nobody said that it does not.
+                _ => return,
             }
         }
     }

@@ -7,7 +7,7 @@ mod rules;
 
 use super::compare::Renames;
 use super::run::{Play, play};
-use super::{Difference, Router, Scenario, Step, Summary};
+use super::{Change, Difference, Router, Scenario, Step, Summary, elsewhere};
 use crate::SplitMix;
 
 /// Source ports of conversations; a few of each of the kernel's classes.
@@ -46,6 +46,34 @@ pub fn case<K: Router, O: Router>(
         guests.sent(&play.past);
     }
     play.finish()
+}
+
+/// As [`case`] for two routers of ours, with changes under way.
+pub fn changing<R: Router>(seed: u64, packets: u64, one: &mut R, other: &mut R) -> Result<Summary, Box<Difference>> {
+    let (mut r, (v6, text)) = start(seed);
+    let scenario = Scenario::new(&format!("changing, seed {seed}"), v6, &text);
+    let mut play = Play::new(one, Some(other), &scenario);
+    let mut guests = packets::Guests::new(r.fork(), v6);
+    for _ in 0..packets {
+        if let Some(change) = change(&mut r, v6) {
+            play.step(Step::Change(change))?;
+        }
+        let packet = guests.next(&play.past);
+        play.step(Step::Send(packet))?;
+        guests.sent(&play.past);
+    }
+    play.finish()
+}
+
+/// What changes before a packet, seldom anything.
+fn change(r: &mut SplitMix, v6: bool) -> Option<Change> {
+    Some(match r.below(200) {
+        0 => Change::Rules(rules::rules(r, v6)),
+        1 | 2 => Change::Mark(r.below(50) as usize, r.below(4) as u32),
+        3 => Change::Addresses((0..r.below(3)).map(|_| elsewhere(r.range(1, 4) as u8, v6)).collect()),
+        4 => Change::Restore,
+        _ => return None,
+    })
 }
 
 /// Whether a difference may be chance: a port that was chosen anywhere in a wide range can be one that a rule asks for, or that
