@@ -5,13 +5,15 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "router/mod.rs"]
+mod router;
 
-use common::router::{CLIENT, DATA, Router, SERVER, frame, hot, of};
 use common::{Lcg, Measured, dram_latency, measure, memcpy_rate, report};
 use core::net::Ipv4Addr;
 use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::Status;
 use hibernet_netstack::wire::tcp::Flags;
+use router::{CLIENT, DATA, Router, SERVER, frame, hot, of};
 use std::hint::black_box;
 
 #[global_allocator]
@@ -20,6 +22,8 @@ static ALLOCATOR: common::Counting = common::Counting;
 /// All there are, and empty.
 const TABLES: &str = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n*security\nCOMMIT\n";
 const MILLION: u32 = 1_000_000;
+/// Packets of a round on one connection.
+const HOT: u64 = 200_000;
 
 /// Packets of `n` connections at random.
 fn random(r: &mut Router, n: u32) -> Measured {
@@ -73,12 +77,12 @@ fn difference(name: &str, with: Measured, without: Measured, dram: f64, target: 
 fn main() {
     let dram = dram_latency();
     println!("this machine, now: random access to memory {dram:.0} ns, memcpy {:.1} GB/s; all by CPU time", memcpy_rate());
-    let plain = hot(Router::new(None));
+    let plain = hot(Router::new(None), HOT);
     report("established, hot, as configured by default", plain, dram, "-");
-    difference("established, hot", hot(Router::new(Some(TABLES))), plain, dram, "150 ns");
+    difference("established, hot", hot(Router::new(Some(TABLES)), HOT), plain, dram, "150 ns");
     let mut snat = Router::new(Some("*nat\n-A POSTROUTING -o tap1 -j SNAT --to-source 10.2.0.9\nCOMMIT\n"));
     snat.public = Ipv4Addr::new(10, 2, 0, 9);
-    report("established, hot, tracked, behind SNAT", hot(snat), dram, "-");
+    report("established, hot, tracked, behind SNAT", hot(snat, HOT), dram, "-");
 
     let mut bare = Router::new(None);
     // The smallest tables that hold so many, and some more.

@@ -4,14 +4,16 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "router/mod.rs"]
+mod router;
 
-use common::router::{CLIENT, Router, SERVER, frame, hot, of};
 use common::{Measured, dram_latency, measure, memcpy_rate, report};
 use hibernet_netstack::Time;
 use hibernet_netstack::admin::{Recheck, Shortcuts};
 use hibernet_netstack::conntrack::Status;
 use hibernet_netstack::iptables::{Family, Program, text};
 use hibernet_netstack::wire::tcp::Flags;
+use router::{CLIENT, Router, SERVER, frame, hot, of};
 use std::fmt::Write;
 use std::hint::black_box;
 
@@ -105,8 +107,9 @@ fn main() {
         let slower = [(1_000, NONE, ", rule by rule"), (10_000, looked_up, ", look-ups only")];
         for (n, shortcuts, how) in established.into_iter().chain(slower) {
             // Beside none at the same time, as the machine may not be ours alone.
-            let none = hot(router(TABLES, ALL));
-            let m = hot(router(&rules(kind, n), shortcuts));
+            let none = hot(router(TABLES, ALL), 100_000);
+            let packets = if shortcuts == NONE { 5_000 } else { 100_000 };
+            let m = hot(router(&rules(kind, n), shortcuts), packets);
             let target = if how.is_empty() { "1.3 times" } else { "" };
             beside(&format!("established, {n} rules{how}"), m, none, dram, target);
         }

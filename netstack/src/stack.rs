@@ -84,7 +84,7 @@ impl Stack {
         addrs.sort_unstable();
         addrs.dedup();
         self.router.host_addrs = addrs;
-        self.router.addresses_changed();
+        self.router.forget_verdicts();
     }
 
     /// Tells the stack what the wall clock says: time since 1970. Rules that ask for the time of day go by it; to be called again when clocks drift

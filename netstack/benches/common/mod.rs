@@ -1,8 +1,6 @@
 //! A small harness: medians of rounds, allocations counted, and what the machine itself does in the same run.
 #![allow(dead_code)]
 
-pub mod router;
-
 use rustix::time::{ClockId, clock_gettime};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;

@@ -44,7 +44,7 @@ const SCRATCH: usize = 2048;
 #[derive(Debug)]
 pub struct Router {
     pub(crate) cfg: Config,
-    /// A change of them, of `cfg`'s addresses or of `host_addrs` is one of addresses: see [`Router::addresses_changed`].
+    /// A change of them, of `cfg`'s addresses or of `host_addrs` changes what rules say: see [`Router::forget_verdicts`].
     pub(crate) links: Vec<Link>,
     pub(crate) netfilter: Netfilter,
     pub(crate) stats: Stats,
@@ -185,7 +185,7 @@ impl Router {
             Some(at) => self.links[at] = link,
             None => self.links.push(link),
         }
-        self.addresses_changed();
+        self.forget_verdicts();
         LinkId(at as u8)
     }
 
@@ -194,7 +194,7 @@ impl Router {
         if let Some(l) = self.links.get_mut(usize::from(link.0)) {
             *l = Link::new(LinkInfo { guest_mac: None, ..l.info }, Behind::Nobody, String::new());
         }
-        self.addresses_changed();
+        self.forget_verdicts();
     }
 
     /// IPv4 of the guest behind a link.

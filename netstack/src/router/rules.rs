@@ -59,8 +59,9 @@ impl Router {
         }
     }
 
-    /// To be called whenever what [`Router::addrs`] says changes: what rules said that asked for kinds of addresses holds no longer.
-    pub(crate) fn addresses_changed(&mut self) {
+    /// To be called whenever something changes that rules look at besides the packet and its connection: what [`Router::addrs`] says, sets.
+    /// What they said before holds no longer.
+    pub(crate) fn forget_verdicts(&mut self) {
         self.netfilter.verdicts.forget();
     }
 

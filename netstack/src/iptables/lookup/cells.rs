@@ -4,8 +4,6 @@ use super::shape::{SIDES, Shape, width};
 
 /// Intervals of a side, at most: as many as `multiport` has ports.
 const MAX_INTERVALS: usize = 15;
-/// Cells of a rule, at most.
-const MAX_CELLS: usize = 32;
 
 /// First and last value that a rule admits on a side.
 type Interval = (u128, u128);
@@ -40,14 +38,14 @@ impl Wanted {
         self.never
     }
 
-    /// The finest shape in which the rule has few cells.
-    pub(super) fn shape<const N: usize>(&self) -> Shape {
+    /// The finest shape in which the rule has no more than so many cells.
+    pub(super) fn shape<const N: usize>(&self, most: usize) -> Shape {
         let mut shape = Shape(core::array::from_fn(|side| bits(&self.sides[side], width::<N>(side))));
         let cells = |shape: &Shape| -> usize {
             (0..SIDES).map(|side| count(&self.sides[side], shape.0[side], width::<N>(side))).product()
         };
         // The side with the most cells is given up first.
-        while cells(&shape) > MAX_CELLS {
+        while cells(&shape) > most.max(1) {
             let worst = (0..SIDES).max_by_key(|&side| count(&self.sides[side], shape.0[side], width::<N>(side)));
             worst.into_iter().for_each(|side| shape.0[side] = 0);
         }

@@ -6,6 +6,11 @@ use super::shape::{Mask, Shape};
 use crate::iptables::head::Key;
 use std::collections::BTreeMap;
 
+/// Cells of a rule, at most.
+const MAX_CELLS: usize = 32;
+/// Cells of the rules of a chain, at most; a chain of more rules has one for each.
+const MAX_CELLS_OF_CHAIN: usize = 400_000;
+
 /// Rules of a shape.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
@@ -27,7 +32,8 @@ struct Place {
 
 /// Tables for the rules of a chain, the first of which has this number.
 pub(super) fn tables<const N: usize>(start: usize, wanted: &[Wanted]) -> Vec<Table<N>> {
-    let shapes: Vec<Shape> = wanted.iter().map(Wanted::shape::<N>).collect();
+    let most = (MAX_CELLS_OF_CHAIN / wanted.len().max(1)).clamp(1, MAX_CELLS);
+    let shapes: Vec<Shape> = wanted.iter().map(|w| w.shape::<N>(most)).collect();
     let (chosen, shapes) = choose::<N>(shapes);
     let mut entries: Vec<Vec<(u32, u32)>> = vec![Vec::new(); chosen.len()];
     let masks: Vec<Mask<N>> = chosen.iter().map(|s| Mask::of(*s)).collect();

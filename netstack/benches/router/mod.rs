@@ -216,19 +216,18 @@ impl Router {
     }
 }
 
-/// One connection, data one way, acknowledgements the other.
-pub fn hot(mut r: Router) -> super::Measured {
-    const PACKETS: u64 = 200_000;
+/// One connection, data one way, acknowledgements the other; `packets` a round.
+pub fn hot(mut r: Router, packets: u64) -> crate::common::Measured {
     r.open(0..1);
     let mut data = frame(CLIENT, SERVER, Flags::ACK | Flags::PSH, 1001, 5001, DATA);
     let mut ack = frame(SERVER, r.public, Flags::ACK, 5001, 1001, 0);
     let (mut seq, mut sent) = (1001_u32, 0);
-    let m = super::measure(
+    let m = crate::common::measure(
         21,
-        PACKETS,
+        packets,
         || (),
         |()| {
-            for n in 0..PACKETS / 2 {
+            for n in 0..packets / 2 {
                 let now = Time::from_millis(2 + n / 1000);
                 number(&mut data, seq, 5001);
                 seq = seq.wrapping_add(DATA);
@@ -236,7 +235,7 @@ pub fn hot(mut r: Router) -> super::Measured {
                 r.receive(now, 0, black_box(&data));
                 r.receive(now, 1, black_box(&ack));
             }
-            sent += PACKETS;
+            sent += packets;
         },
     );
     assert_eq!(r.edge.sent, sent + 3, "{:?}", r.stack.stats());
