@@ -5,9 +5,9 @@ use core::fmt::Write;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::{Conntrack, CtConfig, Track};
-use hibernet_netstack::edge::LinkId;
+use hibernet_netstack::edge::{LinkId, Payload};
 use hibernet_netstack::iptables::{
-    CounterSet, Env, Family, Hook, Iface, LogEntry, LogSink, Outcome, Program, RawHeaders, Ruleset, TableName, text,
+    CounterSet, Env, Family, Hook, Iface, LogEntry, LogSink, NoBulk, Outcome, Program, RawHeaders, Ruleset, TableName, text,
 };
 use hibernet_netstack::nat::{AddrType, Addresses};
 use hibernet_netstack::packet::L4;
@@ -195,6 +195,11 @@ impl Writer {
             track: Track::None,
             quoted: None,
             owner: None,
+            cast: Default::default(),
+            ip_bytes: &[],
+            body: Payload::EMPTY,
+            traced: false,
+            altered: Default::default(),
         }
     }
 }
@@ -223,6 +228,8 @@ impl Asked {
             counters: &mut self.counters,
             log: &mut Outside,
             raw: RawHeaders::default(),
+            bulk: &NoBulk,
+            wall: None,
         };
         self.program.run(TableName::Mangle, Hook::Forward, skb, &mut env)
     }
