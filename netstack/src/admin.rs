@@ -3,9 +3,9 @@
 use crate::conntrack::{Conn, ConnId, Conntrack};
 use crate::edge::Edge;
 use crate::iptables::{Family, RuleError, Ruleset};
-use crate::router::Traced;
 use crate::stack::Stack;
 use crate::time::Time;
+use crate::trace;
 use std::sync::Arc;
 
 /// What becomes of live connections when rules change.
@@ -136,8 +136,13 @@ impl Stack {
         self.router.take_log()
     }
 
-    /// Takes the steps of packets that TRACE rules marked since the last call, and how many more there were than could be kept.
-    pub fn take_traces(&mut self) -> (Vec<Traced>, u64) {
+    /// Traces packets that fit a filter, beside those that TRACE rules mark; or does not any more. Nothing of this is saved.
+    pub fn set_trace(&mut self, filter: Option<trace::Filter>) {
+        self.router.set_trace(filter);
+    }
+
+    /// Takes what happened to traced packets since the last call, and how much more there was than could be kept.
+    pub fn take_traces(&mut self) -> (Vec<trace::Event>, u64) {
         self.router.take_traces()
     }
 }

@@ -29,6 +29,7 @@ pub mod state;
 pub mod stats;
 pub mod time;
 pub mod timers;
+pub mod trace;
 pub mod translate;
 pub mod tuple;
 pub mod verdict;

@@ -124,7 +124,9 @@ impl Stack {
         self.router.now = now;
         self.router.stats.rx_frames += 1;
         self.router.stats.rx_bytes += frame.frame.len() as u64;
-        if let Err(why) = self.ethernet(frame, edge) {
+        let done = self.ethernet(frame, edge);
+        self.router.trace_end_of_received(done);
+        if let Err(why) = done {
             self.router.drop(why);
         }
     }
@@ -252,6 +254,7 @@ impl Stack {
         let to_client =
             skb.track.is_reply_to_translated() && r.hides(dst) && (r.route(dst).is_none() || r.is_hairpin(p.link, dst));
         if r.is_local(dst) || to_client {
+            r.trace_route(&skb, None);
             r.input(&mut skb, &*edge).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
             return match p.fault {
                 Some(why) => Err(why),
@@ -264,6 +267,7 @@ impl Stack {
         }
         let link = r.route(dst).filter(|_| !r.is_hairpin(p.link, dst));
         skb.output = Some(link.map_or(Iface::Host0, Iface::Link));
+        r.trace_route(&skb, skb.output);
         // As Linux: rules of FORWARD see one hop less.
         skb.hop_limit -= 1;
         r.forward(&mut skb, &*edge).map_err(|stop| r.stopped(edge, p, &skb, stop))?;

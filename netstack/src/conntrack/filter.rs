@@ -142,7 +142,8 @@ pub struct AddrArg {
 }
 
 impl AddrArg {
-    fn matches(&self, other: IpAddr) -> bool {
+    /// Whether an address is it, or in it.
+    pub(crate) fn matches(&self, other: IpAddr) -> bool {
         if self.addr.is_ipv6() != other.is_ipv6() {
             return false;
         }

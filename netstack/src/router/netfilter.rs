@@ -16,6 +16,7 @@ use crate::rng::{Key, Rng};
 use crate::skb::Skb;
 use crate::time::Time;
 use crate::timers::Deadline;
+use crate::trace::{Event, Step, Tracing};
 use crate::verdict::DropReason;
 use crate::wire::{EtherType, Mac, ethernet};
 use std::collections::VecDeque;
@@ -93,7 +94,8 @@ pub(super) struct FamilyRules {
 #[derive(Debug, Default)]
 pub(super) struct Log {
     lines: Bounded<String>,
-    traces: Bounded<Traced>,
+    traces: Bounded<Event>,
+    pub(super) tracing: Tracing,
 }
 
 /// What waits to be fetched, in its order, and how much more there was.
@@ -156,7 +158,7 @@ impl LogSink for Log {
     }
 
     fn trace(&mut self, e: &TraceEntry<'_>) {
-        self.traces.push(|| Traced {
+        let traced = || Traced {
             table: e.table,
             hook: e.hook,
             chain: e.chain.to_owned(),
@@ -164,7 +166,8 @@ impl LogSink for Log {
             step: e.step.as_str(),
             rule: e.rule(),
             packet: e.packet(),
-        });
+        };
+        self.traces.push(|| Event { packet: self.tracing.packet, what: Step::Rule(traced()) });
     }
 }
 
@@ -175,8 +178,19 @@ impl Log {
     }
 
     /// The same of traces.
-    pub(super) fn take_traces(&mut self) -> (Vec<Traced>, u64) {
+    pub(super) fn take_traces(&mut self) -> (Vec<Event>, u64) {
         self.traces.take()
+    }
+
+    /// A packet enters, and may be one to be traced.
+    fn enters(&mut self, now: Time, skb: &mut Skb<'_>) {
+        self.traces.lost += u64::from(self.tracing.enters(now, skb));
+    }
+
+    /// Something happened to the packet of this number, which is traced.
+    #[cold]
+    pub(super) fn step(&mut self, packet: u32, what: Step) {
+        self.traces.push(|| Event { packet, what });
     }
 }
 
@@ -263,10 +277,14 @@ impl Netfilter {
 impl Router {
     /// PREROUTING: raw, tracking, mangle, nat (destination).
     pub(crate) fn pre_routing(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
-        if self.netfilter.families[usize::from(skb.is_v6())].closed {
-            return Err(Stop::Drop(DropReason::NoRules));
+        self.netfilter.log.enters(self.now, skb);
+        let closed = self.netfilter.families[usize::from(skb.is_v6())].closed;
+        let asked =
+            if closed { Err(Stop::Drop(DropReason::NoRules)) } else { self.ask(TableName::Raw, Hook::PreRouting, skb, bulk) };
+        if skb.traced && skb.input != Some(Iface::Host0) {
+            self.netfilter.log.tracing.is_received();
         }
-        self.ask(TableName::Raw, Hook::PreRouting, skb, bulk)?;
+        asked?;
         self.track(skb, attach)?;
         self.pass(Stage::PreRouting, skb, bulk)?;
         self.translate(Hook::PreRouting, skb, bulk)
@@ -287,6 +305,7 @@ impl Router {
     /// OUTPUT: raw, tracking, mangle, nat (destination), filter, security. Sets the interface by the destination, again
     /// after translation.
     pub(crate) fn output(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
+        self.netfilter.log.enters(self.now, skb);
         if self.netfilter.families[usize::from(skb.is_v6())].closed {
             return Err(Stop::Drop(DropReason::NoRules));
         }

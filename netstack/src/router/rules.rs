@@ -13,7 +13,9 @@ use crate::iptables::{
 use crate::packet::L4;
 use crate::skb::Skb;
 use crate::time::Time;
+use crate::trace;
 use crate::tuple::{Tuple, proto};
+use crate::verdict::DropReason;
 use crate::wire::icmp::{v4, v6};
 use crate::wire::tcp::{self, Flags, Seq};
 use crate::wire::udp;
@@ -135,8 +137,36 @@ impl Router {
     }
 
     /// Where traced packets went.
-    pub(crate) fn take_traces(&mut self) -> (Vec<super::Traced>, u64) {
+    pub(crate) fn take_traces(&mut self) -> (Vec<trace::Event>, u64) {
         self.netfilter.log.take_traces()
+    }
+
+    /// See [`Stack::set_trace`](crate::Stack::set_trace).
+    pub(crate) fn set_trace(&mut self, filter: Option<trace::Filter>) {
+        self.netfilter.log.tracing.set(filter);
+    }
+
+    /// The packet that entered last is routed.
+    pub(crate) fn trace_route(&mut self, skb: &Skb<'_>, to: Option<Iface>) {
+        if skb.traced {
+            let packet = self.netfilter.log.tracing.packet;
+            self.netfilter.log.step(packet, trace::Step::Route(to));
+        }
+    }
+
+    /// The packet that entered last, one of ours or of the host's, has gone or not.
+    pub(crate) fn trace_end(&mut self, skb: &Skb<'_>, end: Result<(), DropReason>) {
+        if skb.traced {
+            let packet = self.netfilter.log.tracing.packet;
+            self.netfilter.log.step(packet, trace::Step::End(end));
+        }
+    }
+
+    /// The packet that a link brought has gone or not. Others may have entered since.
+    pub(crate) fn trace_end_of_received(&mut self, end: Result<(), DropReason>) {
+        if let Some(packet) = self.netfilter.log.tracing.take_received() {
+            self.netfilter.log.step(packet, trace::Step::End(end));
+        }
     }
 
     /// Whether a live flow's connection could begin under other rules: its first packet, as translated then, is put before the

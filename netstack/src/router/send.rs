@@ -167,22 +167,37 @@ impl Router {
         let len = self.ip_header_len(out) + out.l4.len() + out.body.len();
         let mut skb = out.skb(len as u32)?;
         let before = skb.tuple();
+        let passed = self.pass_hooks_with(&mut skb, to, out, bulk);
+        self.trace_end(&skb, passed.map(drop));
+        let link = passed?;
+        let rewritten = skb.tuple() != before || skb.quoted.is_some() || skb.altered.mss.is_some();
+        Ok(Passed { skb, link, rewritten })
+    }
+
+    fn pass_hooks_with(
+        &mut self,
+        skb: &mut Skb<'_>,
+        to: Option<LinkId>,
+        out: &Outgoing<'_>,
+        bulk: &dyn Bulk,
+    ) -> Result<LinkId, DropReason> {
         match out.input {
-            Some(_) => self.pre_routing(&mut skb, &out.attach, bulk)?,
-            None => self.output(&mut skb, &out.attach, bulk)?,
+            Some(_) => self.pre_routing(skb, &out.attach, bulk)?,
+            None => self.output(skb, &out.attach, bulk)?,
         }
         let Some(link) = to.or_else(|| self.route(skb.dst)) else {
             // For the host itself: no rule led it to the guest.
-            self.input(&mut skb, bulk)?;
+            self.trace_route(skb, None);
+            self.input(skb, bulk)?;
             return Err(DropReason::NoService);
         };
         skb.output = Some(Iface::Link(link));
+        self.trace_route(skb, skb.output);
         if out.input.is_some() {
-            self.forward(&mut skb, bulk)?;
+            self.forward(skb, bulk)?;
         }
-        self.post_routing(&mut skb, bulk)?;
-        let rewritten = skb.tuple() != before || skb.quoted.is_some() || skb.altered.mss.is_some();
-        Ok(Passed { skb, link, rewritten })
+        self.post_routing(skb, bulk)?;
+        Ok(link)
     }
 
     /// Sends a packet that passed the hooks, to a station of `link` if that is known. `offload`: the link may complete its checksum.

@@ -9,6 +9,7 @@ mod drops;
 mod exec;
 mod helper;
 mod inspect;
+mod join;
 mod lifecycle;
 mod list;
 mod options;
@@ -16,6 +17,7 @@ mod repair_helper;
 mod restore;
 mod rules;
 mod stats;
+mod trace;
 pub(crate) mod values;
 mod wait;
 
@@ -113,6 +115,9 @@ enum Command {
     /// List, count, delete or flush the tracked connections of a running sandbox, as conntrack(8) does
     #[command(after_help = conntrack::HELP)]
     Conntrack(Box<conntrack::ConntrackArgs>),
+    /// Show why packets took their path: tables, rules, routes, drops
+    #[command(after_help = trace::HELP)]
+    Trace(Box<trace::TraceArgs>),
     /// Show why a running sandbox dropped packets, and how many
     Drops {
         /// The sandbox
@@ -248,6 +253,7 @@ pub fn main() -> ExitCode {
         Command::Stats { name, json } => stats::stats(&name, json),
         Command::Rules { command } => rules::rules(command),
         Command::Conntrack(args) => conntrack::conntrack(*args),
+        Command::Trace(args) => trace::trace(&args),
         Command::Drops { name, all, json } => drops::drops(&name, all, json),
         Command::RepairHelper(args) => repair_helper::repair_helper(&args),
         Command::ConfinedAttempt { what } => attempt::attempt(what),

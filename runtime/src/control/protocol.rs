@@ -111,6 +111,95 @@ pub enum Request {
     Conntrack(Box<Conntrack>),
     /// What connection tracking counted: a [`ConntrackStats`].
     ConntrackStats,
+    /// Trace packets for some seconds, and what happened since this was asked the last time: a [`TracePage`].
+    Trace(Box<Trace>),
+}
+
+/// A request to trace packets. Who asks again goes on with it, who does not has ended it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trace {
+    /// Whoever asks: one at a time traces.
+    pub id: u64,
+    /// Which packets, beside those that TRACE rules mark.
+    #[serde(default)]
+    pub which: Option<TraceWhich>,
+    /// No more.
+    #[serde(default)]
+    pub end: bool,
+}
+
+/// Which packets to trace: all that is given must fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TraceWhich {
+    /// IPv6, or IPv4.
+    pub v6: Option<bool>,
+    /// Protocol, by name or number.
+    pub proto: Option<String>,
+    /// Source address, or a prefix.
+    pub src: Option<String>,
+    /// Destination address, or a prefix.
+    pub dst: Option<String>,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination port.
+    pub dport: Option<u16>,
+    /// Either port.
+    pub port: Option<u16>,
+    /// Where it came in.
+    pub input: Option<String>,
+}
+
+/// What happened to traced packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracePage {
+    /// In the order in which it happened.
+    pub steps: Vec<TraceEvent>,
+    /// How much more there was.
+    pub lost: u64,
+}
+
+/// Something that happened to a traced packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceEvent {
+    /// Number of the packet.
+    pub packet: u32,
+    /// What happened.
+    pub step: TraceStep,
+}
+
+/// What happened to a traced packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "lowercase")]
+pub enum TraceStep {
+    /// It met a rule, before that acted, or the end of a chain.
+    Rule {
+        /// Table.
+        table: String,
+        /// Hook.
+        hook: String,
+        /// Chain.
+        chain: String,
+        /// Number of the rule in it, from 1.
+        number: u64,
+        /// `rule`, `return` or `policy`.
+        kind: String,
+        /// The rule, or the policy.
+        rule: String,
+        /// The packet, as LOG shows it.
+        packet: String,
+    },
+    /// It is to leave by this interface, or is `local`: for the gateway.
+    Route {
+        /// Where to.
+        to: String,
+    },
+    /// It has gone, or was dropped.
+    End {
+        /// Why it was dropped.
+        dropped: Option<String>,
+    },
 }
 
 /// A request for other rules.

@@ -45,6 +45,7 @@ impl Worker {
             Request::RulesRestore(r) => result(self.restore_rules(now, &r)),
             Request::RulesDiff { family, text } => result(self.diff_rules(family, &text)),
             Request::Conntrack(r) => result(self.conntrack(now, &r)),
+            Request::Trace(how) => result(self.trace(&how)),
             Request::ConntrackStats => result(self.conntrack_stats()),
         }
     }

@@ -15,6 +15,7 @@ mod report;
 mod rule_log;
 mod setup;
 mod thaw;
+mod trace;
 mod watch;
 
 pub use control::ControlSocket;
@@ -141,6 +142,7 @@ pub struct Worker {
     /// What becomes of flows when rules are replaced and the request does not say.
     recheck: Recheck,
     rule_log: RuleLog,
+    tracer: Option<trace::Tracer>,
     log: slog::Logger,
 }
 
@@ -266,6 +268,7 @@ impl Worker {
             finished: None,
             recheck: setup.rules.recheck,
             rule_log: RuleLog::new(&setup.log),
+            tracer: None,
             log: setup.log,
         })
     }
@@ -417,9 +420,7 @@ impl Worker {
         self.watch_links(ops);
         let (lines, lost) = self.stack.take_log();
         self.rule_log.write(now, &lines, lost);
-        let (steps, lost) = self.stack.take_traces();
-        let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
-        self.rule_log.write(now, &steps, lost);
+        self.keep_traces();
         self.end_shortage(now, ops);
         self.trim(now);
         self.expire_clients(ops);
