@@ -71,7 +71,8 @@ impl Router {
                 return;
             }
         }
-        let tos = if sender.is_ipv4() { cause.ip.tos & TOS_MASK | INTERNETWORK_CONTROL } else { 0 };
+        let asked = skb.map_or(cause.ip.tos, |s| s.tos);
+        let tos = if sender.is_ipv4() { asked & TOS_MASK | INTERNETWORK_CONTROL } else { 0 };
         self.send_error(edge, None, from, sender, what, &quoted[..n], attach, tos);
     }
 

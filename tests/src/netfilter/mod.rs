@@ -12,6 +12,7 @@
 //! - packets whose transport header is not all there: dropped at once, not at the first rule that would test it;
 //! - tracking of wrong checksums (`nf_conntrack_checksum=0`): there is no such switch;
 //! - TCPMSS where the option stands at an odd place: the kernel makes a wrong checksum then;
+//! - UDP over IPv6 to the router, longer than 76 bytes, whose IP header rules changed: the kernel finds its checksum wrong then;
 //! - trackers of SCTP and DCCP: to us they are protocols without ports;
 //! - `owner --socket-exists`: our own packets have no socket;
 //! - `--ctexpire` of a connection that is not confirmed yet: the kernel takes its time-out for a moment, so the answer depends on how long

@@ -11,7 +11,7 @@ use proptest::option;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-fn inv<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Inv<T>> {
+pub fn inv<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Inv<T>> {
     (any::<bool>(), value).prop_map(|(not, value)| Inv { not, value })
 }
 
@@ -61,7 +61,7 @@ fn iface() -> impl Strategy<Value = Option<Inv<IfaceName>>> {
     option::weighted(0.3, inv(name))
 }
 
-fn ordered<T: Ord + Copy + std::fmt::Debug>(one: impl Strategy<Value = T> + Clone) -> impl Strategy<Value = (T, T)> {
+pub fn ordered<T: Ord + Copy + std::fmt::Debug>(one: impl Strategy<Value = T> + Clone) -> impl Strategy<Value = (T, T)> {
     (one.clone(), one).prop_map(|(a, b)| (a.min(b), a.max(b)))
 }
 
@@ -69,7 +69,7 @@ fn ports() -> impl Strategy<Value = PortRange> {
     prop_oneof![any::<u16>().prop_map(|p| (p, p)), ordered(any::<u16>())]
 }
 
-fn tested_ports() -> impl Strategy<Value = Option<Inv<PortRange>>> {
+pub fn tested_ports() -> impl Strategy<Value = Option<Inv<PortRange>>> {
     option::of(inv(ports())).prop_map(|p| p.filter(|p| p.not || p.value != (0, u16::MAX)))
 }
 
@@ -155,6 +155,7 @@ fn simple_match(family: Family) -> BoxedStrategy<Match> {
         inv(any::<[u8; 6]>()).prop_map(|mac| Match::Mac(Inv { not: mac.not, value: Mac(mac.value) })),
         iprange,
         (ids(), ids(), any::<bool>()).prop_map(|(uid, gid, socket)| Match::Owner { uid, gid, socket: Some(socket) }),
+        crate::packets::any_match(family),
     ]
     .boxed()
 }
@@ -215,6 +216,7 @@ fn target(family: Family, chains: Vec<String>) -> BoxedStrategy<Target> {
         marks().prop_map(|(value, mask)| Target::Mark { value, mask }),
         connmark.prop_map(Target::Connmark),
         ct(),
+        crate::packets::any_target(),
         Just(Target::Ct(CtTarget { notrack: true, alias: true, zone: None })),
     ];
     if chains.is_empty() {

@@ -1,9 +1,11 @@
 //! The language of rules: what is read, what is printed of it, what is refused and how.
 
+mod corpus;
 mod diff;
 mod errors;
 mod generate;
 mod golden;
+mod packets;
 mod properties;
 mod restore;
 

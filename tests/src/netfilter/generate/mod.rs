@@ -2,6 +2,7 @@
 //!
 //! Packets follow what the kernel did with those before: the other end answers what reached it, errors quote what came out.
 
+mod changes;
 mod packets;
 mod rules;
 

@@ -8,7 +8,7 @@ use core::net::IpAddr;
 
 /// A hook's chain: which tests its place forbids.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     PreRouting,
     Input,
     Forward,
@@ -18,9 +18,9 @@ enum Place {
     User,
 }
 
-struct Writer<'a> {
-    r: &'a mut SplitMix,
-    v6: bool,
+pub(super) struct Writer<'a> {
+    pub(super) r: &'a mut SplitMix,
+    pub(super) v6: bool,
     out: String,
 }
 
@@ -58,11 +58,11 @@ fn name(place: Place) -> &'static str {
 }
 
 impl Writer<'_> {
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.r.below(of.len() as u64) as usize]
     }
 
-    fn not(&mut self, percent: u64) -> &'static str {
+    pub(super) fn not(&mut self, percent: u64) -> &'static str {
         if self.r.chance(percent) { "! " } else { "" }
     }
 
@@ -183,6 +183,9 @@ impl Writer<'_> {
     fn matching(&mut self, table: &str, proto: &str, place: Place) -> Option<String> {
         let early = matches!(place, Place::PreRouting | Place::Input | Place::Forward);
         let late = matches!(place, Place::Output | Place::PostRouting);
+        if self.r.chance(30) {
+            return Some(self.packet(proto, place));
+        }
         let not = self.not(25);
         Some(match self.r.below(14) {
             0 | 1 if matches!(proto, "tcp" | "udp") => {
@@ -338,6 +341,10 @@ impl Writer<'_> {
                 4 => " -j ACCEPT".into(),
                 _ => String::new(),
             },
+            // Of an IPv6 packet for itself, whose header rules changed, the kernel finds the checksum wrong (UDP, long).
+            "mangle" if self.r.chance(35) && !(self.v6 && matches!(place, Place::PreRouting | Place::Input | Place::User)) => {
+                self.change(place, proto)
+            }
             "mangle" => match self.r.below(8) {
                 0 | 1 => format!(" -j MARK --set-xmark {}", self.pick(&["0x1/0xffffffff", "0x10/0xf0", "0x1/0x0", "0x0/0xff"])),
                 2 => format!(" -j CONNMARK --set-xmark {}", self.pick(&["0x1/0xffffffff", "0x20/0xf0", "0x2/0x0"])),
@@ -352,6 +359,7 @@ impl Writer<'_> {
                 2 | 3 if tests > 1 && table == "filter" && place != Place::Output && !chain.ends_with(['1', '3']) => {
                     self.reject(proto)
                 }
+                4 if self.r.chance(20) => " -j NFLOG --nflog-prefix \"some\" --nflog-group 7".into(),
                 4 if self.r.chance(30) => " -j LOG --log-prefix \"some: \"".into(),
                 5 => " -m comment --comment \"a comment\" -j ACCEPT".into(),
                 _ => " -j ACCEPT".into(),
