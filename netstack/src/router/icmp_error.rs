@@ -24,14 +24,15 @@ const TOS_MASK: u8 = 0x1e;
 impl Router {
     /// Tells the sender of `cause`, which was for us, that nobody takes it.
     pub(crate) fn icmp_error<E: Edge>(&mut self, edge: &mut E, cause: &Packet<'_>, error: IcmpError) {
-        let track = cause.conn.and_then(|(id, info)| {
-            let status = self.netfilter.conntrack.get(id)?.status;
-            Some(Track::Known { id, info, status })
-        });
+        // If its connection is gone it is quoted as it came, since nothing would translate it back.
+        let track = match cause.conn {
+            None => Some(Track::None),
+            Some((id, info)) => self.netfilter.conntrack.get(id).map(|conn| Track::Known { id, info, status: conn.status }),
+        };
         let skb = track.map(|track| Skb { track, ..cause.skb() });
         // As Linux: a packet that a protocol took has left its connection, and the error is tracked as any other packet.
         let attach = match (&skb, error) {
-            (Some(skb), IcmpError::ProtocolUnreachable) => Attach::About(&skb.track),
+            (Some(skb), IcmpError::ProtocolUnreachable) if cause.conn.is_some() => Attach::About(&skb.track),
             _ => Attach::LookUp,
         };
         self.icmp_quote(edge, cause, error.quote(cause.ip.src.is_ipv6()), skb.as_ref(), attach);

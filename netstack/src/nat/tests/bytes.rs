@@ -2,9 +2,11 @@
 
 use super::build::sum;
 use super::{Build, skb_of};
-use crate::nat::{L4Checksum, rewrite, rewrite_built};
+use crate::nat::{L4Checksum, MSS_LEN, insert_mss, rewrite, rewrite_built};
+use crate::skb::NewMss;
 use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
+use crate::wire::checksum::Sum;
 use proptest::prelude::*;
 
 fn addr(v6: bool) -> BoxedStrategy<core::net::IpAddr> {
@@ -233,5 +235,47 @@ fn headers_that_are_cut_off_are_refused() {
             let mut bytes = packet[..cut].to_vec();
             assert_eq!(rewrite(&skb, &mut bytes, header_len, L4Checksum::Complete), Err(DropReason::Truncated), "{cut}");
         }
+    }
+}
+
+/// A SYN with options, its IP header first.
+fn syn(options: &[u8]) -> Vec<u8> {
+    let mut b = vec![0x45, 0, 0, 40 + options.len() as u8, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    b.extend([0, 80, 1, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0x50 + (options.len() as u8 / 4 << 4), 2, 3, 232, 0, 0, 0, 0]);
+    b.extend(options);
+    let ip = Sum::default().bytes(&b[..20]).finish();
+    b[10..12].copy_from_slice(&ip.to_be_bytes());
+    let tcp = tcp_sum(&b).finish();
+    b[36..38].copy_from_slice(&tcp.to_be_bytes());
+    b
+}
+
+fn tcp_sum(b: &[u8]) -> Sum {
+    let (src, dst) = ([b[12], b[13], b[14], b[15]].into(), [b[16], b[17], b[18], b[19]].into());
+    Sum::default().pseudo(src, dst, proto::TCP, b.len() as u32 - 20).bytes(&b[20..])
+}
+
+#[test]
+fn a_segment_size_is_put_at_any_place_or_added_with_right_checksums() {
+    for (options, at) in [
+        (&[2, 4, 5, 180][..], 40),
+        (&[1, 2, 4, 5, 180, 1, 1, 1], 41),
+        (&[3, 3, 7, 2, 4, 9, 9, 0], 43),
+        (&[], 40),
+        (&[3, 3, 7, 0], 40),
+    ] {
+        let mut packet = syn(options);
+        let original = packet.clone();
+        let (mut skb, _) = skb_of(&original);
+        let added = !options.contains(&2);
+        skb.altered.mss = Some(NewMss { value: 0x1234, added });
+        if added {
+            packet.extend([0; MSS_LEN]);
+            insert_mss(&mut packet, 20, L4Checksum::Complete).unwrap();
+        }
+        rewrite(&skb, &mut packet, 20, L4Checksum::Complete).unwrap();
+        assert_eq!(packet[at..at + 4], [2, 4, 0x12, 0x34], "{options:?}");
+        assert_eq!((packet.len(), usize::from(packet[32] >> 4) * 4), (usize::from(packet[3]), packet.len() - 20), "{options:?}");
+        assert_eq!((Sum::default().bytes(&packet[..20]).finish(), tcp_sum(&packet).finish()), (0, 0), "{options:?}");
     }
 }

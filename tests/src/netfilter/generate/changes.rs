@@ -47,7 +47,7 @@ impl Writer<'_> {
     }
 
     /// A target of the mangle table that changes the packet.
-    pub(super) fn change(&mut self, place: Place, proto: &str) -> String {
+    pub(super) fn change(&mut self, proto: &str) -> String {
         let (target, hop) = if self.v6 { ("HL", "hl") } else { ("TTL", "ttl") };
         match self.r.below(8) {
             0 => format!(" -j {target} --{hop}-set {}", self.pick(&[1, 2, 64, 200])),
@@ -59,9 +59,8 @@ impl Writer<'_> {
             4 => format!(" -j DSCP --set-dscp {}", self.pick(&[0, 10, 63])),
             5 => " -j CHECKSUM --checksum-fill".into(),
             6 if proto == "tcp" => {
-                let clamps = matches!(place, Place::Forward | Place::Output | Place::PostRouting);
-                let how = if clamps && self.r.chance(40) { "clamp-mss-to-pmtu" } else { "set-mss 700" };
-                format!(" -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --{how}")
+                // (Clamping goes by what the kernel learnt of paths from ICMP errors; ours knows links only.)
+                " -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 700".into()
             }
             _ => format!(" -j DSCP --set-dscp-class {}", self.pick(&["EF", "AF21", "CS0"])),
         }

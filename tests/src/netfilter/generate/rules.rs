@@ -343,7 +343,7 @@ impl Writer<'_> {
             },
             // Of an IPv6 packet for itself, whose header rules changed, the kernel finds the checksum wrong (UDP, long).
             "mangle" if self.r.chance(35) && !(self.v6 && matches!(place, Place::PreRouting | Place::Input | Place::User)) => {
-                self.change(place, proto)
+                self.change(proto)
             }
             "mangle" => match self.r.below(8) {
                 0 | 1 => format!(" -j MARK --set-xmark {}", self.pick(&["0x1/0xffffffff", "0x10/0xf0", "0x1/0x0", "0x0/0xff"])),
