@@ -2,6 +2,8 @@
 
 #[path = "rules_text/generate.rs"]
 mod generate;
+#[path = "rules_text/packets.rs"]
+mod packets;
 
 use hibernet_netstack::iptables::Family;
 use hibernet_netstack::iptables::text::{PrintOptions, parse, print};

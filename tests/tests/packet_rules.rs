@@ -144,7 +144,7 @@ fn nflog_is_a_line_that_says_the_group() {
 #[test]
 fn rules_of_a_time_need_a_clock_and_go_by_it() {
     let mut w = world("*filter\n-A FORWARD -p udp -m time --timestart 10:00 --timestop 11:00 -j DROP\nCOMMIT\n");
-    let mut passes = |w: &mut World| {
+    let passes = |w: &mut World| {
         let before = w.dropped(DropReason::Rule);
         udp_out(w, 5000, at("198.51.100.1", 53), |_| (), b"x");
         w.dropped(DropReason::Rule) == before

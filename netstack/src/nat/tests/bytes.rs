@@ -241,7 +241,7 @@ fn headers_that_are_cut_off_are_refused() {
 /// A SYN with options, its IP header first.
 fn syn(options: &[u8]) -> Vec<u8> {
     let mut b = vec![0x45, 0, 0, 40 + options.len() as u8, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-    b.extend([0, 80, 1, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0x50 + (options.len() as u8 / 4 << 4), 2, 3, 232, 0, 0, 0, 0]);
+    b.extend([0, 80, 1, 0, 0, 0, 0, 7, 0, 0, 0, 0, (5 + options.len() as u8 / 4) << 4, 2, 3, 232, 0, 0, 0, 0]);
     b.extend(options);
     let ip = Sum::default().bytes(&b[..20]).finish();
     b[10..12].copy_from_slice(&ip.to_be_bytes());
