@@ -31,44 +31,6 @@ fn udp_out(w: &mut World, port: u16, to: Endpoint, ip: impl FnOnce(&mut Ip), dat
 }
 
 #[test]
-fn the_way_of_a_traced_packet_is_recorded_rule_by_rule() {
-    let mut w = world(
-        "*raw\n-A PREROUTING -p udp --dport 53 -j TRACE\n-A PREROUTING -p udp\nCOMMIT\n\
-         *filter\n:FORWARD DROP\n-N A\n-A FORWARD -p tcp -j ACCEPT\n-A FORWARD -j A\n-A A -p udp --dport 80 -j ACCEPT\nCOMMIT\n",
-    );
-    udp_out(&mut w, 5000, at("198.51.100.1", 80), |_| (), b"not traced");
-    assert!(w.stack.take_traces().0.is_empty());
-    udp_out(&mut w, 5000, at("198.51.100.1", 53), |_| (), b"traced");
-    let (steps, lost) = w.stack.take_traces();
-    let way: Vec<String> = steps
-        .iter()
-        .filter(|s| !s.chain.starts_with("HIBERNET-") && !s.rule.contains("HIBERNET-"))
-        .map(|s| format!("{}:{}:{}:{} {}", s.table, s.chain, s.step, s.number, s.rule))
-        .collect();
-    let want = [
-        "raw:PREROUTING:rule:2 -A PREROUTING -p udp",
-        "raw:PREROUTING:policy:3 -P PREROUTING ACCEPT",
-        "filter:A:return:2 ",
-        "filter:FORWARD:policy:4 -P FORWARD DROP",
-    ];
-    let mut rest = way.iter();
-    for step in want {
-        assert!(rest.any(|s| s == step), "{step} is not in {way:#?}");
-    }
-    assert_eq!(lost, 0);
-    let line = steps[0].to_string();
-    for part in ["TRACE: raw:PREROUTING:rule:2 IN=tap0 OUT= ", "SRC=10.0.2.15 DST=198.51.100.1", "PROTO=UDP SPT=5000 DPT=53"] {
-        assert!(line.contains(part), "{part} is not in {line}");
-    }
-    // A flood of them is counted, not kept.
-    for _ in 0..200 {
-        udp_out(&mut w, 5000, at("198.51.100.1", 53), |_| (), b"traced");
-    }
-    let (steps, lost) = w.stack.take_traces();
-    assert!(steps.len() == 256 && lost > 0);
-}
-
-#[test]
 fn a_clamped_segment_size_holds_in_both_directions() {
     for (rule, guest_says, want) in [
         ("--set-mss 700", Some(1460), 700),
