@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::conntrack::{Conntrack, CtConfig};
 use crate::edge::{Edge, LinkId, SockId, Token, TokenKind};
 use crate::gateway::GatewayState;
+use crate::ipset::SetsState;
 use crate::rng::{Key, Rng};
 use crate::router::{LinksState, RulesState};
 use crate::stack::Stack;
@@ -36,6 +37,8 @@ pub struct StackState {
     pub links: LinksState,
     /// Rules and their counters. Others may be put in before the restore.
     pub rules: RulesState,
+    /// Sets that rules name.
+    pub sets: SetsState,
     /// The gateway's services.
     pub gateway: GatewayState,
     /// TCP flows.
@@ -134,6 +137,7 @@ impl Stack {
             config: self.router.cfg.clone(),
             links: self.router.save_links(),
             rules: self.router.save_rules(),
+            sets: self.router.sets().save(self.router.now),
             gateway: self.gateway.save(),
             tcp: self.translator.tcp.save(),
             udp: self.translator.udp.save(),
@@ -157,7 +161,7 @@ impl Stack {
             Randomness::Fresh(seed) => (seed, None),
             Randomness::Replay(seed, position) => (seed, Some(position)),
         };
-        let StackState { config, links, rules, gateway, tcp, udp, icmp, stats } = state;
+        let StackState { config, links, rules, sets, gateway, tcp, udp, icmp, stats } = state;
         let limits = config.limits;
         let mut stack = Stack::without_rules(config, seed);
         let Stack { router, gateway: services, translator, .. } = &mut stack;
@@ -165,6 +169,7 @@ impl Stack {
         let table = conntrack(router.cfg.conntrack.clone(), router.netfilter.key()).map_err(StateError::Conntrack)?;
         router.netfilter.set_conntrack(Arc::new(table));
         router.restore_links(links, position.is_some()).map_err(part("links"))?;
+        router.restore_sets(sets).map_err(part("sets"))?;
         router.restore_rules(rules)?;
         services.restore(gateway, router).map_err(part("gateway services"))?;
         translator.tcp.restore(tcp, router).map_err(part("TCP flows"))?;

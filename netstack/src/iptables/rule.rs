@@ -2,12 +2,14 @@
 
 mod alter;
 mod packet;
+mod set;
 
 pub use alter::{Alter, HopChange, LogTarget, NflogTarget, log_flags};
 pub use packet::{
     ChunkRule, EcnMatch, ExtMatch, FieldMatch, FragMatch, HopTest, OptionsMatch, RouteMatch, RpFilter, SctpChunks, SctpMatch,
     SpiRange, StringMatch, TimeMatch, U32Step, U32Test, header_bits,
 };
+pub use set::{SetDirs, SetMatch, SetRef, SetTarget};
 
 use crate::nat::NatRange;
 use crate::wire::Mac;
@@ -295,6 +297,8 @@ pub enum Match {
     U32(Inv<Vec<U32Test>>),
     /// `ah`, `frag`, `hbh`, `dst`, `rt`, `ipv6header`, `eui64`, `mh` of IPv6.
     Extension(Box<ExtMatch>),
+    /// `set`.
+    Set(Box<SetMatch>),
 }
 
 /// Which port `multiport` tests.
@@ -454,6 +458,8 @@ pub enum Target {
     Nflog(Box<NflogTarget>),
     /// `TRACE`: the packet's way is recorded from here on.
     Trace,
+    /// `SET`.
+    Set(Box<SetTarget>),
 }
 
 /// How `REJECT` answers.

@@ -3,6 +3,7 @@
 use super::{Link, RateLimit, Router, Via};
 use crate::config::{Behind, LinkNet};
 use crate::edge::{LinkId, LinkInfo, Token};
+use crate::ipset::{Sets, SetsState};
 use crate::iptables::text::{self, PrintOptions, RestoreOptions};
 use crate::iptables::{Family, Ruleset};
 use crate::state::{Invalid, StateError, invalid};
@@ -164,6 +165,13 @@ impl Router {
             }
         };
         RulesState { tracking: self.netfilter.tracking, families: [family(Family::V4), family(Family::V6)] }
+    }
+
+    /// Puts saved sets in place of none; to be done before rules that name them are loaded.
+    pub(crate) fn restore_sets(&mut self, state: SetsState) -> Result<(), Invalid> {
+        let key = self.netfilter.named.sets.key();
+        self.netfilter.named.sets = Sets::load(state, key)?;
+        Ok(())
     }
 
     /// Puts saved rules in place of none. Our own chains are made anew from the configuration, and keep their counters where they are
