@@ -75,13 +75,13 @@ impl Stack {
         &mut self,
         now: Time,
         rules: Ruleset,
-        sets: Option<Sets>,
+        sets: Option<&Sets>,
         recheck: Recheck,
         edge: &mut E,
     ) -> Result<RulesReport, RuleError> {
         self.router.now = now;
         let family = rules.family;
-        let rebuilt = sets.map(|s| self.router.rebuild(&s, Some(family))).transpose()?;
+        let rebuilt = sets.map(|s| self.router.rebuild(s, Some(family))).transpose()?;
         let program = self.router.compile_on(rules, true, rebuilt.as_ref())?;
         if let Some(rebuilt) = rebuilt {
             self.router.install_sets(rebuilt);
@@ -110,8 +110,8 @@ impl Stack {
     }
 
     /// Checks rules and sets as [`Stack::set_rules_on`] would, and changes nothing.
-    pub fn check_rules_on(&self, rules: Ruleset, sets: Option<Sets>) -> Result<(), RuleError> {
-        let rebuilt = sets.map(|s| self.router.rebuild(&s, Some(rules.family))).transpose()?;
+    pub fn check_rules_on(&self, rules: Ruleset, sets: Option<&Sets>) -> Result<(), RuleError> {
+        let rebuilt = sets.map(|s| self.router.rebuild(s, Some(rules.family))).transpose()?;
         self.router.compile_on(rules, true, rebuilt.as_ref()).map(|_| ())
     }
 

@@ -195,8 +195,23 @@ impl Body {
 
     /// Elements that are not over, in the order of their keys.
     pub(super) fn sorted(&self, now: Time) -> Vec<(Key, Elem)> {
-        let mut all: Vec<_> = self.elems.iter().filter(|(_, e)| !e.is_over(now)).map(|(k, e)| (*k, e.clone())).collect();
-        all.sort_unstable_by_key(|(k, _)| *k);
-        all
+        let part = self.part(now, 0, self.elems.len());
+        part.into_iter().map(|(k, e)| (k, e.clone())).collect()
+    }
+
+    /// A part of them: so many from a place on.
+    pub(super) fn part(&self, now: Time, from: usize, most: usize) -> Vec<(Key, &Elem)> {
+        let mut all: Vec<_> = self.elems.iter().filter(|(_, e)| !e.is_over(now)).map(|(k, e)| (*k, e)).collect();
+        if from >= all.len() {
+            return Vec::new();
+        }
+        all.select_nth_unstable_by_key(from, |(k, _)| *k);
+        let mut rest = all.split_off(from);
+        if most < rest.len() {
+            rest.select_nth_unstable_by_key(most, |(k, _)| *k);
+            rest.truncate(most);
+        }
+        rest.sort_unstable_by_key(|(k, _)| *k);
+        rest
     }
 }

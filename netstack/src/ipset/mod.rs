@@ -26,6 +26,7 @@ pub use set::{Asked, Change, CounterTest, Set};
 pub use state::{SetState, SetsState};
 
 use crate::rng;
+use crate::time::Time;
 use std::sync::Arc;
 
 /// Most sets.
@@ -87,6 +88,14 @@ impl Sets {
             copy.list.insert(place.min(copy.list.len()), list);
         }
         copy
+    }
+
+    /// The same sets, time-outs that began at the start of stack time begin `now`.
+    #[must_use]
+    pub fn beginning(&self, now: Time) -> Sets {
+        let sets = self.copy(self.key);
+        sets.list.iter().for_each(|set| set.put_off(now.since(Time::ZERO)));
+        sets
     }
 
     fn push(&mut self, set: Set) {

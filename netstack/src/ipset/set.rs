@@ -133,6 +133,14 @@ impl Set {
         Set { head: self.head.clone(), body: Mutex::new(body), changes: AtomicBool::new(false) }
     }
 
+    /// Has all elements end later.
+    pub(super) fn put_off(&self, by: Duration) {
+        match &mut *self.lock() {
+            Contents::Elems(body) => body.elems.values_mut().for_each(|e| e.expires = e.expires + by),
+            Contents::Members(list) => list.iter_mut().for_each(|m| m.elem.expires = m.elem.expires + by),
+        }
+    }
+
     /// From now on rules change it, and the members of a list.
     pub(crate) fn rules_change_it(&self) {
         self.changes.store(true, Ordering::Relaxed);

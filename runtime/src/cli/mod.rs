@@ -15,6 +15,7 @@ mod options;
 mod repair_helper;
 mod restore;
 mod rules;
+mod sets;
 mod stats;
 pub(crate) mod values;
 mod wait;
@@ -109,6 +110,11 @@ enum Command {
     Rules {
         #[command(subcommand)]
         command: rules::RulesCommand,
+    },
+    /// Print the sets of a running sandbox that its rules name
+    Sets {
+        #[command(subcommand)]
+        command: sets::SetsCommand,
     },
     /// List, count, delete or flush the tracked connections of a running sandbox, as conntrack(8) does
     #[command(after_help = conntrack::HELP)]
@@ -247,6 +253,7 @@ pub fn main() -> ExitCode {
         Command::Exec { name, command } => exec::exec(&name, &command),
         Command::Stats { name, json } => stats::stats(&name, json),
         Command::Rules { command } => rules::rules(command),
+        Command::Sets { command } => sets::sets(command),
         Command::Conntrack(args) => conntrack::conntrack(*args),
         Command::Drops { name, all, json } => drops::drops(&name, all, json),
         Command::RepairHelper(args) => repair_helper::repair_helper(&args),

@@ -107,6 +107,9 @@ impl Worker {
                 *family = Default::default();
             }
         }
+        if setup.rules.sets.is_some() {
+            state.sets = Default::default();
+        }
         let stale = held.generation.is_some_and(|g| g != generation);
         let raw4 = held.raw_icmp4.or(setup.raw_icmp4);
         let raw6 = held.raw_icmp6.or(setup.raw_icmp6);

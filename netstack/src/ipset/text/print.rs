@@ -8,6 +8,7 @@ use crate::time::Time;
 use crate::tuple::proto;
 use core::fmt::{self, Write};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 const SCTP: u8 = 132;
 const UDP_LITE: u8 = 136;
@@ -16,29 +17,46 @@ impl Sets {
     /// The sets with their elements; time-outs are what is left at `now`.
     pub fn print(&self, now: Time) -> String {
         let mut out = String::new();
-        let lists = |list: bool| self.list.iter().filter(move |s| s.head().is_list() == list);
-        lists(false).chain(lists(true)).for_each(|set| set.print(now, &mut out));
+        self.saved().for_each(|set| set.print(now, &mut out));
         out
+    }
+
+    /// The sets in the order in which they are printed: lists behind the sets that they may name.
+    pub fn saved(&self) -> impl Iterator<Item = &Arc<Set>> {
+        let lists = |list: bool| self.list.iter().filter(move |s| s.head().is_list() == list);
+        lists(false).chain(lists(true))
     }
 }
 
 impl Set {
     /// The lines of one set.
     pub fn print(&self, now: Time, out: &mut String) {
+        self.print_part(now, 0, usize::MAX, out);
+    }
+
+    /// A part of its lines: so many elements from a place on, before the first of which stands how the set is created. Whether there
+    /// may be more.
+    pub fn print_part(&self, now: Time, from: usize, most: usize, out: &mut String) -> bool {
         let head = self.head();
-        put(out, format_args!("{}\n", Create(head)));
+        if from == 0 {
+            put(out, format_args!("{}\n", Create(head)));
+        }
         match &*self.lock() {
             Contents::Elems(body) => {
-                for (key, elem) in body.sorted(now) {
-                    put(out, format_args!("add {} {}", head.name, Element(head, &key)));
-                    options(head, &elem, now, out);
+                let part = body.part(now, from, most);
+                for (key, elem) in &part {
+                    put(out, format_args!("add {} {}", head.name, Element(head, key)));
+                    options(head, elem, now, out);
                 }
+                part.len() == most
             }
+            // At most as many as there are sets.
             Contents::Members(list) => {
                 for m in list.iter().filter(|m| !m.elem.is_over(now)) {
                     put(out, format_args!("add {} {}", head.name, m.set.name()));
                     options(head, &m.elem, now, out);
                 }
+                false
             }
         }
     }
