@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::conntrack::image::Head;
 use crate::gateway::GatewayState;
 use crate::ipset::SetsState;
+use crate::iptables::RecentState;
 use crate::router::{LinksState, LinksStateV1, RulesState};
 use crate::state::StackState;
 use crate::stats::StatsState;
@@ -39,6 +40,8 @@ pub mod kind {
     pub const STATS: SectionKind = SectionKind(8);
     /// Sets of addresses, nets and ports; not there if there are none.
     pub const SETS: SectionKind = SectionKind(9);
+    /// Addresses that rules remember; not there if there are no such rules.
+    pub const RECENT: SectionKind = SectionKind(10);
     /// What the table of connections has beside them.
     pub const CONNTRACK: SectionKind = SectionKind(16);
     /// Records of tracked connections.
@@ -113,6 +116,7 @@ sections! {
     }
     optional {
         SetsState: SETS, 1, sets;
+        RecentState: RECENT, 1, recent;
     }
 }
 

@@ -15,6 +15,7 @@ use crate::conntrack::{Conntrack, CtConfig};
 use crate::edge::{Edge, LinkId, SockId, Token, TokenKind};
 use crate::gateway::GatewayState;
 use crate::ipset::SetsState;
+use crate::iptables::RecentState;
 use crate::rng::{Key, Rng};
 use crate::router::{LinksState, RulesState};
 use crate::stack::Stack;
@@ -39,6 +40,8 @@ pub struct StackState {
     pub rules: RulesState,
     /// Sets that rules name.
     pub sets: SetsState,
+    /// Addresses that rules remember (`recent`).
+    pub recent: RecentState,
     /// The gateway's services.
     pub gateway: GatewayState,
     /// TCP flows.
@@ -138,6 +141,7 @@ impl Stack {
             links: self.router.save_links(),
             rules: self.router.save_rules(),
             sets: self.router.sets().save(self.router.now),
+            recent: self.router.save_recent(),
             gateway: self.gateway.save(),
             tcp: self.translator.tcp.save(),
             udp: self.translator.udp.save(),
@@ -161,7 +165,7 @@ impl Stack {
             Randomness::Fresh(seed) => (seed, None),
             Randomness::Replay(seed, position) => (seed, Some(position)),
         };
-        let StackState { config, links, rules, sets, gateway, tcp, udp, icmp, stats } = state;
+        let StackState { config, links, rules, sets, recent, gateway, tcp, udp, icmp, stats } = state;
         let limits = config.limits;
         let mut stack = Stack::without_rules(config, seed);
         let Stack { router, gateway: services, translator, .. } = &mut stack;
@@ -170,6 +174,7 @@ impl Stack {
         router.netfilter.set_conntrack(Arc::new(table));
         router.restore_links(links, position.is_some()).map_err(part("links"))?;
         router.restore_sets(sets).map_err(part("sets"))?;
+        let _recent = router.restore_recent(recent).map_err(part("recent"))?;
         router.restore_rules(rules)?;
         services.restore(gateway, router).map_err(part("gateway services"))?;
         translator.tcp.restore(tcp, router).map_err(part("TCP flows"))?;

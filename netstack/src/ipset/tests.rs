@@ -5,7 +5,7 @@ use super::*;
 use crate::conntrack::Track;
 use crate::iptables::{Family, SetDirs};
 use crate::packet::L4;
-use crate::skb::Skb;
+use crate::skb::{Altered, Cast, Skb};
 use crate::wire::icmp;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -47,6 +47,11 @@ fn packet<'a>(src: &str, dst: &str, protocol: u8, ports: (u16, u16)) -> Skb<'a> 
         track: Track::None,
         quoted: None,
         owner: None,
+        cast: Cast::Unicast,
+        body: crate::edge::Payload::EMPTY,
+        ip_bytes: &[],
+        traced: false,
+        altered: Altered::default(),
     }
 }
 

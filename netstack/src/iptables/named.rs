@@ -1,5 +1,6 @@
 //! What rules share by name, whatever their table and family.
 
+use super::recent::RecentTables;
 use crate::ipset::Sets;
 use crate::rng;
 
@@ -8,6 +9,8 @@ use crate::rng;
 pub struct Named {
     /// Sets of addresses, nets and ports.
     pub sets: Sets,
+    /// Tables of `recent`.
+    pub recent: RecentTables,
 }
 
 impl Default for Named {
@@ -19,11 +22,11 @@ impl Default for Named {
 impl Named {
     /// Nothing, to be hashed under a key that nobody else should know.
     pub fn new(key: rng::Key) -> Named {
-        Named { sets: Sets::new(key) }
+        Named::of(Sets::new(key))
     }
 
     /// These sets.
     pub fn of(sets: Sets) -> Named {
-        Named { sets }
+        Named { sets, recent: RecentTables::default() }
     }
 }

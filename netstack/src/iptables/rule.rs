@@ -11,6 +11,7 @@ pub use packet::{
 };
 pub use set::{SetDirs, SetMatch, SetRef, SetTarget};
 
+use super::recent::RecentMatch;
 use crate::nat::NatRange;
 use crate::wire::Mac;
 use core::net::IpAddr;
@@ -299,6 +300,8 @@ pub enum Match {
     Extension(Box<ExtMatch>),
     /// `set`.
     Set(Box<SetMatch>),
+    /// `recent`.
+    Recent(Box<RecentMatch>),
 }
 
 /// Which port `multiport` tests.

@@ -61,7 +61,7 @@ impl Router {
     /// Compiles the rules in force, but those of one family, for other sets.
     pub(crate) fn rebuild(&self, sets: &Sets, but: Option<Family>) -> Result<Rebuilt, RuleError> {
         let own = self.netfilter.named.sets.key();
-        let named = Named { sets: sets.copy(own) };
+        let named = Named { sets: sets.copy(own), ..self.netfilter.named.clone() };
         let mut programs = Vec::new();
         for family in [Family::V4, Family::V6].into_iter().filter(|f| Some(*f) != but) {
             if let Some((old, counters)) = &self.netfilter.families[family as usize].loaded {

@@ -137,6 +137,7 @@ fn check_match(m: &Match, rule: &Rule, place: &Place) -> Result<(), RuleFault> {
         Match::U32(m) => packet::u32(&m.value),
         Match::Extension(m) => packet::extension(m, rule, place),
         Match::Set(_) => Ok(()),
+        Match::Recent(m) => place.addr(m.mask),
     }
 }
 

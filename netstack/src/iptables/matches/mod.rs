@@ -8,6 +8,7 @@ mod extension;
 mod fields;
 mod limit;
 mod meta;
+mod recent;
 mod sctp;
 mod set;
 mod statistic;
@@ -15,6 +16,7 @@ mod time;
 pub(super) mod transport;
 
 pub(super) use limit::{Limit, LimitError};
+pub(super) use recent::Recent;
 pub(super) use set::{InSet, set_of};
 
 use super::check::RuleFault;
@@ -92,6 +94,7 @@ pub(super) enum Op {
     U32(Box<Inv<Vec<U32Test>>>),
     Extension(Box<ExtMatch>),
     Set(Box<InSet>),
+    Recent(Box<Recent>),
 }
 
 /// The tests of all rules.
@@ -219,6 +222,7 @@ impl Ops {
             Match::U32(m) => self.list.push(Op::U32(Box::new(m.clone()))),
             Match::Extension(m) => self.list.push(Op::Extension(m.clone())),
             Match::Set(m) => self.list.push(Op::Set(Box::new(InSet::new(m, family, named)?))),
+            Match::Recent(m) => self.list.push(Op::Recent(Box::new(Recent::new(m, named)))),
         }
         Ok(())
     }
@@ -329,6 +333,7 @@ impl Ops {
             Op::U32(m) => content::u32(m, skb, env.bulk).into(),
             Op::Extension(m) => extension::extension(m, skb),
             Op::Set(s) => s.has(skb, env.now).into(),
+            Op::Recent(r) => r.ask(skb, env.now).into(),
         }
     }
 }
@@ -336,7 +341,7 @@ impl Ops {
 impl Op {
     /// Whether asking changes something, so that it matters which tests were asked before.
     pub(super) const fn is_stateful(&self) -> bool {
-        matches!(self, Op::Limit(_) | Op::Random(_) | Op::Nth(_) | Op::Set(_))
+        matches!(self, Op::Limit(_) | Op::Random(_) | Op::Nth(_) | Op::Set(_) | Op::Recent(_))
     }
 
     /// What it asks of TCP flags: bits that are looked at, and what they must be, or must not.
@@ -360,7 +365,7 @@ impl Op {
             Op::Connmark(_) => Holds::ConnMark,
             Op::TcpOption(_) | Op::Field(_) | Op::Extension(_) | Op::Rpfilter(_) => Holds::Packet,
             Op::Sctp(_) | Op::Search(_) | Op::U32(_) | Op::Time(_) => Holds::Packet,
-            Op::Limit(_) | Op::Random(_) | Op::Nth(_) => Holds::Packet,
+            Op::Limit(_) | Op::Random(_) | Op::Nth(_) | Op::Recent(_) => Holds::Packet,
             Op::Set(s) => s.holds(),
         }
     }

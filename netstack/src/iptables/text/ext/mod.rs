@@ -20,6 +20,7 @@ mod mark;
 mod nat;
 mod owner;
 mod ports;
+mod recent;
 mod refused;
 mod reject;
 mod rpfilter;
@@ -203,6 +204,7 @@ static MATCHES: &[&Extension<Match>] = &[
     &headers::EUI64,
     &headers::MH,
     &set::SET_MATCH,
+    &recent::RECENT,
 ];
 
 /// All targets but the verdicts. A new one needs an entry here and an arm in [`print_target`].
@@ -313,6 +315,7 @@ pub(super) fn print_match(m: &Match, family: Family, out: &mut String) {
         Match::U32(m) => content::print_u32(m, out),
         Match::Extension(m) => headers::print(m, out),
         Match::Set(m) => set::print_match(m, out),
+        Match::Recent(m) => recent::print(m, out),
     }
 }
 

@@ -23,7 +23,7 @@ const MATCHES: &[(&str, &str)] = &[
     ("connlabel", NO_CT_LABELS), ("connlimit", NOT_YET), ("cpu", NO_PLACE), ("dccp", NOT_YET), ("devgroup", NO_PLACE),
     ("hashlimit", NOT_YET), ("helper", "there are no helpers here"), ("ipvs", NO_PLACE), ("nfacct", NO_PLACE),
     ("osf", NO_LISTS), ("physdev", BRIDGE), ("policy", NO_IPSEC), ("quota", NOT_YET), ("quota2", NOT_YET),
-    ("rateest", NO_SHAPING), ("realm", NO_ROUTES), ("recent", NOT_YET), ("socket", NO_SOCKETS),
+    ("rateest", NO_SHAPING), ("realm", NO_ROUTES), ("socket", NO_SOCKETS),
     ("srh", NOT_YET), ("udplite", NOT_YET), ("unclean", NO_PLACE),
 ];
 
