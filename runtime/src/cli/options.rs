@@ -355,7 +355,7 @@ impl NetOptions {
     fn rules(&self, v4: bool, v6: bool) -> Result<RulesSetup, Failure> {
         let files = [&self.rules, &self.rules6, &self.ipset];
         if files.into_iter().filter(|f| f.as_deref() == Some(Path::new("-"))).count() > 1 {
-            return Err(usage("only one of --rules, --rules6 and --ipset can be read from standard input"));
+            return Err(usage("two of --rules, --rules6 and --ipset cannot both be read from standard input"));
         }
         let sets = self.ipset.as_deref().map(|path| {
             let source = Source::read(Some(path))?;
