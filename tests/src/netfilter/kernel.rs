@@ -106,7 +106,7 @@ impl Kernel {
             let none = rules::whole("");
             let flush =
                 ["iptables", "ip6tables"].map(|p| format!("{p}-legacy-restore <<'END-OF-RULES'\n{none}END-OF-RULES\n")).concat();
-            self.shell.ok(&format!("{flush}ipset destroy; ipset restore <<'END-OF-SETS'\n{sets}END-OF-SETS"));
+            self.shell.ok(&format!("{flush}ipset flush; ipset destroy; ipset restore <<'END-OF-SETS'\n{sets}END-OF-SETS"));
         }
         let script = format!("conntrack -F 2>&1; {program} -c <<'END-OF-RULES' 2>&1\n{}END-OF-RULES", rules::whole(rules));
         let (text, code) = self.shell.run(&script);
