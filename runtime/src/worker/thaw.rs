@@ -107,8 +107,9 @@ impl Worker {
                 *family = Default::default();
             }
         }
-        if setup.rules.sets.is_some() {
-            state.sets = Default::default();
+        if let Some(sets) = &setup.rules.sets {
+            // The image's rules must do with them.
+            state.sets = sets.beginning(now).save(now);
         }
         let stale = held.generation.is_some_and(|g| g != generation);
         let raw4 = held.raw_icmp4.or(setup.raw_icmp4);
