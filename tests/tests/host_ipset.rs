@@ -94,8 +94,9 @@ fn sets_are_printed_as_the_real_tool_prints_them() {
 #[test]
 fn what_the_real_tool_refuses_is_refused() {
     let Some(lab) = lab() else { return };
+    // Additions to one set in a row go by the options of the first there, so that of `a` does not stand last.
     let made = "create a hash:ip maxelem 2\ncreate b hash:net\ncreate c hash:ip,port\ncreate e bitmap:port range 1-9\n\
-                create l list:set\nadd l b\nadd a 1.1.1.1\n";
+                create l list:set\nadd a 1.1.1.1\nadd l b\n";
     for line in [
         "add a 0.0.0.0",
         "add a 1.1.1.1",

@@ -98,11 +98,13 @@ impl Ours {
     }
 
     fn replace(&mut self, rules: &str) {
+        let sets =
+            Sets::default().restore(&rules::sets(rules), self.now).unwrap_or_else(|e| panic!("we refuse the sets: {e}\n{rules}"));
         let text = rules::whole(rules);
         let options = RestoreOptions { counters: true, noflush: false };
         let rules =
             restore(&Ruleset::new(self.family), &text, options).unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
-        let done = self.stack.set_rules(self.now, rules, Recheck::Keep, &mut self.edge);
+        let done = self.stack.set_rules_on(self.now, rules, Some(&sets), Recheck::Keep, &mut self.edge);
         done.unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
     }
 
@@ -175,14 +177,6 @@ impl Router for Ours {
             self.edge.add_link(info);
         }
         self.replace(rules);
-        let sets =
-            Sets::default().restore(&rules::sets(rules), self.now).unwrap_or_else(|e| panic!("we refuse the sets: {e}\n{rules}"));
-        let text = rules::whole(rules);
-        let options = RestoreOptions { counters: true, noflush: false };
-        let rules =
-            restore(&Ruleset::new(self.family), &text, options).unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
-        let done = self.stack.set_rules_on(self.now, rules, Some(&sets), Recheck::Keep, &mut self.edge);
-        done.unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
     }
 
     fn now(&self) -> Duration {
