@@ -39,7 +39,7 @@ skip() { echo "SKIPPED: $*" | tee -a "$SKIPPED"; }
 
 # program:package
 TOOLS="busybox:busybox conntrack:conntrack curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base dhclient:isc-dhcp-client ethtool:ethtool git:git ip:iproute2
-iptables-legacy:iptables iperf3:iperf3 nc:netcat-openbsd nft:nftables nginx:nginx-light nsenter:util-linux ping:iputils-ping python3:python3
+ipset:ipset iptables-legacy:iptables iperf3:iperf3 nc:netcat-openbsd nft:nftables nginx:nginx-light nsenter:util-linux ping:iputils-ping python3:python3
 redis-benchmark:redis-tools redis-server:redis-server setpriv:util-linux socat:socat ssh:openssh-client
 sshd:openssh-server strace:strace tcpdump:tcpdump traceroute:traceroute unshare:util-linux g++:g++"
 export PATH=$PATH:/usr/sbin:/sbin

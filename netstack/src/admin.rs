@@ -2,6 +2,7 @@
 
 use crate::conntrack::{Conn, ConnId, Conntrack};
 use crate::edge::Edge;
+use crate::ipset::Sets;
 use crate::iptables::{Family, RuleError, Ruleset};
 use crate::stack::Stack;
 use crate::time::Time;
@@ -66,9 +67,25 @@ impl Stack {
         recheck: Recheck,
         edge: &mut E,
     ) -> Result<RulesReport, RuleError> {
+        self.set_rules_on(now, rules, None, recheck, edge)
+    }
+
+    /// As [`Stack::set_rules`], and replaces the sets at the same time, if there are others. The other family's rules must do with those, too.
+    pub fn set_rules_on<E: Edge>(
+        &mut self,
+        now: Time,
+        rules: Ruleset,
+        sets: Option<&Sets>,
+        recheck: Recheck,
+        edge: &mut E,
+    ) -> Result<RulesReport, RuleError> {
         self.router.now = now;
         let family = rules.family;
-        let program = self.router.compile(rules, true)?;
+        let rebuilt = sets.map(|s| self.router.rebuild(s, Some(family))).transpose()?;
+        let program = self.router.compile_on(rules, true, rebuilt.as_ref())?;
+        if let Some(rebuilt) = rebuilt {
+            self.router.install_sets(rebuilt);
+        }
         // Flows that are older than tracking have connections from here on, which can be judged.
         if self.router.begin_tracking() {
             self.translator.adopt(&mut self.router);
@@ -89,7 +106,26 @@ impl Stack {
 
     /// Checks rules as [`Stack::set_rules`] would, and changes nothing.
     pub fn check_rules(&self, rules: Ruleset) -> Result<(), RuleError> {
-        self.router.compile(rules, true).map(|_| ())
+        self.check_rules_on(rules, None)
+    }
+
+    /// Checks rules and sets as [`Stack::set_rules_on`] would, and changes nothing.
+    pub fn check_rules_on(&self, rules: Ruleset, sets: Option<&Sets>) -> Result<(), RuleError> {
+        let rebuilt = sets.map(|s| self.router.rebuild(s, Some(rules.family))).transpose()?;
+        self.router.compile_on(rules, true, rebuilt.as_ref()).map(|_| ())
+    }
+
+    /// Replaces the sets that rules name. The rules in force must do with them; an error leaves everything as it was.
+    pub fn set_sets(&mut self, now: Time, sets: &Sets) -> Result<(), RuleError> {
+        self.router.now = now;
+        let rebuilt = self.router.rebuild(sets, None)?;
+        self.router.install_sets(rebuilt);
+        Ok(())
+    }
+
+    /// The sets that rules name.
+    pub fn sets(&self) -> &Sets {
+        self.router.sets()
     }
 
     /// The rules in force, with what they counted.

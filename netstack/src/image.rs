@@ -6,6 +6,8 @@
 use crate::config::Config;
 use crate::conntrack::image::Head;
 use crate::gateway::GatewayState;
+use crate::ipset::SetsState;
+use crate::iptables::RecentState;
 use crate::router::{LinksState, LinksStateV1, RulesState};
 use crate::state::StackState;
 use crate::stats::StatsState;
@@ -36,6 +38,10 @@ pub mod kind {
     pub const ICMP: SectionKind = SectionKind(7);
     /// Statistics.
     pub const STATS: SectionKind = SectionKind(8);
+    /// Sets of addresses, nets and ports; not there if there are none.
+    pub const SETS: SectionKind = SectionKind(9);
+    /// Addresses that rules remember; not there if there are no such rules.
+    pub const RECENT: SectionKind = SectionKind(10);
     /// What the table of connections has beside them.
     pub const CONNTRACK: SectionKind = SectionKind(16);
     /// Records of tracked connections.
@@ -51,19 +57,27 @@ impl SectionState for Head {
     const VERSION: u16 = 1;
 }
 
+/// What is behind `optional` has a section only if there is something to be saved.
 macro_rules! sections {
-    ($($state:ty: $kind:ident, $version:literal, $field:ident $(, from $($from:literal $old:ty),+)?;)*) => {
+    (
+        always { $($state:ty: $kind:ident, $version:literal, $field:ident $(, from $($from:literal $old:ty),+)?;)* }
+        optional { $($opt_state:ty: $opt_kind:ident, $opt_version:literal, $opt_field:ident;)* }
+    ) => {
         $(impl SectionState for $state {
             const KIND: SectionKind = kind::$kind;
             const VERSION: u16 = $version;
             const UPGRADES: &'static [Upgrade<Self>] =
                 &[$($(Upgrade { from: $from, decode: |b| decode::<$old>(b).map(Self::from) }),+)?];
         })*
+        $(impl SectionState for $opt_state {
+            const KIND: SectionKind = kind::$opt_kind;
+            const VERSION: u16 = $opt_version;
+        })*
 
         impl StackState {
             /// The sections that a state is read from.
             pub fn known() -> Vec<Known> {
-                vec![$(<$state>::known(),)*]
+                vec![$(<$state>::known(),)* $(<$opt_state>::known(),)*]
             }
 
             /// Adds the state's sections to an image.
@@ -72,6 +86,9 @@ macro_rules! sections {
             /// If a part is larger than a section may be.
             pub fn add_to(&self, image: &mut ImageBuilder<'_>) -> Result<(), WriteError> {
                 $(image.state(SectionFlags::REQUIRED, 1, &self.$field)?;)*
+                $(if !self.$opt_field.is_empty() {
+                    image.state(SectionFlags::REQUIRED, 1, &self.$opt_field)?;
+                })*
                 Ok(())
             }
 
@@ -80,19 +97,33 @@ macro_rules! sections {
             /// # Errors
             /// If a section is not there, damaged, or not of the form of its version.
             pub fn from_image(image: &Image<'_>) -> Result<StackState, StateError> {
-                Ok(StackState { $($field: image.state()?,)* })
+                Ok(StackState { $($field: image.state()?,)* $($opt_field: optional(image)?,)* })
             }
         }
     };
 }
 
 sections! {
-    Config: CONFIG, 1, config;
-    LinksState: LINKS, 2, links, from 1 LinksStateV1;
-    RulesState: RULES, 1, rules;
-    GatewayState: GATEWAY, 1, gateway;
-    TcpState: TCP, 1, tcp;
-    UdpState: UDP, 1, udp;
-    IcmpState: ICMP, 1, icmp;
-    StatsState: STATS, 1, stats;
+    always {
+        Config: CONFIG, 1, config;
+        LinksState: LINKS, 2, links, from 1 LinksStateV1;
+        RulesState: RULES, 1, rules;
+        GatewayState: GATEWAY, 1, gateway;
+        TcpState: TCP, 1, tcp;
+        UdpState: UDP, 1, udp;
+        IcmpState: ICMP, 1, icmp;
+        StatsState: STATS, 1, stats;
+    }
+    optional {
+        SetsState: SETS, 1, sets;
+        RecentState: RECENT, 1, recent;
+    }
+}
+
+/// The state of a section that need not be there.
+fn optional<T: SectionState + Default>(image: &Image<'_>) -> Result<T, StateError> {
+    match image.section(T::KIND) {
+        Ok(section) => section.state(),
+        Err(_) => Ok(T::default()),
+    }
 }

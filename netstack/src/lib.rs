@@ -17,6 +17,7 @@ pub mod edge;
 pub mod flow;
 pub mod gateway;
 pub mod image;
+pub mod ipset;
 pub mod iptables;
 pub mod nat;
 pub mod packet;

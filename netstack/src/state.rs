@@ -14,6 +14,8 @@ use crate::config::Config;
 use crate::conntrack::{Conntrack, CtConfig};
 use crate::edge::{Edge, LinkId, SockId, Token, TokenKind};
 use crate::gateway::GatewayState;
+use crate::ipset::SetsState;
+use crate::iptables::RecentState;
 use crate::rng::{Key, Rng};
 use crate::router::{LinksState, RulesState};
 use crate::stack::Stack;
@@ -36,6 +38,10 @@ pub struct StackState {
     pub links: LinksState,
     /// Rules and their counters. Others may be put in before the restore.
     pub rules: RulesState,
+    /// Sets that rules name.
+    pub sets: SetsState,
+    /// Addresses that rules remember (`recent`).
+    pub recent: RecentState,
     /// The gateway's services.
     pub gateway: GatewayState,
     /// TCP flows.
@@ -134,6 +140,8 @@ impl Stack {
             config: self.router.cfg.clone(),
             links: self.router.save_links(),
             rules: self.router.save_rules(),
+            sets: self.router.sets().save(self.router.now),
+            recent: self.router.save_recent(),
             gateway: self.gateway.save(),
             tcp: self.translator.tcp.save(),
             udp: self.translator.udp.save(),
@@ -157,7 +165,7 @@ impl Stack {
             Randomness::Fresh(seed) => (seed, None),
             Randomness::Replay(seed, position) => (seed, Some(position)),
         };
-        let StackState { config, links, rules, gateway, tcp, udp, icmp, stats } = state;
+        let StackState { config, links, rules, sets, recent, gateway, tcp, udp, icmp, stats } = state;
         let limits = config.limits;
         let mut stack = Stack::without_rules(config, seed);
         let Stack { router, gateway: services, translator, .. } = &mut stack;
@@ -165,6 +173,8 @@ impl Stack {
         let table = conntrack(router.cfg.conntrack.clone(), router.netfilter.key()).map_err(StateError::Conntrack)?;
         router.netfilter.set_conntrack(Arc::new(table));
         router.restore_links(links, position.is_some()).map_err(part("links"))?;
+        router.restore_sets(sets).map_err(part("sets"))?;
+        let _recent = router.restore_recent(recent).map_err(part("recent"))?;
         router.restore_rules(rules)?;
         services.restore(gateway, router).map_err(part("gateway services"))?;
         translator.tcp.restore(tcp, router).map_err(part("TCP flows"))?;

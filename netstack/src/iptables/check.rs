@@ -92,6 +92,12 @@ pub enum RuleFault {
     /// The target needs another `-p`.
     #[error("target {0} needs {1}: add it")]
     TargetProto(&'static str, &'static str),
+    /// A set that is not there.
+    #[error("there is no set {0}: create it in the file of sets (--ipset), or correct the name")]
+    NoSet(String),
+    /// A set of the other family.
+    #[error("the set {0} has addresses of the other family")]
+    SetFamily(String),
     /// DROP in nat.
     #[error("the nat table sees only the first packet of a connection and is not for filtering: DROP in table filter")]
     NatDrop,

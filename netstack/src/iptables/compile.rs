@@ -7,17 +7,19 @@ use super::holds::Holds;
 use super::ifaces::IfaceSet;
 use super::lookup::Rows;
 use super::matches::{Op, Ops};
+use super::named::Named;
 use super::program::{Action, Entry, Heads, Parts, Tail};
 use super::targets::Effect;
 use super::{CtTarget, Family, Hook, Match, Policy, Rule, Ruleset, TableName, Target};
 
 /// Checks rules and compiles them.
-pub(super) fn compile(rules: &Ruleset) -> Result<Parts, RuleError> {
+pub(super) fn compile(rules: &Ruleset, named: &Named) -> Result<Parts, RuleError> {
     let graphs = check::check(rules)?;
     let starts = starts(rules)?;
     let sets = head::sets(all_rules(rules));
     let mut c = Compiler {
         rules,
+        named,
         graphs: &graphs,
         starts: &starts,
         sets: &sets,
@@ -105,6 +107,7 @@ fn needs_tracking(rule: &Rule) -> bool {
 
 struct Compiler<'a> {
     rules: &'a Ruleset,
+    named: &'a Named,
     graphs: &'a [Graph],
     starts: &'a [u32],
     sets: &'a Sets,
@@ -155,9 +158,9 @@ impl Compiler<'_> {
         for m in &rule.matches {
             // A test may become part of the header test only if those before change nothing.
             let may_fold = !self.ops.list[matches..].iter().any(Op::is_stateful);
-            self.ops.compile(m, self.rules.family, &mut head, may_fold)?;
+            self.ops.compile(m, self.rules.family, &mut head, may_fold, self.named)?;
         }
-        let (action, arg) = self.action(&rule.target, to);
+        let (action, arg) = self.action(&rule.target, to)?;
         let match_count = u8::try_from(self.ops.list.len() - matches)
             .map_err(|_| RuleFault::Value("rule", "more than 255 tests: split it in two by a chain"))?;
         self.tails.push(Tail { matches: matches as u32, arg, match_count, action });
@@ -186,21 +189,21 @@ impl Compiler<'_> {
         }
     }
 
-    fn action(&mut self, target: &Target, to: Option<u32>) -> (Action, u32) {
-        match (target, to) {
+    fn action(&mut self, target: &Target, to: Option<u32>) -> Result<(Action, u32), RuleFault> {
+        Ok(match (target, to) {
             (Target::Jump(_), Some(to)) => (Action::Jump, to),
             (Target::Goto(_), Some(to)) => (Action::Goto, to),
             (Target::Accept, _) => (Action::Accept, 0),
             (Target::Drop, _) => (Action::Drop, 0),
             (Target::Return, _) => (Action::Return, 0),
-            (target, _) => match Effect::compile(target) {
+            (target, _) => match Effect::compile(target, self.rules.family, self.named)? {
                 Some(effect) => {
                     self.effects.push(effect);
                     (Action::Target, self.effects.len() as u32 - 1)
                 }
                 None => (Action::Next, 0),
             },
-        }
+        })
     }
 }
 

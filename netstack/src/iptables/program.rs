@@ -5,6 +5,7 @@ use super::flags::FlagClasses;
 use super::head::{Sets, V4, V6};
 use super::lookup::Rows;
 use super::matches::{Op, Ops};
+use super::named::Named;
 use super::targets::Effect;
 use super::{Chain, CounterSet, Family, Hook, Ruleset, Stage, TableName};
 
@@ -104,7 +105,15 @@ impl Program {
     /// # Errors
     /// Says which rule cannot be, and why: jumps to nowhere, loops, matches and targets where they cannot be.
     pub fn compile(rules: &Ruleset) -> Result<Program, RuleError> {
-        let p = super::compile::compile(rules)?;
+        Program::compile_with(rules, &Named::default())
+    }
+
+    /// As [`Program::compile`], for rules that may name what there is in `named`.
+    ///
+    /// # Errors
+    /// As there; and if they name what is not there.
+    pub fn compile_with(rules: &Ruleset, named: &Named) -> Result<Program, RuleError> {
+        let p = super::compile::compile(rules, named)?;
         let has_rules = |hook: Hook, t: &TableName| p.entries[*t as usize][hook as usize].is_some_and(|e| e.start < e.end);
         let with_rules = Stage::ALL.into_iter().filter(|s| s.tables().iter().any(|t| has_rules(s.hook(), t)));
         let stages = with_rules.fold(0, |bits, s| bits | 1 << s as u8);

@@ -2,13 +2,16 @@
 
 mod alter;
 mod packet;
+mod set;
 
 pub use alter::{Alter, HopChange, LogTarget, NflogTarget, log_flags};
 pub use packet::{
     ChunkRule, EcnMatch, ExtMatch, FieldMatch, FragMatch, HopTest, OptionsMatch, RouteMatch, RpFilter, SctpChunks, SctpMatch,
     SpiRange, StringMatch, TimeMatch, U32Step, U32Test, header_bits,
 };
+pub use set::{SetDirs, SetMatch, SetRef, SetTarget};
 
+use super::recent::RecentMatch;
 use crate::nat::NatRange;
 use crate::wire::Mac;
 use core::net::IpAddr;
@@ -295,6 +298,10 @@ pub enum Match {
     U32(Inv<Vec<U32Test>>),
     /// `ah`, `frag`, `hbh`, `dst`, `rt`, `ipv6header`, `eui64`, `mh` of IPv6.
     Extension(Box<ExtMatch>),
+    /// `set`.
+    Set(Box<SetMatch>),
+    /// `recent`.
+    Recent(Box<RecentMatch>),
 }
 
 /// Which port `multiport` tests.
@@ -454,6 +461,8 @@ pub enum Target {
     Nflog(Box<NflogTarget>),
     /// `TRACE`: the packet's way is recorded from here on.
     Trace,
+    /// `SET`.
+    Set(Box<SetTarget>),
 }
 
 /// How `REJECT` answers.

@@ -7,8 +7,8 @@ use crate::conntrack::tcp::TcpState;
 use crate::conntrack::{ConnId, Conntrack, CtInfo, Dir, Proto, Status, Track};
 use crate::edge::Token;
 use crate::iptables::{
-    Bulk, CounterSet, Env, Hook, Iface, Known, LogEntry, LogSink, Outcome, Program, RawHeaders, RejectWith, Stage, TableName,
-    TraceEntry, Verdicts,
+    Bulk, CounterSet, Env, Hook, Iface, Known, LogEntry, LogSink, Named, Outcome, Program, RawHeaders, RejectWith, Stage,
+    TableName, TraceEntry, Verdicts,
 };
 use crate::nat::{self, Nat};
 use crate::packet::Packet;
@@ -67,6 +67,8 @@ pub(crate) struct Netfilter {
     pub(super) tracking: bool,
     /// By family: IPv4, IPv6.
     pub(super) families: [FamilyRules; 2],
+    /// What the names in rules stand for.
+    pub(super) named: Named,
     /// What the rules said about connections' packets.
     pub(super) verdicts: Verdicts,
     /// Whether rules of long chains are looked up.
@@ -227,6 +229,7 @@ impl Netfilter {
             look_ups: true,
             tracking: false,
             families: Default::default(),
+            named: Named::new(key),
             log: Log::default(),
             heard: Heard { bytes: [0; ethernet::HEADER_LEN + 15 * 4], ip_len: 0 },
             closed: Vec::new(),

@@ -7,8 +7,9 @@ use crate::admin::Shortcuts;
 use crate::conntrack::tcp::TcpTrack;
 use crate::conntrack::{Conn, ConnId, Conntrack, CtTuple, Dir, Proto, Status, Track};
 use crate::edge::{LinkId, Token, TokenKind};
+use crate::ipset::Sets;
 use crate::iptables::{
-    CounterSet, Env, Family, Hook, Iface, NoBulk, Outcome, Program, RawHeaders, RuleError, Ruleset, TableName,
+    CounterSet, Env, Family, Hook, Iface, Named, NoBulk, Outcome, Program, RawHeaders, RuleError, Ruleset, TableName,
 };
 use crate::packet::L4;
 use crate::skb::Skb;
@@ -45,7 +46,39 @@ impl Router {
 
     /// Checks and compiles a ruleset, our own chains put in.
     pub(crate) fn compile(&self, rules: Ruleset, tracked: bool) -> Result<Arc<Program>, RuleError> {
-        Program::compile(&self.with_own(rules, tracked)).map(Arc::new)
+        self.compile_on(rules, tracked, None)
+    }
+
+    /// As [`Router::compile`], for the sets that are to be in force.
+    pub(crate) fn compile_on(&self, rules: Ruleset, tracked: bool, on: Option<&Rebuilt>) -> Result<Arc<Program>, RuleError> {
+        let named = on.map_or(&self.netfilter.named, |r| &r.named);
+        Program::compile_with(&self.with_own(rules, tracked), named).map(Arc::new)
+    }
+
+    /// The sets in force.
+    pub(crate) fn sets(&self) -> &Sets {
+        &self.netfilter.named.sets
+    }
+
+    /// Compiles the rules in force, but those of one family, for other sets.
+    pub(crate) fn rebuild(&self, sets: &Sets, but: Option<Family>) -> Result<Rebuilt, RuleError> {
+        let own = self.netfilter.named.sets.key();
+        let named = Named { sets: sets.copy(own), ..self.netfilter.named.clone() };
+        let mut programs = Vec::new();
+        for family in [Family::V4, Family::V6].into_iter().filter(|f| Some(*f) != but) {
+            if let Some((old, counters)) = &self.netfilter.families[family as usize].loaded {
+                let program = Program::compile_with(&old.ruleset([counters]), &named)?;
+                program.recall(&old.memory());
+                programs.push(Arc::new(program));
+            }
+        }
+        Ok(Rebuilt { named, programs })
+    }
+
+    /// Puts other sets in force.
+    pub(crate) fn install_sets(&mut self, rebuilt: Rebuilt) {
+        self.netfilter.named = rebuilt.named;
+        rebuilt.programs.into_iter().for_each(|program| self.replace(program.family(), program));
     }
 
     pub(super) fn replace(&mut self, family: Family, program: Arc<Program>) {
@@ -323,6 +356,12 @@ fn echo_types(t: &Tuple) -> Option<(u8, u8)> {
         proto::ICMPV6 => Some((v6::ECHO_REQUEST, v6::ECHO_REPLY)),
         _ => None,
     }
+}
+
+/// Other sets, and the rules in force compiled for them.
+pub(crate) struct Rebuilt {
+    named: Named,
+    programs: Vec<Arc<Program>>,
 }
 
 /// A log that nobody reads.

@@ -3,13 +3,15 @@
 use super::{Link, RateLimit, Router, Via};
 use crate::config::{Behind, LinkNet};
 use crate::edge::{LinkId, LinkInfo, Token};
+use crate::ipset::{Sets, SetsState};
 use crate::iptables::text::{self, PrintOptions, RestoreOptions};
-use crate::iptables::{Family, Ruleset};
+use crate::iptables::{Family, RecentState, RecentTable, Ruleset};
 use crate::state::{Invalid, StateError, invalid};
 use crate::stats::StatsState;
 use crate::wire::Mac;
 use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Most links that a stack can have: a [`LinkId`] has 8 bits.
 pub(super) const MAX_LINKS: usize = 256;
@@ -164,6 +166,22 @@ impl Router {
             }
         };
         RulesState { tracking: self.netfilter.tracking, families: [family(Family::V4), family(Family::V6)] }
+    }
+
+    /// Puts saved sets in place of none; to be done before rules that name them are loaded.
+    pub(crate) fn restore_sets(&mut self, state: SetsState) -> Result<(), Invalid> {
+        let key = self.netfilter.named.sets.key();
+        self.netfilter.named.sets = Sets::load(state, key)?;
+        Ok(())
+    }
+
+    pub(crate) fn save_recent(&self) -> RecentState {
+        self.netfilter.named.recent.save()
+    }
+
+    /// Saved tables of `recent`, for the rules that are loaded while they are held.
+    pub(crate) fn restore_recent(&self, state: RecentState) -> Result<Vec<Arc<RecentTable>>, Invalid> {
+        self.netfilter.named.recent.load(state)
     }
 
     /// Puts saved rules in place of none. Our own chains are made anew from the configuration, and keep their counters where they are

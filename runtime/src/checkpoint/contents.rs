@@ -114,6 +114,8 @@ pub fn section_name(kind: SectionKind) -> &'static str {
         kind::UDP => "udp",
         kind::ICMP => "icmp",
         kind::STATS => "statistics",
+        kind::SETS => "sets",
+        kind::RECENT => "recent",
         kind::CONNTRACK => "tracking",
         kind::CONNECTIONS => "connections4",
         kind::CONNECTIONS_V6 => "connections6",

@@ -16,6 +16,7 @@ mod options;
 mod repair_helper;
 mod restore;
 mod rules;
+mod sets;
 mod stats;
 mod trace;
 pub(crate) mod values;
@@ -111,6 +112,11 @@ enum Command {
     Rules {
         #[command(subcommand)]
         command: rules::RulesCommand,
+    },
+    /// Print the sets of a running sandbox that its rules name
+    Sets {
+        #[command(subcommand)]
+        command: sets::SetsCommand,
     },
     /// List, count, delete or flush the tracked connections of a running sandbox, as conntrack(8) does
     #[command(after_help = conntrack::HELP)]
@@ -252,6 +258,7 @@ pub fn main() -> ExitCode {
         Command::Exec { name, command } => exec::exec(&name, &command),
         Command::Stats { name, json } => stats::stats(&name, json),
         Command::Rules { command } => rules::rules(command),
+        Command::Sets { command } => sets::sets(command),
         Command::Conntrack(args) => conntrack::conntrack(*args),
         Command::Trace(args) => trace::trace(&args),
         Command::Drops { name, all, json } => drops::drops(&name, all, json),

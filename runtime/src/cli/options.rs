@@ -49,6 +49,10 @@ pub struct NetOptions {
     #[arg(long, value_name = "FILE", help_heading = "Rules")]
     pub rules6: Option<PathBuf>,
 
+    /// Sets that rules name (`-m set`, `-j SET`), in the form of `ipset save`; `-` reads standard input
+    #[arg(long, value_name = "FILE", help_heading = "Rules")]
+    pub ipset: Option<PathBuf>,
+
     /// What becomes of live flows when `rules restore` replaces rules and does not say: keep (new rules judge later packets) or cut (judge each, reset those forbidden now)
     #[arg(long, value_name = "HOW", default_value = "keep", help_heading = "Rules")]
     pub recheck: Recheck,
@@ -307,17 +311,22 @@ impl NetOptions {
 
     /// Reads the rules, and says what follows from it if they are those of one family.
     fn rules(&self, v4: bool, v6: bool) -> Result<RulesSetup, Failure> {
-        let stdin = Some(Path::new("-"));
-        if self.rules.as_deref() == stdin && self.rules6.as_deref() == stdin {
-            return Err(usage("--rules and --rules6 cannot both be read from standard input"));
+        let files = [&self.rules, &self.rules6, &self.ipset];
+        if files.into_iter().filter(|f| f.as_deref() == Some(Path::new("-"))).count() > 1 {
+            return Err(usage("two of --rules, --rules6 and --ipset cannot both be read from standard input"));
         }
+        let sets = self.ipset.as_deref().map(|path| {
+            let source = Source::read(Some(path))?;
+            source.sets().map_err(|p| Failure::new(Status::Rules, source.describe(&p)))
+        });
+        let sets = sets.transpose()?;
         let read = |path: Option<&Path>, option: &str, family: RulesOf, on: bool| {
             let Some(path) = path else { return Ok(None) };
             if !on {
                 return Err(usage(format!("{option} {}: its family is switched off", path.display())));
             }
             let source = Source::read(Some(path))?;
-            let rules = source.rules(family).map_err(|p| Failure::new(Status::Rules, source.describe(&p)))?;
+            let rules = source.rules(family, sets.as_ref()).map_err(|p| Failure::new(Status::Rules, source.describe(&p)))?;
             Ok(Some(rules))
         };
         let rules4 = read(self.rules.as_deref(), "--rules", RulesOf::V4, v4)?;
@@ -332,7 +341,7 @@ impl NetOptions {
             (None, Some(_)) if v4 => dropped("IPv4", "--rules", "--no-ipv4"),
             _ => {}
         }
-        Ok(RulesSetup { v4: rules4, v6: rules6, recheck: self.recheck })
+        Ok(RulesSetup { sets, v4: rules4, v6: rules6, recheck: self.recheck })
     }
 
     fn v4(&self) -> Result<V4Config, Failure> {

@@ -170,6 +170,7 @@ fn wake(args: &RestoreArgs, file: &File, image: &Image<'_>, policy: RestorePolic
         policy,
         rules4: text(&args.net.rules)?,
         rules6: text(&args.net.rules6)?,
+        sets: text(&args.net.ipset)?,
         recheck: args.net.recheck,
         helper: helper.is_some(),
     };

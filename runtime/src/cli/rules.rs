@@ -6,6 +6,8 @@ use crate::control::protocol::{Problem, ProblemKind, Recheck, Request, Restore, 
 use crate::control::rules;
 use crate::sandbox::failure::{Failure, Status, complain};
 use clap::{Args, Subcommand};
+use hibernet_netstack::Time;
+use hibernet_netstack::ipset::Sets;
 use hibernet_netstack::iptables::text::{self, PrintOptions};
 use hibernet_netstack::iptables::{Chain, Policy, Rule, Ruleset};
 use serde_json::{Value, json};
@@ -19,6 +21,9 @@ pub(super) enum RulesCommand {
     Check {
         #[command(flatten)]
         family: FamilyArg,
+        /// Sets that the rules name, in the form of `ipset save`
+        #[arg(long, value_name = "FILE")]
+        ipset: Option<PathBuf>,
         /// The file; standard input if it is `-` or missing
         file: Option<PathBuf>,
     },
@@ -44,9 +49,12 @@ pub(super) enum RulesCommand {
         name: String,
         #[command(flatten)]
         family: FamilyArg,
-        /// Keep the rules that are there
+        /// Keep the rules that are there, and the sets if others are given
         #[arg(short, long)]
         noflush: bool,
+        /// Sets in place of those that are there, in the form of `ipset save`, in force at the same time
+        #[arg(long, value_name = "FILE")]
+        ipset: Option<PathBuf>,
         /// Check against the sandbox, but change nothing
         #[arg(long)]
         test: bool,
@@ -86,9 +94,17 @@ impl From<FamilyArg> for RulesOf {
 
 pub(super) fn rules(command: RulesCommand) -> Result<u8, Failure> {
     match command {
-        RulesCommand::Check { family, file } => {
+        RulesCommand::Check { family, ipset, file } => {
+            one_standard_input(ipset.as_deref(), file.as_deref())?;
+            let sets = match ipset.as_deref().map(|p| Source::read(Some(p))).transpose()? {
+                Some(source) => match source.sets() {
+                    Ok(sets) => Some(sets),
+                    Err(p) => return Ok(source.complain(&p)),
+                },
+                None => None,
+            };
             let source = Source::read(file.as_deref())?;
-            match source.rules(family.into()) {
+            match source.rules(family.into(), sets.as_ref()) {
                 Ok(rules) => print(&text::print(&rules, PrintOptions { counters: false, date: None })),
                 Err(p) => Ok(source.complain(&p)),
             }
@@ -98,22 +114,33 @@ pub(super) fn rules(command: RulesCommand) -> Result<u8, Failure> {
             let Rules { text } = Client::new(&name)?.ask(&request)?;
             if json { print_json(&tree(&own(family.into(), &text)?)) } else { print(&text) }
         }
-        RulesCommand::Restore { name, family, noflush, test, counters, recheck, file } => {
+        RulesCommand::Restore { name, family, noflush, ipset, test, counters, recheck, file } => {
             let client = Client::new(&name)?;
+            one_standard_input(ipset.as_deref(), file.as_deref())?;
+            let sets = ipset.as_deref().map(|p| Source::read(Some(p))).transpose()?;
             let source = Source::read(file.as_deref())?;
-            let text = source.text.clone();
-            let request = Restore { family: family.into(), text, noflush, counters, test, recheck };
+            let (text, set_text) = (source.text.clone(), sets.as_ref().map(|s| s.text.clone()));
+            let request = Restore { family: family.into(), text, sets: set_text, noflush, counters, test, recheck };
             match client.try_ask(&Request::RulesRestore(request))? {
                 Ok(restored) => {
                     tell(&restored, family.into(), &name);
                     Ok(0)
                 }
-                Err(p) if p.is_about_rules() => Ok(source.complain(&p)),
+                Err(p) if p.is_about_rules() => Ok(sets.filter(|_| p.kind == ProblemKind::Sets).unwrap_or(source).complain(&p)),
                 Err(p) => Err(client.failure(&p)),
             }
         }
         RulesCommand::Diff { name, family, file } => diff(&name, family.into(), file.as_deref()),
     }
+}
+
+/// Two files cannot both be standard input.
+fn one_standard_input(ipset: Option<&Path>, file: Option<&Path>) -> Result<(), Failure> {
+    let stdin = |p: Option<&Path>| p == Some(Path::new("-"));
+    if stdin(ipset) && (file.is_none() || stdin(file)) {
+        return Err(Failure::new(Status::Usage, "rules and sets cannot both be read from standard input"));
+    }
+    Ok(())
 }
 
 /// Says what else happened when rules were replaced.
@@ -213,9 +240,14 @@ impl Source {
         Ok(Source { label, text })
     }
 
-    /// The rules, if they can be read and make sense.
-    pub(super) fn rules(&self, family: RulesOf) -> Result<Ruleset, Problem> {
-        rules::read(family.into(), &self.text)
+    /// The rules, if they can be read and make sense with these sets.
+    pub(super) fn rules(&self, family: RulesOf, sets: Option<&Sets>) -> Result<Ruleset, Problem> {
+        rules::read(family.into(), &self.text, sets)
+    }
+
+    /// The sets, if they can be read.
+    pub(super) fn sets(&self) -> Result<Sets, Problem> {
+        rules::read_sets(&Sets::default(), &self.text, Time::ZERO)
     }
 
     /// A problem with the text, as one line.

@@ -96,7 +96,7 @@ impl From<ProblemKind> for Status {
     fn from(kind: ProblemKind) -> Status {
         match kind {
             ProblemKind::Request => Status::Usage,
-            ProblemKind::Syntax | ProblemKind::Meaning => Status::Rules,
+            ProblemKind::Syntax | ProblemKind::Meaning | ProblemKind::Sets => Status::Rules,
             ProblemKind::Busy => Status::Resources,
             ProblemKind::Denied | ProblemKind::File => Status::File,
             ProblemKind::State => Status::State,

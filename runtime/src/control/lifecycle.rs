@@ -156,6 +156,9 @@ pub struct Restore {
     /// IPv6 rules in place of the image's.
     #[serde(default)]
     pub rules6: Option<String>,
+    /// Sets in place of the image's.
+    #[serde(default)]
+    pub sets: Option<String>,
     /// What becomes of flows that these rules forbid.
     #[serde(default)]
     pub recheck: Recheck,

@@ -107,6 +107,15 @@ pub enum Request {
         /// In the language of `iptables-restore`.
         text: String,
     },
+    /// The sets in force, a page of lines at a time: a [`Page`] of text.
+    SetsSave {
+        /// Only this set.
+        #[serde(default)]
+        set: Option<String>,
+        /// Where to go on: `next` of the page before, 0 at first.
+        #[serde(default)]
+        from: u64,
+    },
     /// Tracked connections: a [`Page`] of them, as lines or objects by the form asked for.
     Conntrack(Box<Conntrack>),
     /// What connection tracking counted: a [`ConntrackStats`].
@@ -216,6 +225,9 @@ pub struct Restore {
     /// Take the counters of the text.
     #[serde(default)]
     pub counters: bool,
+    /// Sets that rules name, in the language of `ipset restore`: in place of those that are there, or with `noflush` carried out on them.
+    #[serde(default)]
+    pub sets: Option<String>,
     /// Check only.
     #[serde(default)]
     pub test: bool,
@@ -319,7 +331,7 @@ impl Problem {
 
     /// Whether it lies in a text of rules.
     pub fn is_about_rules(&self) -> bool {
-        matches!(self.kind, ProblemKind::Syntax | ProblemKind::Meaning)
+        matches!(self.kind, ProblemKind::Syntax | ProblemKind::Meaning | ProblemKind::Sets)
     }
 }
 
@@ -337,6 +349,8 @@ pub enum ProblemKind {
     Syntax,
     /// Rules can be read but make no sense.
     Meaning,
+    /// Sets cannot be read.
+    Sets,
     /// Not in the state in which the sandbox is.
     State,
     /// What was required of a checkpoint cannot be met.

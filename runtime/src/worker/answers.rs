@@ -8,12 +8,16 @@ use crate::control::protocol::{
 use crate::control::rules;
 use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::{ConnId, ConnView, Filter, Line};
+use hibernet_netstack::ipset::Sets;
 use hibernet_netstack::iptables::text::{self, PrintOptions, RestoreOptions};
 use serde::Serialize;
 use serde_json::Value;
 
 /// Slots of the table of connections that a page looks at: what one request can take of the worker's time.
 const SLOTS_PER_PAGE: u32 = 256;
+
+/// Elements of a set that a page has.
+const ELEMENTS_PER_PAGE: usize = 4096;
 
 /// An answer as it is sent.
 pub(super) fn encode<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
@@ -44,6 +48,7 @@ impl Worker {
             }
             Request::RulesRestore(r) => result(self.restore_rules(now, &r)),
             Request::RulesDiff { family, text } => result(self.diff_rules(family, &text)),
+            Request::SetsSave { set, from } => result(self.save_sets(now, set.as_deref(), from)),
             Request::Conntrack(r) => result(self.conntrack(now, &r)),
             Request::Trace(how) => result(self.trace(&how)),
             Request::ConntrackStats => result(self.conntrack_stats()),
@@ -62,13 +67,17 @@ impl Worker {
         let options = RestoreOptions { counters: r.counters, noflush: r.noflush };
         let base = self.stack.rules(r.family.into());
         let new = rules::restore(&base, &r.text, options)?;
-        let refused = |e| rules::refused(&e, &base, &r.text, options);
+        let none = Sets::default();
+        let on = if r.noflush { self.stack.sets() } else { &none };
+        let sets = r.sets.as_ref().map(|text| rules::read_sets(on, text, now)).transpose()?;
+        let named = sets.as_ref().unwrap_or(self.stack.sets()).clone();
+        let refused = |e| rules::refused(&e, &base, &r.text, options, &named);
         if r.test {
-            self.stack.check_rules(new).map_err(refused)?;
+            self.stack.check_rules_on(new, sets.as_ref()).map_err(refused)?;
             return Ok(Restored::default());
         }
         let recheck = r.recheck.unwrap_or(self.recheck);
-        let report = self.stack.set_rules(now, new, recheck.into(), &mut self.edge).map_err(refused)?;
+        let report = self.stack.set_rules_on(now, new, sets.as_ref(), recheck.into(), &mut self.edge).map_err(refused)?;
         slog::info!(self.log, "rules were replaced"; "family" => ?r.family, "flows_cut" => report.cut);
         Ok(Restored { cut: report.cut as u64, other_dropped: report.other_family_closed })
     }
@@ -76,8 +85,27 @@ impl Worker {
     fn diff_rules(&self, family: RulesOf, text: &str) -> Result<Rules, Problem> {
         let (old, options) = (self.stack.rules(family.into()), RestoreOptions::default());
         let new = rules::restore(&old, text, options)?;
-        self.stack.check_rules(new.clone()).map_err(|e| rules::refused(&e, &old, text, options))?;
+        let refused = |e| rules::refused(&e, &old, text, options, self.stack.sets());
+        self.stack.check_rules(new.clone()).map_err(refused)?;
         Ok(Rules { text: text::diff(&old, &self.stack.with_own_rules(new)).to_string() })
+    }
+
+    /// A page of sets: of one of them, or of all, one after the other.
+    fn save_sets(&self, now: Time, only: Option<&str>, from: u64) -> Result<Page<String>, Problem> {
+        let chosen: Vec<_> = self.stack.sets().saved().filter(|s| only.is_none_or(|name| s.name() == name)).collect();
+        if let (Some(name), true) = (only, chosen.is_empty()) {
+            return Err(Problem::new(ProblemKind::Request, format!("there is no set {name}")));
+        }
+        // Which set, and which of its elements.
+        let (at, element) = ((from >> 32) as usize, (from & u64::from(u32::MAX)) as usize);
+        let Some(set) = chosen.get(at) else { return Ok(Page { items: Vec::new(), next: None }) };
+        let mut text = String::new();
+        let next = if set.print_part(now, element, ELEMENTS_PER_PAGE, &mut text) {
+            Some(from + ELEMENTS_PER_PAGE as u64)
+        } else {
+            (at + 1 < chosen.len()).then_some((at as u64 + 1) << 32)
+        };
+        Ok(Page { items: vec![text], next })
     }
 
     /// A page of connections, which are deleted if that is asked for.

@@ -239,6 +239,9 @@ impl Worker {
         }
         let states = links.iter().map(|l| LinkState { gone: l.is_none(), ..LinkState::default() }).collect();
         let mut edge = RuntimeEdge { slots, links, sockets };
+        if let Some(sets) = &setup.rules.sets {
+            stack.set_sets(clock.now(), &sets.beginning(clock.now()))?;
+        }
         for rules in [setup.rules.v4, setup.rules.v6].into_iter().flatten() {
             stack.set_rules(clock.now(), rules, setup.rules.recheck.into(), &mut edge)?;
         }

@@ -5,6 +5,7 @@ use crate::control::protocol::Recheck;
 use crate::link::Link;
 use hibernet_netstack::Config;
 use hibernet_netstack::edge::LinkId;
+use hibernet_netstack::ipset::Sets;
 use hibernet_netstack::iptables::{RuleError, Ruleset};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -51,6 +52,8 @@ pub struct RulesSetup {
     pub v4: Option<Ruleset>,
     /// For IPv6.
     pub v6: Option<Ruleset>,
+    /// Sets that they name, their time-outs counted from the start of stack time; of a network that goes on from an image, in place of the image's.
+    pub sets: Option<Sets>,
     /// What becomes of live flows when they are replaced, unless the request says.
     pub recheck: Recheck,
 }

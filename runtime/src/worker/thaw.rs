@@ -107,6 +107,10 @@ impl Worker {
                 *family = Default::default();
             }
         }
+        if let Some(sets) = &setup.rules.sets {
+            // The image's rules must do with them.
+            state.sets = sets.beginning(now).save(now);
+        }
         let stale = held.generation.is_some_and(|g| g != generation);
         let raw4 = held.raw_icmp4.or(setup.raw_icmp4);
         let raw6 = held.raw_icmp6.or(setup.raw_icmp6);

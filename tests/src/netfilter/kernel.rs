@@ -9,8 +9,17 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 /// What is to be installed.
-const PROGRAMS: [&str; 8] =
-    ["iptables-legacy", "iptables-legacy-restore", "ip6tables-legacy-restore", "conntrack", "ethtool", "nft", "python3", "ip"];
+const PROGRAMS: [&str; 9] = [
+    "iptables-legacy",
+    "iptables-legacy-restore",
+    "ip6tables-legacy-restore",
+    "conntrack",
+    "ipset",
+    "ethtool",
+    "nft",
+    "python3",
+    "ip",
+];
 
 /// Settings of connection tracking as a fresh network namespace has them; some machines change them for new ones.
 pub(super) const SYSCTLS: [(&str, u32); 25] = [
@@ -91,6 +100,14 @@ impl Kernel {
     pub fn try_load(&mut self, v6: bool, rules: &str) -> Result<(), String> {
         self.v6 = v6;
         let program = if v6 { "ip6tables-legacy-restore" } else { "iptables-legacy-restore" };
+        let sets = rules::sets(rules);
+        if !sets.is_empty() {
+            // Sets cannot go as long as rules name them.
+            let none = rules::whole("");
+            let flush =
+                ["iptables", "ip6tables"].map(|p| format!("{p}-legacy-restore <<'END-OF-RULES'\n{none}END-OF-RULES\n")).concat();
+            self.shell.ok(&format!("{flush}ipset flush; ipset destroy; ipset restore <<'END-OF-SETS'\n{sets}END-OF-SETS"));
+        }
         let script = format!("conntrack -F 2>&1; {program} -c <<'END-OF-RULES' 2>&1\n{}END-OF-RULES", rules::whole(rules));
         let (text, code) = self.shell.run(&script);
         self.begin = Instant::now();

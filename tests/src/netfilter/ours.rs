@@ -7,6 +7,7 @@ use hibernet_netstack::admin::{Recheck, Shortcuts};
 use hibernet_netstack::config::{LinkNet, V4Config, V6Config};
 use hibernet_netstack::conntrack::list::Line;
 use hibernet_netstack::edge::{HEAD_MAX, LinkId, LinkInfo, RxChecksum, RxFrame};
+use hibernet_netstack::ipset::Sets;
 use hibernet_netstack::iptables::text::{PrintOptions, RestoreOptions, print, restore};
 use hibernet_netstack::iptables::{Family, Ruleset};
 use hibernet_netstack::state::{GoesOn, Randomness};
@@ -97,11 +98,13 @@ impl Ours {
     }
 
     fn replace(&mut self, rules: &str) {
+        let sets =
+            Sets::default().restore(&rules::sets(rules), self.now).unwrap_or_else(|e| panic!("we refuse the sets: {e}\n{rules}"));
         let text = rules::whole(rules);
         let options = RestoreOptions { counters: true, noflush: false };
         let rules =
             restore(&Ruleset::new(self.family), &text, options).unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
-        let done = self.stack.set_rules(self.now, rules, Recheck::Keep, &mut self.edge);
+        let done = self.stack.set_rules_on(self.now, rules, Some(&sets), Recheck::Keep, &mut self.edge);
         done.unwrap_or_else(|e| panic!("we refuse the rules: {e}\n{text}"));
     }
 

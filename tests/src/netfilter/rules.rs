@@ -9,7 +9,12 @@ const TABLES: [(&str, &[&str]); 5] = [
     ("security", &["INPUT", "FORWARD", "OUTPUT"]),
 ];
 
-/// The same rules with every table and every built-in chain named, so that nothing is left of what was loaded before: a
+/// Lines of `ipset` that stand before the first table.
+pub fn sets(rules: &str) -> String {
+    rules.lines().map(str::trim).take_while(|l| !l.starts_with('*')).filter(|l| !l.is_empty()).map(|l| format!("{l}\n")).collect()
+}
+
+/// The same rules, without sets, with every table and every built-in chain named, so that nothing is left of what was loaded before: a
 /// restore keeps tables and policies that its text does not mention.
 pub fn whole(rules: &str) -> String {
     let mut out = String::new();
@@ -28,7 +33,8 @@ pub fn whole(rules: &str) -> String {
             *out += &format!(":{chain} ACCEPT [0:0]\n");
         }
     };
-    for line in rules.lines().map(str::trim).filter(|l| !l.is_empty()) {
+    let tables = rules.lines().map(str::trim).skip_while(|l| !l.starts_with('*'));
+    for line in tables.filter(|l| !l.is_empty()) {
         out += line;
         // With -c a policy needs counters.
         if line.starts_with(':') && !line.ends_with(']') {

@@ -6,6 +6,8 @@
 use crate::{Format, directory, state};
 use hibernet_netstack::conntrack::image::{Family, Head, record_size};
 use hibernet_netstack::conntrack::{Conn, ConnId};
+use hibernet_netstack::ipset::{Sets, SetsState};
+use hibernet_netstack::iptables::RecentState;
 use hibernet_netstack::state::{Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{Image, SectionState};
@@ -51,6 +53,8 @@ pub fn formats() -> Vec<Format> {
         section("config", |s| s.config),
         section("links", |s| s.links),
         section("rules", |s| s.rules),
+        Format { texts: true, ..state("sets", |version| value("sets", version, &sets)) },
+        Format { texts: true, ..state("recent", |version| value("recent", version, &recent)) },
         section("gateway", |s| s.gateway),
         section("tcp", |s| s.tcp),
         section("udp", |s| s.udp),
@@ -59,6 +63,25 @@ pub fn formats() -> Vec<Format> {
         Format { texts: true, ..state("conntrack", |version| value("conntrack", version, &|| head(&lively()))) },
         whole(),
     ]
+}
+
+/// A set of every kind.
+fn sets() -> SetsState {
+    let text = "create a hash:ip timeout 60 counters comment\nadd a 192.0.2.1 packets 5 bytes 6 comment \"a b\"\n\
+                create b hash:net family inet6 initval 0x5\nadd b fd00::/8\nadd b fd01::/16 nomatch\n\
+                create c hash:ip,port\nadd c 192.0.2.1,udp:53\ncreate d hash:net,port\nadd d 192.0.2.0/24,80\n\
+                create e bitmap:port range 1-1000\nadd e 80\ncreate l list:set timeout 9\nadd l a\n";
+    Sets::default().restore(text, Time::ZERO).expect("sets").save(Time::ZERO)
+}
+
+/// A table with addresses of both families.
+fn recent() -> RecentState {
+    serde_json::from_str(
+        r#"{"tables":[["ssh",{"mask":[255,255,255,255,0,0,0,0,0,0,0,0,0,0,0,0],"stamps":32,"entries":[
+        {"addr":[192,0,2,1,0,0,0,0,0,0,0,0,0,0,0,0],"v6":false,"ttl":64,"stamps":[5000000000,6000000000],"index":2},
+        {"addr":[253,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0],"v6":true,"ttl":0,"stamps":[7000000000],"index":1}]}]]}"#,
+    )
+    .expect("a state")
 }
 
 fn head(w: &World) -> Head {

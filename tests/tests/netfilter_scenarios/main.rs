@@ -5,6 +5,7 @@ mod icmp;
 mod local;
 mod nat;
 mod packets;
+mod remembered;
 mod rules;
 mod segments;
 mod tcp;
@@ -40,7 +41,18 @@ fn with_states(rules: &str) -> String {
 }
 
 fn all() -> Vec<Scenario> {
-    [tcp::all(), segments::all(), datagrams::all(), icmp::all(), nat::all(), rules::all(), local::all(), packets::all()].concat()
+    [
+        tcp::all(),
+        segments::all(),
+        datagrams::all(),
+        icmp::all(),
+        nat::all(),
+        rules::all(),
+        local::all(),
+        packets::all(),
+        remembered::all(),
+    ]
+    .concat()
 }
 
 /// Only those whose names contain this.

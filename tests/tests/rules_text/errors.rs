@@ -90,8 +90,6 @@ fn what_linux_has_and_we_have_not_is_refused_by_name_with_the_reason() {
         "quota",
         "rateest",
         "realm",
-        "recent",
-        "set",
         "socket",
     ] {
         refused(V4, &format!("-m {name} --some-option 1"), name);
@@ -107,7 +105,6 @@ fn what_linux_has_and_we_have_not_is_refused_by_name_with_the_reason() {
         "QUEUE",
         "RATEEST",
         "SECMARK",
-        "SET",
         "SYNPROXY",
         "TCPOPTSTRIP",
         "TEE",

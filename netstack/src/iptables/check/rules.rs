@@ -136,6 +136,8 @@ fn check_match(m: &Match, rule: &Rule, place: &Place) -> Result<(), RuleFault> {
         Match::String(m) => packet::string(m),
         Match::U32(m) => packet::u32(&m.value),
         Match::Extension(m) => packet::extension(m, rule, place),
+        Match::Set(_) => Ok(()),
+        Match::Recent(m) => place.addr(m.mask),
     }
 }
 
@@ -148,7 +150,7 @@ fn check_target(rule: &Rule, place: &Place) -> Result<(), RuleFault> {
     match &rule.target {
         Target::Drop if place.table == TableName::Nat => Err(RuleFault::NatDrop),
         Target::None | Target::Accept | Target::Drop | Target::Return | Target::Jump(_) | Target::Goto(_) => Ok(()),
-        Target::Mark { .. } | Target::Connmark(_) => Ok(()),
+        Target::Mark { .. } | Target::Connmark(_) | Target::Set(_) => Ok(()),
         Target::Reject(with) => {
             only("REJECT", TableName::Filter, &[Input, Forward, Output], place)?;
             match (with, place.family) {

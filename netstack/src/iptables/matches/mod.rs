@@ -8,17 +8,23 @@ mod extension;
 mod fields;
 mod limit;
 mod meta;
+mod recent;
 mod sctp;
+mod set;
 mod statistic;
 mod time;
 pub(super) mod transport;
 
 pub(super) use limit::{Limit, LimitError};
+pub(super) use recent::Recent;
+pub(super) use set::{InSet, set_of};
 
+use super::check::RuleFault;
 use super::head::Head;
 use super::holds::Holds;
 use super::ifaces::IfaceSet;
 use super::lookup::Wanted;
+use super::named::Named;
 use super::program::Tail;
 use super::trail::Witness;
 use super::{
@@ -87,6 +93,8 @@ pub(super) enum Op {
     Search(Box<Search>),
     U32(Box<Inv<Vec<U32Test>>>),
     Extension(Box<ExtMatch>),
+    Set(Box<InSet>),
+    Recent(Box<Recent>),
 }
 
 /// The tests of all rules.
@@ -157,7 +165,8 @@ impl Ops {
         family: Family,
         head: &mut Head<N>,
         may_fold: bool,
-    ) -> Result<(), LimitError> {
+        named: &Named,
+    ) -> Result<(), RuleFault> {
         match m {
             Match::Tcp { sport, dport, flags, option } => {
                 self.ports_of(sport, dport, head, may_fold);
@@ -212,6 +221,8 @@ impl Ops {
             Match::String(m) => self.list.push(Op::Search(Box::new(Search::new(m)))),
             Match::U32(m) => self.list.push(Op::U32(Box::new(m.clone()))),
             Match::Extension(m) => self.list.push(Op::Extension(m.clone())),
+            Match::Set(m) => self.list.push(Op::Set(Box::new(InSet::new(m, family, named)?))),
+            Match::Recent(m) => self.list.push(Op::Recent(Box::new(Recent::new(m, named)))),
         }
         Ok(())
     }
@@ -321,6 +332,8 @@ impl Ops {
             Op::Search(s) => s.fits(skb, env.bulk).into(),
             Op::U32(m) => content::u32(m, skb, env.bulk).into(),
             Op::Extension(m) => extension::extension(m, skb),
+            Op::Set(s) => s.has(skb, env.now).into(),
+            Op::Recent(r) => r.ask(skb, env.now).into(),
         }
     }
 }
@@ -328,7 +341,7 @@ impl Ops {
 impl Op {
     /// Whether asking changes something, so that it matters which tests were asked before.
     pub(super) const fn is_stateful(&self) -> bool {
-        matches!(self, Op::Limit(_) | Op::Random(_) | Op::Nth(_))
+        matches!(self, Op::Limit(_) | Op::Random(_) | Op::Nth(_) | Op::Set(_) | Op::Recent(_))
     }
 
     /// What it asks of TCP flags: bits that are looked at, and what they must be, or must not.
@@ -340,7 +353,7 @@ impl Op {
     }
 
     /// For which packets its answer holds. Tests that header tests take over look at nothing but what [`Holds::Connection`] lists.
-    pub(super) const fn holds(&self) -> Holds {
+    pub(super) fn holds(&self) -> Holds {
         match self {
             Op::Net { .. } | Op::Iface { .. } | Op::Proto(_) | Op::Port { .. } | Op::Range { .. } => Holds::Connection,
             Op::TcpFlags(_) | Op::Icmp(_) | Op::Multiport { .. } => Holds::Connection,
@@ -352,7 +365,8 @@ impl Op {
             Op::Connmark(_) => Holds::ConnMark,
             Op::TcpOption(_) | Op::Field(_) | Op::Extension(_) | Op::Rpfilter(_) => Holds::Packet,
             Op::Sctp(_) | Op::Search(_) | Op::U32(_) | Op::Time(_) => Holds::Packet,
-            Op::Limit(_) | Op::Random(_) | Op::Nth(_) => Holds::Packet,
+            Op::Limit(_) | Op::Random(_) | Op::Nth(_) | Op::Recent(_) => Holds::Packet,
+            Op::Set(s) => s.holds(),
         }
     }
 

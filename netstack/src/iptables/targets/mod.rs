@@ -2,10 +2,15 @@
 
 mod alter;
 mod mark;
+mod set;
 
+use super::check::RuleFault;
 use super::holds::Holds;
 use super::matches::Memo;
-use super::{Alter, Connmark, CtTarget, Env, Hook, LogEntry, LogTarget, Net, NflogTarget, Outcome, RejectWith, Target, ZoneDir};
+use super::named::Named;
+use super::{
+    Alter, Connmark, CtTarget, Env, Family, Hook, LogEntry, LogTarget, Net, NflogTarget, Outcome, RejectWith, Target, ZoneDir,
+};
 use crate::conntrack::Track;
 use crate::nat::{self, Manip, Nat, NatRange};
 use crate::skb::Skb;
@@ -26,13 +31,14 @@ pub(super) enum Effect {
     Ct(CtTarget),
     Alter(Alter),
     Trace,
+    Set(Box<set::ChangeSets>),
 }
 
 impl Effect {
     /// `None` for targets that only lead somewhere.
-    pub(super) fn compile(target: &Target) -> Option<Effect> {
-        Some(match target {
-            Target::None | Target::Accept | Target::Drop | Target::Return | Target::Jump(_) | Target::Goto(_) => return None,
+    pub(super) fn compile(target: &Target, family: Family, named: &Named) -> Result<Option<Effect>, RuleFault> {
+        Ok(Some(match target {
+            Target::None | Target::Accept | Target::Drop | Target::Return | Target::Jump(_) | Target::Goto(_) => return Ok(None),
             Target::Reject(with) => Effect::Reject(*with),
             Target::Log(log) => Effect::Log(log.clone()),
             Target::Dnat(range) => Effect::Dnat(Box::new(*range)),
@@ -46,7 +52,8 @@ impl Effect {
             Target::Alter(a) => Effect::Alter(*a),
             Target::Nflog(log) => Effect::Log(Box::new(nflog(log))),
             Target::Trace => Effect::Trace,
-        })
+            Target::Set(set) => Effect::Set(Box::new(set::ChangeSets::new(set, family, named)?)),
+        }))
     }
 
     /// For which packets it does the same.
@@ -54,7 +61,7 @@ impl Effect {
         match self {
             Effect::Reject(_) | Effect::Mark { .. } => Holds::Connection,
             Effect::Connmark(_) => Holds::ConnMark,
-            Effect::Log(_) | Effect::Ct(_) | Effect::Alter(_) | Effect::Trace => Holds::Packet,
+            Effect::Log(_) | Effect::Ct(_) | Effect::Set(_) | Effect::Alter(_) | Effect::Trace => Holds::Packet,
             Effect::Dnat(_) | Effect::Snat(_) | Effect::Masquerade(_) | Effect::Redirect(_) | Effect::Netmap(_) => Holds::Packet,
         }
     }
@@ -83,6 +90,10 @@ impl Effect {
             Effect::Alter(a) => alter::alter(a, skb, env),
             Effect::Trace => {
                 skb.traced = true;
+                None
+            }
+            Effect::Set(set) => {
+                set.change(skb, env.now);
                 None
             }
             Effect::Dnat(r) => Some(translate(env, |n| nat::bind(n, skb, Manip::Destination, r))),

@@ -11,7 +11,7 @@ mod diff;
 mod error;
 mod ext;
 mod lexer;
-mod names;
+pub(crate) mod names;
 mod options;
 mod print;
 mod restore;
@@ -22,4 +22,6 @@ mod value;
 pub use diff::{Difference, diff};
 pub use error::{ErrorKind, ParseError};
 pub use print::{PrintOptions, print, print_rule};
+pub(crate) use value::Shown;
+
 pub use restore::{MAX_RULES, RestoreOptions, locate, parse, restore};

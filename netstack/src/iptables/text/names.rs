@@ -1,17 +1,17 @@
 //! Names of protocols and services, as a Linux distribution lists them: rules may use them, and files cannot be read here.
 
 /// Number of a protocol by its name in lower case. `all` is 0.
-pub(super) fn protocol(name: &str) -> Option<u8> {
+pub(crate) fn protocol(name: &str) -> Option<u8> {
     PROTOCOLS.iter().chain(OTHER_PROTOCOL_NAMES).find(|p| p.1 == name).map(|p| p.0)
 }
 
 /// Name under which `iptables-save` prints a protocol.
-pub(super) fn protocol_name(number: u8) -> Option<&'static str> {
+pub(crate) fn protocol_name(number: u8) -> Option<&'static str> {
     PROTOCOLS.binary_search_by_key(&number, |p| p.0).ok().map(|i| PROTOCOLS[i].1)
 }
 
 /// Port of a service, the same for TCP and UDP wherever both have it.
-pub(super) fn service(name: &str) -> Option<u16> {
+pub(crate) fn service(name: &str) -> Option<u16> {
     SERVICES.iter().find(|s| s.1 == name).map(|s| s.0)
 }
 

@@ -231,7 +231,7 @@ pub(super) fn by_prefix<T: Copy>(table: &[(&'static str, T)], name: &str) -> Opt
 }
 
 /// An address as C libraries write it: unlike Rust, they show the last 32 bits of IPv4-compatible addresses as IPv4.
-pub(super) struct Shown(pub IpAddr);
+pub(crate) struct Shown(pub IpAddr);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

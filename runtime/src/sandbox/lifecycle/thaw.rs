@@ -8,6 +8,8 @@ use crate::control::rules;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::worker_process::{FromWorker, WorkerProcess};
 use crate::worker::RulesSetup;
+use hibernet_netstack::Time;
+use hibernet_netstack::ipset::Sets;
 use hibernet_netstack::iptables::text::RestoreOptions;
 use hibernet_netstack::iptables::{Family, Ruleset};
 use std::os::fd::{AsFd, OwnedFd};
@@ -91,5 +93,7 @@ fn rules_of(how: &Restore) -> Result<RulesSetup, (ProblemKind, String)> {
         };
         text.as_ref().map(read).transpose()
     };
-    Ok(RulesSetup { v4: read(Family::V4, &how.rules4)?, v6: read(Family::V6, &how.rules6)?, recheck: how.recheck })
+    let sets = how.sets.as_ref().map(|text| rules::read_sets(&Sets::default(), text, Time::ZERO));
+    let sets = sets.transpose().map_err(|p| (p.kind, p.message))?;
+    Ok(RulesSetup { sets, v4: read(Family::V4, &how.rules4)?, v6: read(Family::V6, &how.rules6)?, recheck: how.recheck })
 }

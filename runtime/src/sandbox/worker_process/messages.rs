@@ -12,11 +12,12 @@ use crate::sandbox::host::HostFds;
 use crate::sandbox::plan::{LogPlan, Plan};
 use crate::sys::tun::Offloads;
 use crate::worker::{Mode, Prepare, RestorePolicy, RulesSetup};
-use hibernet_netstack::Config;
 use hibernet_netstack::config::GuestNet;
 use hibernet_netstack::edge::SockId;
+use hibernet_netstack::ipset::Sets;
 use hibernet_netstack::iptables::text::{self, PrintOptions, RestoreOptions};
 use hibernet_netstack::iptables::{Family, Ruleset};
+use hibernet_netstack::{Config, Time};
 use hibernet_snapshot::GenerationId;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -173,6 +174,8 @@ pub(crate) struct Start {
     config: Config,
     rules4: Option<String>,
     rules6: Option<String>,
+    #[serde(default)]
+    sets: Option<String>,
     recheck: Recheck,
     log_level: String,
     log_json: bool,
@@ -261,6 +264,8 @@ impl Parts {
             config: self.config,
             rules4: rules(self.rules.v4),
             rules6: rules(self.rules.v6),
+            // Time-outs begin when the worker has read them.
+            sets: self.rules.sets.map(|s| s.print(Time::ZERO)),
             recheck: self.rules.recheck,
             log_level: self.log.level.as_str().to_owned(),
             log_json: self.log.json,
@@ -313,8 +318,13 @@ impl Parts {
             };
             text.map(read).transpose()
         };
+        let sets = start.sets.map(|text| {
+            let read = rules::read_sets(&Sets::default(), &text, Time::ZERO);
+            read.map_err(|p| wrong(format_args!("its sets cannot be read: {}", p.message)))
+        });
         Ok(Parts {
             rules: RulesSetup {
+                sets: sets.transpose()?,
                 v4: rules(Family::V4, start.rules4)?,
                 v6: rules(Family::V6, start.rules6)?,
                 recheck: start.recheck,

@@ -20,10 +20,12 @@ mod mark;
 mod nat;
 mod owner;
 mod ports;
+mod recent;
 mod refused;
 mod reject;
 mod rpfilter;
 mod sctp;
+mod set;
 mod statistic;
 mod time;
 mod tos;
@@ -201,6 +203,8 @@ static MATCHES: &[&Extension<Match>] = &[
     &headers::IPV6HEADER,
     &headers::EUI64,
     &headers::MH,
+    &set::SET_MATCH,
+    &recent::RECENT,
 ];
 
 /// All targets but the verdicts. A new one needs an entry here and an arm in [`print_target`].
@@ -224,6 +228,7 @@ static TARGETS: &[&Extension<Target>] = &[
     &alter::NFLOG,
     &tos::TOS,
     &tos::DSCP,
+    &set::SET,
 ];
 
 fn find<T>(table: &[&'static Extension<T>], family: Family, name: &str) -> Option<&'static Extension<T>> {
@@ -309,6 +314,8 @@ pub(super) fn print_match(m: &Match, family: Family, out: &mut String) {
         Match::String(m) => content::print_string(m, out),
         Match::U32(m) => content::print_u32(m, out),
         Match::Extension(m) => headers::print(m, out),
+        Match::Set(m) => set::print_match(m, out),
+        Match::Recent(m) => recent::print(m, out),
     }
 }
 
@@ -334,5 +341,6 @@ pub(super) fn print_target(target: &Target, family: Family, out: &mut String) {
         Target::Alter(a) => alter::print(a, family, out),
         Target::Nflog(log) => alter::print_nflog(log, out),
         Target::Trace => out.push_str(" -j TRACE"),
+        Target::Set(t) => set::print_target(t, out),
     }
 }

@@ -23,7 +23,7 @@ const MATCHES: &[(&str, &str)] = &[
     ("connlabel", NO_CT_LABELS), ("connlimit", NOT_YET), ("cpu", NO_PLACE), ("dccp", NOT_YET), ("devgroup", NO_PLACE),
     ("hashlimit", NOT_YET), ("helper", "there are no helpers here"), ("ipvs", NO_PLACE), ("nfacct", NO_PLACE),
     ("osf", NO_LISTS), ("physdev", BRIDGE), ("policy", NO_IPSEC), ("quota", NOT_YET), ("quota2", NOT_YET),
-    ("rateest", NO_SHAPING), ("realm", NO_ROUTES), ("recent", NOT_YET), ("set", NOT_YET), ("socket", NO_SOCKETS),
+    ("rateest", NO_SHAPING), ("realm", NO_ROUTES), ("socket", NO_SOCKETS),
     ("srh", NOT_YET), ("udplite", NOT_YET), ("unclean", NO_PLACE),
 ];
 
@@ -32,7 +32,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("AUDIT", NO_LABELS), ("CLASSIFY", NO_SHAPING), ("CLUSTERIP", NO_PLACE), ("CONNSECMARK", NO_LABELS), ("DNPT", STATELESS),
     ("ECN", NOT_YET), ("HMARK", NO_PLACE), ("IDLETIMER", NO_PLACE), ("LED", NO_PLACE), ("MIRROR", NO_PLACE),
     ("NFQUEUE", NO_QUEUE), ("QUEUE", NO_QUEUE), ("RATEEST", NO_SHAPING), ("SAME", NO_PLACE), ("SECMARK", NO_LABELS),
-    ("SET", NOT_YET), ("SNPT", STATELESS), ("SYNPROXY", NO_HANDSHAKES), ("TARPIT", NO_PLACE), ("TCPOPTSTRIP", NOT_YET),
+    ("SNPT", STATELESS), ("SYNPROXY", NO_HANDSHAKES), ("TARPIT", NO_PLACE), ("TCPOPTSTRIP", NOT_YET),
     ("TEE", NO_PLACE), ("TPROXY", NO_SOCKETS), ("ULOG", NO_QUEUE),
 ];
 
