@@ -21,6 +21,13 @@ pub struct RuleError {
     pub fault: RuleFault,
 }
 
+impl RuleError {
+    /// The exit status of `iptables-restore` for such an error: it looks for sets while it reads the text (2), and hands all else to the kernel (1).
+    pub fn exit_code(&self) -> i32 {
+        if matches!(self.fault, RuleFault::NoSet(_) | RuleFault::SetFamily(_)) { 2 } else { 1 }
+    }
+}
+
 /// What can be wrong with a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleFault {

@@ -48,23 +48,27 @@ pub(crate) fn restore(base: &Ruleset, text: &str, options: RestoreOptions) -> Re
     text::restore(base, text, options).map_err(|e| parse_problem(&e))
 }
 
+/// By the exit status of `iptables-restore`.
+fn kind(exit_code: i32) -> ProblemKind {
+    if exit_code == 1 { ProblemKind::Meaning } else { ProblemKind::Syntax }
+}
+
 fn parse_problem(e: &ParseError) -> Problem {
-    let kind = if e.exit_code() == 1 { ProblemKind::Meaning } else { ProblemKind::Syntax };
     // The place stands apart from the text.
     let text = e.to_string();
     let message = text.strip_prefix(&format!("line {}, column {}: ", e.line, e.column)).unwrap_or(&text).to_owned();
-    Problem { kind, message, at: Some(Place { line: e.line, column: e.column }) }
+    Problem { kind: kind(e.exit_code()), message, at: Some(Place { line: e.line, column: e.column }) }
 }
 
 /// What is wrong with rules that could be read, and where in the text it came from.
 fn rule_problem(e: &RuleError, base: &Ruleset, text: &str, options: RestoreOptions) -> Problem {
     let line = e.rule.and_then(|rule| text::locate(base, text, options, e.table, &e.chain, rule));
-    Problem { at: line.map(|line| Place { line, column: 1 }), ..Problem::new(ProblemKind::Meaning, e.to_string()) }
+    Problem { at: line.map(|line| Place { line, column: 1 }), ..Problem::new(kind(e.exit_code()), e.to_string()) }
 }
 
 /// As [`rule_problem`], for rules to which chains of our own were added: those shift the numbers of rules.
 pub(crate) fn refused(e: &RuleError, base: &Ruleset, text: &str, options: RestoreOptions, sets: &Sets) -> Problem {
-    let own = || Problem::new(ProblemKind::Meaning, e.to_string());
+    let own = || Problem::new(kind(e.exit_code()), e.to_string());
     match text::restore(base, text, options).map(|rules| Program::compile_with(&rules, &named(Some(sets)))) {
         Ok(Err(e)) => rule_problem(&e, base, text, options),
         _ => own(),

@@ -29,9 +29,12 @@ fn singles(family: Family, name: &str) {
     for case in cases {
         let [table, chain, rule, want] = case.split('|').collect::<Vec<_>>()[..] else { panic!("{case}") };
         let read = parse(family, &format!("*{table}\n-A {chain} {rule}\nCOMMIT\n"));
-        let got = match &read {
-            Err(e) => format!("!{}", e.exit_code()),
-            Ok(rules) if Program::compile(rules).is_err() => "!1".to_owned(),
+        let compiled = match &read {
+            Err(e) => Err(e.exit_code()),
+            Ok(rules) => Program::compile(rules).map(|_| rules).map_err(|e| e.exit_code()),
+        };
+        let got = match compiled {
+            Err(code) => format!("!{code}"),
             Ok(rules) => {
                 let text = plain(rules);
                 assert_eq!(parse(family, &text).map(|r| plain(&r)).as_ref(), Ok(&text), "{case}");
