@@ -1,7 +1,8 @@
 //! The language of `ipset save` and `ipset restore`.
 //!
-//! [`Sets::restore`] carries a text out on sets that are there: all of it, or, on an error, nothing. [`Sets::print`] writes the canonical
-//! form: sets in their order, lists behind the others, elements in the order of their keys. Names of hosts are not looked up.
+//! [`Sets::restore`](super::Sets::restore) carries a text out on sets that are there: all of it, or, on an error, nothing.
+//! [`Sets::print`](super::Sets::print) writes the canonical form: sets in their order, lists behind the others, elements in the order of their keys.
+//! Names of hosts are not looked up.
 
 mod create;
 mod element;
