@@ -5,8 +5,8 @@ mod generate;
 #[path = "rules_text/packets.rs"]
 mod packets;
 
-use hibernet_netstack::iptables::Family;
 use hibernet_netstack::iptables::text::{PrintOptions, parse, print};
+use hibernet_netstack::iptables::{Family, Match};
 use hibernet_tests::lab::{Lab, Place, skip};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -85,9 +85,20 @@ fn single_rules_come_back_from_the_kernel_as_we_print_them() {
     }
 }
 
+/// Bytes of a word that `iptables-restore` reads at most.
+const MAX_WORD: usize = 1023;
+
+/// How long a word of a match may be in its text, where that can be longer than the tool reads.
+fn longest_word(m: &Match) -> usize {
+    match m {
+        Match::U32(tests) => tests.value.iter().map(|t| 14 + 13 * t.steps.len() + 22 * t.values.len()).sum(),
+        _ => 0,
+    }
+}
+
 /// The real tool takes every text that we print, whatever the rules (it reads and builds; the kernel is not asked). Rules
 /// with several matches of a kind are left out: it gives the options of the last to a match of another kind in between that
-/// has the same options (`-m mark … -m connmark … -m mark …`), whoever printed them.
+/// has the same options (`-m mark … -m connmark … -m mark …`), whoever printed them. So are words that it prints itself and cannot read.
 #[test]
 fn any_rules_that_we_print_are_read_by_the_real_tool() {
     let Some(lab) = lab() else { return };
@@ -97,7 +108,9 @@ fn any_rules_that_we_print_are_read_by_the_real_tool() {
         for rule in rules.tables.iter_mut().flat_map(|t| &mut t.chains).flat_map(|c| &mut c.rules) {
             let kinds: Vec<_> = rule.matches.iter().map(std::mem::discriminant).collect();
             let mut place = 0..;
-            rule.matches.retain(|m| place.next().is_some_and(|i| !kinds[..i].contains(&std::mem::discriminant(m))));
+            rule.matches.retain(|m| {
+                place.next().is_some_and(|i| !kinds[..i].contains(&std::mem::discriminant(m))) && longest_word(m) < MAX_WORD
+            });
         }
         let text = print(&rules, PrintOptions { counters: true, date: Some("a day") });
         let done = lab.run_with(Place::Host, 10, &[of(rules.family, RESTORE), "--test", "-c"], text.as_bytes());
