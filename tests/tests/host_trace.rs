@@ -85,9 +85,11 @@ fn trace_rules_show_theirs_and_only_one_traces() {
     let mut first = trace(&lab, &["--all"]);
     let busy = |lab: &Lab| lab.hibernet(10, &["trace", "web", "--all", "--timeout", "0"]);
     hibernet_tests::lab::wait_until("it traces", SOON, || {
-        let second = busy(&lab);
-        second.code != 0 && second.stderr.contains("somebody else traces")
+        web.run(5, &["ping", "-c", "1", "10.0.2.2"]).ok();
+        first.output().contains("IN=tap0")
     });
+    let second = busy(&lab);
+    assert!(second.code != 0 && second.stderr.contains("somebody else traces"), "{second}");
     // Who is killed does not trace any more.
     first.signal("KILL");
     first.wait(SOON);
