@@ -131,13 +131,16 @@ impl RecentTable {
 
     /// Asks a rule of this table about an address.
     pub(super) fn ask(&self, rule: &RecentMatch, addr: IpAddr, ttl: u8, now: Time) -> bool {
-        let seen = &mut *self.lock();
+        self.lock().ask(rule, addr, ttl, now)
+    }
+
+    /// Sees to it that as many times are remembered as a rule needs. Those that were remembered do not fit then, and are forgotten.
+    fn widen(&self, rule: &RecentMatch) {
+        let mut seen = self.lock();
         if seen.stamps < rule.stamps() {
-            // What was remembered would not fit.
             seen.entries.clear();
             seen.stamps = rule.stamps();
         }
-        seen.ask(rule, addr, ttl, now)
     }
 }
 
@@ -221,7 +224,10 @@ impl RecentTables {
     /// The table of a rule; a new one if there is none.
     pub(super) fn of(&self, rule: &RecentMatch) -> Arc<RecentTable> {
         let there = self.live().into_iter().find(|t| t.name == rule.name);
-        there.unwrap_or_else(|| self.add(RecentTable::new(rule)))
+        let table = there.unwrap_or_else(|| self.add(RecentTable::new(rule)));
+        // As soon as the rule is read, as the kernel does.
+        table.widen(rule);
+        table
     }
 
     /// The state of all tables.
@@ -338,7 +344,7 @@ mod tests {
         (0..100).for_each(|n| _ = t.ask(&set, ip(7), 64, at(200 + n)));
         assert!(t.lock().entries.iter().all(|e| e.stamps.len() <= 32));
         // A rule that needs more of each begins anew.
-        assert!(!t.ask(&RecentMatch { hitcount: 33, ..check.clone() }, ip(7), 64, at(300)));
+        t.widen(&RecentMatch { hitcount: 33, ..check.clone() });
         assert!(!t.ask(&check, ip(7), 64, at(300)));
     }
 
