@@ -156,6 +156,7 @@ impl Helper {
     }
 
     /// Locks the packets of TCP and UDP sockets under a name: letters, digits and underlines, at most 40.
+    /// The lock lasts as long as this connection, or a copy of it, is open, and its time-out longer.
     pub fn lock(&mut self, name: &str, sockets: &[BorrowedFd<'_>]) -> Result<(), HelperError> {
         if name.len() > MAX_NAME {
             return Err(HelperError::Os(io::ErrorKind::InvalidInput.into()));
