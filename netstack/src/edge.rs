@@ -139,6 +139,42 @@ pub enum TxError {
     TooBig,
 }
 
+/// TCP super-segments that a link carries. In saved state only whether there are any: the link that takes its place says which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
+pub enum Tso {
+    /// None.
+    #[default]
+    None,
+    /// Those over IPv4.
+    V4,
+    /// Those of both families.
+    Both,
+}
+
+impl Tso {
+    /// Whether those of this family are carried.
+    pub const fn carries(self, v6: bool) -> bool {
+        match self {
+            Tso::None => false,
+            Tso::V4 => !v6,
+            Tso::Both => true,
+        }
+    }
+}
+
+impl From<bool> for Tso {
+    fn from(all: bool) -> Tso {
+        if all { Tso::Both } else { Tso::None }
+    }
+}
+
+impl From<Tso> for bool {
+    fn from(t: Tso) -> bool {
+        t != Tso::None
+    }
+}
+
 /// What a link can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkInfo {
@@ -147,7 +183,7 @@ pub struct LinkInfo {
     /// It completes transport checksums on transmit.
     pub checksum: bool,
     /// It carries TCP segments of up to 64 KiB.
-    pub tso: bool,
+    pub tso: Tso,
     /// It carries UDP datagrams to be cut into equal ones.
     pub uso: bool,
     /// MAC address of the guest's side, if known beforehand.

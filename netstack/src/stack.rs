@@ -87,6 +87,13 @@ impl Stack {
         self.router.forget_verdicts();
     }
 
+    /// Tells the stack that a link can do other things than it could, as when a guest's driver has come or gone. Ignored for a link that is not there.
+    pub fn set_link_info(&mut self, link: LinkId, info: LinkInfo) {
+        if let Some(l) = self.router.links.get_mut(usize::from(link.0)) {
+            l.info = LinkInfo { guest_mac: info.guest_mac.or(l.info.guest_mac), ..info };
+        }
+    }
+
     /// Tells the stack what the wall clock says: time since 1970. Rules that ask for the time of day go by it; to be called again when clocks drift
     /// apart, and after a restore.
     pub fn set_wall_clock(&mut self, now: Time, since_1970: Duration) {

@@ -317,7 +317,14 @@ mod tests {
         assert!(matches!(restore(bad, Randomness::Fresh(SEED)), Err(StateError::Rules(_))));
         let mut bad = state;
         assert_eq!(bad.links.replace(&[]), Ok(()));
-        let link = crate::edge::LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: None, in_flight: 0 };
+        let link = crate::edge::LinkInfo {
+            mtu: 1500,
+            checksum: false,
+            tso: crate::edge::Tso::None,
+            uso: false,
+            guest_mac: None,
+            in_flight: 0,
+        };
         assert_eq!(bad.links.replace(&[Some(link)]), Err(StateError::Links { saved: 0, given: 1 }));
     }
 }

@@ -6,7 +6,7 @@ use hibernet::link::channel::{ChannelEnd, channel};
 use hibernet::worker::{Finished, RulesSetup, Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_netstack::config::V4Config;
-use hibernet_netstack::edge::{LinkInfo, RxChecksum};
+use hibernet_netstack::edge::{LinkInfo, RxChecksum, Tso};
 use hibernet_netstack::wire::{EtherType, Mac, checksum, ethernet, icmp, ipv4};
 use std::error::Error;
 use std::net::Ipv4Addr;
@@ -60,7 +60,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = Config::default();
     let v4 = config.v4.ok_or("this example speaks IPv4")?;
     let gateway_mac = config.gateway_mac;
-    let info = LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(GUEST_MAC), in_flight: u32::MAX };
+    let info =
+        LinkInfo { mtu: 1500, checksum: false, tso: Tso::None, uso: false, guest_mac: Some(GUEST_MAC), in_flight: u32::MAX };
     let (link, guest) = channel(info, 64)?;
     let worker = Worker::new(WorkerSetup {
         config,

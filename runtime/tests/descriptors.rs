@@ -10,7 +10,7 @@ use hibernet::sys::rlimit;
 use hibernet::worker::{RulesSetup, Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_netstack::config::Publish;
-use hibernet_netstack::edge::{Close, HostSockets, LinkInfo, SockError, Source};
+use hibernet_netstack::edge::{Close, HostSockets, LinkInfo, SockError, Source, Tso};
 use hibernet_netstack::tuple::{Endpoint, proto};
 use std::fs::File;
 use std::io::Read;
@@ -49,7 +49,7 @@ fn listeners_pause_and_go_on() {
     let at = listener.local_addr().unwrap();
     let publish = vec![Publish { proto: proto::TCP, addr: Some(at.ip()), host_ports: (at.port(), at.port()), guest_port: 80 }];
     let config = Config { publish, ..Config::default() };
-    let info = LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: None, in_flight: u32::MAX };
+    let info = LinkInfo { mtu: 1500, checksum: false, tso: Tso::None, uso: false, guest_mac: None, in_flight: u32::MAX };
     let (link, _guest) = channel(info, 64).unwrap();
     let setup = WorkerSetup {
         config,

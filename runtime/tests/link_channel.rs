@@ -6,7 +6,7 @@ use hibernet::link::channel::{ChannelEnd, ChannelLink, InjectError, Outbound, ch
 use hibernet::link::pcap::PcapLink;
 use hibernet::link::{BATCH, Link, LinkError, RxBatch};
 use hibernet::slots::Slots;
-use hibernet_netstack::edge::{Gso, GsoKind, LinkInfo, Payload, RxChecksum, TxChecksum, TxError, TxFrame};
+use hibernet_netstack::edge::{Gso, GsoKind, LinkInfo, Payload, RxChecksum, Tso, TxChecksum, TxError, TxFrame};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-const INFO: LinkInfo = LinkInfo { mtu: 1500, checksum: true, tso: true, uso: false, guest_mac: None, in_flight: u32::MAX };
+const INFO: LinkInfo = LinkInfo { mtu: 1500, checksum: true, tso: Tso::Both, uso: false, guest_mac: None, in_flight: u32::MAX };
 
 fn readable(fd: BorrowedFd<'_>, limit: Duration) -> bool {
     let epoll = Epoll::new().unwrap();

@@ -12,6 +12,7 @@
 //! - [`lively`]: a world in which there is something of everything that an image can have.
 //! - [`netfilter`]: the kernel's netfilter beside ours, the same frames through both.
 //! - [`stream`]: streams of which every byte tells where it belongs.
+//! - [`vmm`]: a virtual machine's monitor and the driver in its guest, as links meet them.
 //! - [`wild`]: a host that answers anything, for stacks of whose sockets nothing is known.
 //!
 //! A misuse of the edge by the stack (a closed socket used, a payload leaked, a capability used that the link has not)
@@ -29,6 +30,7 @@ mod payload;
 mod rand;
 pub mod stream;
 mod tcp_guest;
+pub mod vmm;
 pub mod wild;
 pub mod wire;
 mod world;

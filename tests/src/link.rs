@@ -70,7 +70,11 @@ impl FakeLink {
         match f.gso {
             None => assert!(ip_len <= usize::from(self.info.mtu), "a packet of {ip_len} bytes exceeds the MTU"),
             Some(gso) => {
-                let able = if gso.kind == GsoKind::Udp { self.info.uso } else { self.info.tso };
+                let able = match gso.kind {
+                    GsoKind::Udp => self.info.uso,
+                    GsoKind::Tcp4 => self.info.tso.carries(false),
+                    GsoKind::Tcp6 => self.info.tso.carries(true),
+                };
                 assert!(able, "the link does not segment {gso:?}");
                 assert!(f.checksum.is_some(), "segmentation needs checksum completion");
                 assert!(gso.size > 0 && ip_len <= 65_575, "{gso:?} of {ip_len} bytes");

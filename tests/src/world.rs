@@ -7,7 +7,7 @@ use crate::{FakeEdge, wire::L4};
 use core::net::IpAddr;
 use core::time::Duration;
 use hibernet_netstack::config::LinkNet;
-use hibernet_netstack::edge::{Gso, HEAD_MAX, LinkId, LinkInfo, RxChecksum, RxFrame, SockId};
+use hibernet_netstack::edge::{Gso, HEAD_MAX, LinkId, LinkInfo, RxChecksum, RxFrame, SockId, Tso};
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::Mac;
 use hibernet_netstack::{Config, DropReason, Stack, Time};
@@ -55,12 +55,12 @@ impl World {
 
     /// The link of [`World::new`].
     pub fn plain_link() -> LinkInfo {
-        LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(Mac(GUEST_MAC)), in_flight: u32::MAX }
+        LinkInfo { mtu: 1500, checksum: false, tso: Tso::None, uso: false, guest_mac: Some(Mac(GUEST_MAC)), in_flight: u32::MAX }
     }
 
     /// A link that can do everything, MTU `mtu`.
     pub fn offload_link(mtu: u16) -> LinkInfo {
-        LinkInfo { mtu, checksum: true, tso: true, uso: true, guest_mac: Some(Mac(GUEST_MAC)), in_flight: u32::MAX }
+        LinkInfo { mtu, checksum: true, tso: Tso::Both, uso: true, guest_mac: Some(Mac(GUEST_MAC)), in_flight: u32::MAX }
     }
 
     /// With a link of the test's choice.

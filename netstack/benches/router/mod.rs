@@ -179,7 +179,7 @@ impl Router {
         let mut cfg = Config::default();
         cfg.conntrack.max = max;
         let (mut stack, mut edge) = (Stack::new(cfg, [7; 16]), Nobody::default());
-        let info = LinkInfo { mtu: 1500, checksum: true, tso: true, uso: true, guest_mac: Some(MAC), in_flight: u32::MAX };
+        let info = LinkInfo { mtu: 1500, checksum: true, tso: Tso::Both, uso: true, guest_mac: Some(MAC), in_flight: u32::MAX };
         for third in [1, 2] {
             let net = LinkNet { v4: Some((Ipv4Addr::new(10, third, 0, 1), 24)), v6: None };
             stack.add_link_with(info, net);

@@ -37,7 +37,7 @@ impl Router {
         }
         let carries = match p.l4 {
             L4::Udp(_) => info.uso && info.checksum,
-            _ => info.tso && info.checksum,
+            _ => info.tso.carries(skb.dst.is_ipv6()) && info.checksum,
         };
         if segment.is_some() && !carries {
             return Err(DropReason::TooBig);

@@ -4,6 +4,7 @@ pub mod channel;
 pub mod pcap;
 pub mod socket;
 pub mod tap;
+pub mod vhost_user;
 pub mod vnet;
 
 use crate::slots::Slots;
@@ -139,8 +140,13 @@ link_stats! {
 /// into slots, or has its memory served under slot numbers of its own behind the same handles: the stack never looks behind
 /// a [`Payload`], and the head of a frame is copied to private memory before it is parsed.
 pub trait Link: Send {
-    /// What it can do. Does not change while the link lives.
+    /// What it can do.
     fn info(&self) -> LinkInfo;
+
+    /// Whether that has changed since this was asked last. To be asked after [`Link::recv_batch`].
+    fn take_change(&mut self) -> bool {
+        false
+    }
 
     /// Readable while frames wait, or while [`Link::recv_batch`] has an error to report. Level-triggered.
     fn fd(&self) -> BorrowedFd<'_>;
@@ -173,6 +179,10 @@ pub trait Link: Send {
 impl<L: Link + ?Sized> Link for Box<L> {
     fn info(&self) -> LinkInfo {
         (**self).info()
+    }
+
+    fn take_change(&mut self) -> bool {
+        (**self).take_change()
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -111,6 +111,10 @@ impl<L: Link> Link for PcapLink<L> {
         self.inner.info()
     }
 
+    fn take_change(&mut self) -> bool {
+        self.inner.take_change()
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         self.inner.fd()
     }

@@ -7,7 +7,7 @@ use crate::sys::mmsg::{self, Message};
 use crate::sys::packet::{self, PacketSocket};
 use crate::sys::socket::{get_int, set_nonblocking};
 use crate::sys::system;
-use hibernet_netstack::edge::{LinkInfo, Payload, RxChecksum, TxError, TxFrame};
+use hibernet_netstack::edge::{LinkInfo, Payload, RxChecksum, Tso, TxError, TxFrame};
 use hibernet_netstack::wire::{Mac, ethernet};
 use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
@@ -80,7 +80,7 @@ impl SocketLink {
         let uso = system::kernel_version() >= USO_KERNEL;
         // The kernel counts what its bookkeeping takes too.
         let in_flight = IN_FLIGHT.min(socket.receive_buffer / 4 * 3);
-        let info = LinkInfo { mtu: socket.mtu.min(65_535) as u16, checksum: true, tso: true, uso, guest_mac, in_flight };
+        let info = LinkInfo { mtu: socket.mtu.min(65_535) as u16, checksum: true, tso: Tso::Both, uso, guest_mac, in_flight };
         SocketLink::with(socket.fd, Kind::Packet, info)
     }
 
@@ -93,7 +93,11 @@ impl SocketLink {
             _ => return Err(io::Error::new(ErrorKind::InvalidInput, "the socket does not keep message boundaries")),
         };
         set_nonblocking(&fd)?;
-        Ok(SocketLink::with(fd, kind, LinkInfo { mtu, checksum: false, tso: false, uso: false, guest_mac, in_flight: IN_FLIGHT }))
+        Ok(SocketLink::with(
+            fd,
+            kind,
+            LinkInfo { mtu, checksum: false, tso: Tso::None, uso: false, guest_mac, in_flight: IN_FLIGHT },
+        ))
     }
 
     fn with(fd: OwnedFd, kind: Kind, info: LinkInfo) -> SocketLink {

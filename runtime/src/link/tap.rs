@@ -30,7 +30,7 @@ impl TapLink {
         let info = LinkInfo {
             mtu: tun.mtu.min(65_535) as u16,
             checksum: tun.offloads.checksum,
-            tso: tun.offloads.tso,
+            tso: tun.offloads.tso.into(),
             uso: tun.offloads.uso,
             guest_mac,
             in_flight: IN_FLIGHT,

@@ -17,7 +17,7 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 /// The super-segment's first segment alone carries CWR.
-const GSO_ECN: u8 = 0x80;
+pub(super) const GSO_ECN: u8 = 0x80;
 
 /// CWR in the flags byte of a TCP header.
 const TCP_CWR: u8 = 0x80;

@@ -337,6 +337,9 @@ impl Worker {
                     break;
                 }
             }
+            if link.take_change() {
+                self.stack.set_link_info(LinkId(index as u8), link.info());
+            }
             if self.batch.is_empty() {
                 break;
             }

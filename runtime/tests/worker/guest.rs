@@ -5,7 +5,7 @@ use hibernet::link::Link;
 use hibernet::link::channel::{ChannelEnd, channel};
 use hibernet::worker::{Finished, RulesSetup, Worker, WorkerSetup};
 use hibernet_netstack::Config;
-use hibernet_netstack::edge::{LinkInfo, RxChecksum};
+use hibernet_netstack::edge::{LinkInfo, RxChecksum, Tso};
 use hibernet_netstack::wire::Mac;
 use smoltcp::iface::{Interface, SocketSet};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -92,7 +92,7 @@ impl Device for Nic {
 
 /// A link, and the guest's end of it.
 fn link() -> (Box<dyn Link>, ChannelEnd) {
-    let info = LinkInfo { mtu: 1500, checksum: false, tso: false, uso: false, guest_mac: Some(MAC), in_flight: u32::MAX };
+    let info = LinkInfo { mtu: 1500, checksum: false, tso: Tso::None, uso: false, guest_mac: Some(MAC), in_flight: u32::MAX };
     let (link, end) = channel(info, 1024).unwrap();
     (Box::new(link), end)
 }

@@ -6,7 +6,7 @@ use core::net::IpAddr;
 use hibernet_netstack::admin::{Recheck, Shortcuts};
 use hibernet_netstack::config::{LinkNet, V4Config, V6Config};
 use hibernet_netstack::conntrack::list::Line;
-use hibernet_netstack::edge::{HEAD_MAX, LinkId, LinkInfo, RxChecksum, RxFrame};
+use hibernet_netstack::edge::{HEAD_MAX, LinkId, LinkInfo, RxChecksum, RxFrame, Tso};
 use hibernet_netstack::ipset::Sets;
 use hibernet_netstack::iptables::text::{PrintOptions, RestoreOptions, print, restore};
 use hibernet_netstack::iptables::{Family, Ruleset};
@@ -167,7 +167,7 @@ impl Router for Ours {
             let info = LinkInfo {
                 mtu: 1500,
                 checksum: false,
-                tso: false,
+                tso: Tso::None,
                 uso: false,
                 guest_mac: Some(Mac(side.mac())),
                 in_flight: u32::MAX,

@@ -134,7 +134,7 @@ pub fn endpoint(e: Endpoint) -> IpEndpoint {
 impl Guest {
     pub fn new(plan: &Plan, now: Time, seed: u64) -> Guest {
         let mtu = usize::from(plan.link.mtu);
-        let mut device = Queues { rx: VecDeque::new(), tx: VecDeque::new(), mtu, tso: plan.link.tso };
+        let mut device = Queues { rx: VecDeque::new(), tx: VecDeque::new(), mtu, tso: plan.link.tso.into() };
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(GUEST_MAC)));
         config.random_seed = seed;
         let mut iface = Interface::new(config, &mut device, instant(now));
@@ -146,7 +146,7 @@ impl Guest {
         iface.routes_mut().add_default_ipv4_route(v4.gateway).unwrap();
         iface.routes_mut().add_default_ipv6_route(v6.gateway).unwrap();
         let addrs = (v4.guest.into(), v6.guest.into());
-        Guest { device, iface, sockets: SocketSet::new(Vec::new()), addrs, offload: plan.link.tso }
+        Guest { device, iface, sockets: SocketSet::new(Vec::new()), addrs, offload: plan.link.tso.into() }
     }
 
     pub fn poll(&mut self, now: Time) {

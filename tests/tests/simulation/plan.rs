@@ -144,7 +144,7 @@ impl Plan {
         let link = LinkInfo {
             mtu: pick(&mut rng, &[1280, 1500, 1500, 9000, 65_520]),
             checksum: offload,
-            tso: offload,
+            tso: offload.into(),
             uso: offload,
             guest_mac: rng.chance(50).then_some(hibernet_netstack::wire::Mac(GUEST_MAC)),
             in_flight: pick(&mut rng, &[0, 320 * 1024, u32::MAX]),

@@ -155,10 +155,11 @@ impl Flow {
     /// Most bytes of data in one frame: whole segments, as many as an IP packet holds if the link cuts them.
     fn largest_payload(&self, r: &Router) -> u32 {
         let mss = u32::from(self.mss);
-        if !r.links.get(usize::from(self.via.link.0)).is_some_and(|l| l.info.tso) {
+        let v6 = self.tuple.src.addr.is_ipv6();
+        if !r.links.get(usize::from(self.via.link.0)).is_some_and(|l| l.info.tso.carries(v6)) {
             return mss;
         }
-        let headers = if self.tuple.src.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN } + HEADER_LEN;
+        let headers = if !v6 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN } + HEADER_LEN;
         let room = 65_535 - headers as u32;
         (room / mss * mss).max(mss)
     }

@@ -1,0 +1,142 @@
+//! The guest's memory, as far as the front end shares it.
+
+use super::message::Region;
+use rustix::fs::{FileType, fstat};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileSlice,
+};
+
+/// Most regions, when they come one by one.
+pub const MAX_SLOTS: usize = 32;
+
+/// Why memory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// A region of nothing, or one that wraps around.
+    #[error("region {0:?} is empty or has no end")]
+    Impossible(Region),
+    /// Regions overlap, in the guest or in the front end.
+    #[error("region {0:?} overlaps another one")]
+    Overlaps(Region),
+    /// Its file is shorter; touching what is missing would be fatal.
+    #[error("region {region:?} goes beyond its file's {len} bytes")]
+    BeyondFile {
+        /// Which one.
+        region: Region,
+        /// Length of the file.
+        len: u64,
+    },
+    /// The file cannot be looked at.
+    #[error("cannot look at the file of region {region:?}: {why}")]
+    File {
+        /// Which one.
+        region: Region,
+        /// The reason.
+        why: io::Error,
+    },
+    /// Too many.
+    #[error("more than {MAX_SLOTS} regions of memory")]
+    TooMany,
+    /// There is none like this.
+    #[error("no such region of memory: {0:?}")]
+    NotThere(Region),
+    /// The kernel refused to map it.
+    #[error("cannot map region {region:?}: {why}")]
+    Map {
+        /// Which one.
+        region: Region,
+        /// The reason.
+        why: vm_memory::mmap::MmapRegionError,
+    },
+}
+
+/// Regions of the guest's memory, mapped. Other processes change it at any time: what is read is copied before it is looked at.
+///
+/// A front end that shortens the file behind a region has this process killed when it is touched (`SIGBUS`), so one process must not serve
+/// guests that do not trust each other.
+#[derive(Default)]
+pub struct Memory {
+    map: GuestMemoryMmap,
+    regions: Vec<Region>,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.regions).finish()
+    }
+}
+
+fn overlap(a: (u64, u64), b: (u64, u64)) -> bool {
+    a.0 < b.0 + b.1 && b.0 < a.0 + a.1
+}
+
+impl Memory {
+    /// Of a whole table.
+    pub fn of(regions: &[Region], files: Vec<OwnedFd>) -> Result<Memory, MemoryError> {
+        let mut memory = Memory::default();
+        for (r, f) in regions.iter().zip(files) {
+            memory.add(*r, f)?;
+        }
+        Ok(memory)
+    }
+
+    /// Adds a region.
+    pub fn add(&mut self, r: Region, file: OwnedFd) -> Result<(), MemoryError> {
+        if self.regions.len() == MAX_SLOTS {
+            return Err(MemoryError::TooMany);
+        }
+        let ends = [r.guest, r.user, r.offset].map(|start| start.checked_add(r.size));
+        let size = usize::try_from(r.size).ok().filter(|&n| n > 0 && ends.iter().all(Option::is_some));
+        let size = size.ok_or(MemoryError::Impossible(r))?;
+        let clash = |o: &Region| overlap((o.guest, o.size), (r.guest, r.size)) || overlap((o.user, o.size), (r.user, r.size));
+        if self.regions.iter().any(clash) {
+            return Err(MemoryError::Overlaps(r));
+        }
+        let about = fstat(&file).map_err(|e| MemoryError::File { region: r, why: e.into() })?;
+        let len = about.st_size.max(0) as u64;
+        // Devices have no length that one could ask for.
+        if FileType::from_raw_mode(about.st_mode) == FileType::RegularFile && len < r.offset + r.size {
+            return Err(MemoryError::BeyondFile { region: r, len });
+        }
+        let mapped = MmapRegion::from_file(FileOffset::new(File::from(file), r.offset), size);
+        let mapped = mapped.map_err(|why| MemoryError::Map { region: r, why })?;
+        let mapped = GuestRegionMmap::new(mapped, GuestAddress(r.guest)).ok_or(MemoryError::Impossible(r))?;
+        self.map = self.map.insert_region(Arc::new(mapped)).map_err(|_| MemoryError::Overlaps(r))?;
+        self.regions.push(r);
+        Ok(())
+    }
+
+    /// Takes a region away: the one at these addresses.
+    pub fn remove(&mut self, r: Region) -> Result<(), MemoryError> {
+        let same = |o: &Region| (o.guest, o.user, o.size) == (r.guest, r.user, r.size);
+        let at = self.regions.iter().position(same).ok_or(MemoryError::NotThere(r))?;
+        (self.map, _) = self.map.remove_region(GuestAddress(r.guest), r.size).map_err(|_| MemoryError::NotThere(r))?;
+        self.regions.remove(at);
+        Ok(())
+    }
+
+    /// The guest's address of something that the front end has at `user`.
+    pub fn guest_address(&self, user: u64) -> Option<u64> {
+        let r = self.regions.iter().find(|r| user >= r.user && user - r.user < r.size)?;
+        Some(r.guest + (user - r.user))
+    }
+
+    /// `len` bytes of the guest's memory at `at`, which lie in one region; `None` if they do not.
+    pub fn slice(&self, at: u64, len: usize) -> Option<VolatileSlice<'_>> {
+        self.map.get_slice(GuestAddress(at), len).ok()
+    }
+
+    /// Copies what the guest has at `at`. False if not all of that is there.
+    pub fn read(&self, at: u64, out: &mut [u8]) -> bool {
+        self.map.read_slice(out, GuestAddress(at)).is_ok()
+    }
+
+    /// Copies bytes to where the guest has `at`. False if not all of that is there; then some of them may have been copied.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> bool {
+        self.map.write_slice(bytes, GuestAddress(at)).is_ok()
+    }
+}

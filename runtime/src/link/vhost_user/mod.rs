@@ -1,0 +1,302 @@
+//! vhost-user: a virtual machine's network device, whose memory its monitor shares with us (QEMU's vhost-user specification; virtio 1.3
+//! section 5.1).
+//!
+//! We are the back end and serve a listening socket: one front end at a time, the next one when it has gone. Requests are answered between
+//! frames. Until a front end and its guest's driver are there, and after they have gone, the link is down: frames are dropped and counted.
+//!
+//! Frames that the guest has no buffers for wait, a bounded number of them, until it gives some.
+
+mod device;
+mod from_guest;
+mod memory;
+mod message;
+mod poll;
+mod queue;
+mod session;
+mod to_guest;
+
+use super::{Link, LinkError, LinkStats, RxBatch, release};
+use crate::slots::Slots;
+use crate::sys::event::Event;
+use device::{Device, DeviceError, TO_GUEST};
+use hibernet_netstack::edge::{LinkInfo, Tso, TxError, TxFrame};
+use hibernet_netstack::wire::Mac;
+use message::{Reply, Request, feature};
+use poll::Poll;
+use queue::{Broken, MAX_SIZE, Segment};
+use session::{Asked, Session, SessionError};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use to_guest::{HELD, Held};
+
+const _: () = assert!(cfg!(target_endian = "little"), "virtio-net headers are written in the machine's byte order");
+
+/// Bytes of a connection that may be on their way from the guest; as for a TAP.
+const IN_FLIGHT: u32 = 1024 * 1024;
+/// Most pieces of buffers that one frame uses.
+const SEGMENTS: usize = 2 * MAX_SIZE as usize;
+/// Most requests that are answered before frames have their turn.
+const REQUESTS: usize = 64;
+
+/// Words of events; a ring's kicks are `KICK` and its index.
+const LISTENER: u64 = 0;
+const SESSION: u64 = 1;
+const MORE: u64 = 2;
+const KICK: u64 = 8;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct VhostUserLink {
+    listener: Option<OwnedFd>,
+    session: Option<Session>,
+    device: Device,
+    poll: Poll,
+    /// Frames were left in the queue, of which no kick tells.
+    more: Event,
+    more_set: bool,
+    guest_mac: Option<Mac>,
+    held: VecDeque<Held>,
+    /// Frames given to the guest since it was told.
+    untold: usize,
+    segments: Vec<Segment>,
+    chains: Vec<(u16, u32)>,
+    changed: bool,
+    stats: LinkStats,
+    stopped: bool,
+    log: slog::Logger,
+}
+
+impl VhostUserLink {
+    /// Behind a listening, non-blocking Unix stream socket. Packets are at most `mtu` bytes, or less if the front end says so.
+    pub fn listening(listener: OwnedFd, mtu: u16, guest_mac: Option<Mac>, log: slog::Logger) -> io::Result<VhostUserLink> {
+        let mut link = VhostUserLink::without_session(mtu, guest_mac, log)?;
+        link.poll.add(&listener, LISTENER)?;
+        link.listener = Some(listener);
+        Ok(link)
+    }
+
+    /// Over a connection, a non-blocking Unix stream socket. The link is gone when it ends.
+    pub fn connected(socket: OwnedFd, mtu: u16, guest_mac: Option<Mac>, log: slog::Logger) -> io::Result<VhostUserLink> {
+        let mut link = VhostUserLink::without_session(mtu, guest_mac, log)?;
+        link.poll.add(&socket, SESSION)?;
+        link.session = Some(Session::new(socket));
+        Ok(link)
+    }
+
+    fn without_session(mtu: u16, guest_mac: Option<Mac>, log: slog::Logger) -> io::Result<VhostUserLink> {
+        let (poll, more) = (Poll::new()?, Event::new()?);
+        poll.add(&more, MORE)?;
+        Ok(VhostUserLink {
+            listener: None,
+            session: None,
+            device: Device::new(mtu),
+            poll,
+            more,
+            more_set: false,
+            guest_mac,
+            held: VecDeque::with_capacity(HELD),
+            untold: 0,
+            segments: Vec::with_capacity(SEGMENTS),
+            chains: Vec::with_capacity(usize::from(MAX_SIZE)),
+            changed: false,
+            stats: LinkStats::default(),
+            stopped: false,
+            log,
+        })
+    }
+
+    /// Looks at what has happened besides frames.
+    fn attend(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
+        for word in self.poll.ready()? {
+            match word {
+                LISTENER => self.accept(),
+                SESSION => self.converse(slots)?,
+                MORE => {
+                    self.more.clear();
+                    self.more_set = false;
+                }
+                word => {
+                    let i = (word - KICK) as usize;
+                    self.device.rings[i].take_kicks();
+                    if i == TO_GUEST {
+                        self.deliver_held(slots);
+                        self.tell(TO_GUEST);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let accepted = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK);
+        let socket = match accepted {
+            Ok(s) => s,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => return,
+            Err(e) => {
+                self.stats.rx_errors += 1;
+                slog::warn!(self.log, "cannot accept a front end"; "error" => %e);
+                return;
+            }
+        };
+        if let Err(e) = self.poll.add(&socket, SESSION) {
+            slog::warn!(self.log, "cannot watch a front end"; "error" => %e);
+            return;
+        }
+        // Others wait in the backlog until this one has gone.
+        self.poll.remove(listener);
+        slog::info!(self.log, "a front end has come");
+        self.session = Some(Session::new(socket));
+    }
+
+    /// Answers requests.
+    fn converse(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
+        for _ in 0..REQUESTS {
+            let Some(session) = &mut self.session else { return Ok(()) };
+            let done = session.next().and_then(|asked| match asked {
+                Some(a) => self.carry_out(a).map(|()| true),
+                None => Ok(false),
+            });
+            match done {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(e) => return self.end_session(slots, &e),
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, asked: Asked) -> Result<(), SessionError> {
+        let Asked { header, request, fds } = asked;
+        slog::debug!(self.log, "the front end asks"; "request" => ?request);
+        if request == Request::Unknown {
+            slog::debug!(self.log, "the front end asks for what is not known here"; "request" => header.request);
+        }
+        let unknown = request == Request::Unknown;
+        let before = self.info();
+        let word = |i: usize| KICK + i as u64;
+        let result: Result<Option<Reply>, DeviceError> = self.device.handle(header.request, request, fds, &self.poll, word);
+        self.changed |= before != self.info();
+        let acknowledged = header.need_reply && self.device.acknowledges();
+        let reply = match result {
+            Ok(Some(reply)) => Some(reply),
+            Ok(None) if acknowledged => Some(Reply::number(header.request, unknown.into())),
+            Ok(None) => None,
+            Err(e) if acknowledged => {
+                slog::warn!(self.log, "a request of the front end is refused"; "error" => %e);
+                Some(Reply::number(header.request, 1))
+            }
+            // A front end that does not hear of it would go on as if it had what it wants.
+            Err(e) => return Err(e.into()),
+        };
+        match (&self.session, reply) {
+            (Some(s), Some(reply)) => s.answer(reply),
+            _ => Ok(()),
+        }
+    }
+
+    fn end_session(&mut self, slots: &mut Slots, why: &SessionError) -> Result<(), LinkError> {
+        match why {
+            SessionError::Closed => slog::info!(self.log, "the front end has gone"),
+            e => slog::warn!(self.log, "the front end is sent away"; "error" => %e),
+        }
+        if let Some(s) = self.session.take() {
+            self.poll.remove(s.fd());
+        }
+        self.device.reset(&self.poll);
+        self.changed = true;
+        self.drop_held(slots, TxError::Down);
+        match &self.listener {
+            Some(l) => Ok(self.poll.add(l, LISTENER)?),
+            None => Err(LinkError::Closed),
+        }
+    }
+
+    fn broken(&mut self, i: usize, why: Broken) {
+        self.device.rings[i].break_off();
+        slog::warn!(self.log, "the guest's queue makes no sense; it is not served until it is set up again"; "queue" => i, "error" => %why);
+    }
+
+    /// Shows the guest what it was given or what was taken from it, and interrupts it if it wants to know.
+    fn tell(&mut self, i: usize) {
+        if !self.device.ready(i) {
+            return;
+        }
+        let ring = &mut self.device.rings[i];
+        let told = ring.queue.rings(&self.device.memory).and_then(|rings| {
+            ring.queue.publish(&rings)?;
+            ring.queue.wants_call(&rings)
+        });
+        match told {
+            Ok(true) => ring.call(),
+            Ok(false) => {}
+            Err(e) => self.broken(i, e),
+        }
+        if i == TO_GUEST {
+            self.untold = 0;
+        }
+    }
+}
+
+impl Link for VhostUserLink {
+    fn info(&self) -> LinkInfo {
+        let d = &self.device;
+        let checksum = d.has(feature::GUEST_CSUM);
+        let tso = match (d.has(feature::GUEST_TSO4), d.has(feature::GUEST_TSO6)) {
+            (true, true) if checksum => Tso::Both,
+            (true, false) if checksum => Tso::V4,
+            _ => Tso::None,
+        };
+        let uso = checksum && d.has(feature::GUEST_USO4 | feature::GUEST_USO6);
+        LinkInfo { mtu: d.mtu, checksum, tso, uso, guest_mac: self.guest_mac, in_flight: IN_FLIGHT }
+    }
+
+    fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.poll.as_fd()
+    }
+
+    fn recv_batch(&mut self, slots: &mut Slots, out: &mut RxBatch) -> Result<(), LinkError> {
+        if self.stopped {
+            return Err(LinkError::Closed);
+        }
+        if out.room() == 0 {
+            return Ok(());
+        }
+        self.take_frames(slots, out);
+        if out.is_empty() {
+            self.attend(slots)?;
+            self.take_frames(slots, out);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError> {
+        let sent = self.send_frame(slots, &frame);
+        release(slots, &frame);
+        sent.map_err(|e| self.stats.refused(e))
+    }
+
+    fn flush(&mut self, _slots: &mut Slots) -> Result<(), LinkError> {
+        if self.untold > 0 {
+            self.tell(TO_GUEST);
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, slots: &mut Slots) {
+        self.stopped = true;
+        self.drop_held(slots, TxError::Down);
+        self.device.reset(&self.poll);
+        self.session = None;
+    }
+
+    fn stats(&self) -> LinkStats {
+        self.stats
+    }
+}

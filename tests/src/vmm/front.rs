@@ -1,0 +1,315 @@
+//! A vhost-user front end with a network device of two queues, whose memory is its own.
+
+use super::driver::{DriverQueue, Layout};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+
+/// Numbers of requests (QEMU's vhost-user specification).
+#[allow(missing_docs)]
+pub mod code {
+    pub const GET_FEATURES: u32 = 1;
+    pub const SET_FEATURES: u32 = 2;
+    pub const SET_OWNER: u32 = 3;
+    pub const SET_MEM_TABLE: u32 = 5;
+    pub const SET_VRING_NUM: u32 = 8;
+    pub const SET_VRING_ADDR: u32 = 9;
+    pub const SET_VRING_BASE: u32 = 10;
+    pub const GET_VRING_BASE: u32 = 11;
+    pub const SET_VRING_KICK: u32 = 12;
+    pub const SET_VRING_CALL: u32 = 13;
+    pub const GET_PROTOCOL_FEATURES: u32 = 15;
+    pub const SET_PROTOCOL_FEATURES: u32 = 16;
+    pub const SET_VRING_ENABLE: u32 = 18;
+    pub const NET_SET_MTU: u32 = 20;
+    pub const GET_MAX_MEM_SLOTS: u32 = 36;
+    pub const ADD_MEM_REG: u32 = 37;
+    pub const REM_MEM_REG: u32 = 38;
+}
+
+/// Features, by bit (virtio 1.3).
+#[allow(missing_docs)]
+pub mod feature {
+    pub const GUEST_CSUM: u64 = 1 << 1;
+    pub const GUEST_TSO4: u64 = 1 << 7;
+    pub const GUEST_TSO6: u64 = 1 << 8;
+    pub const MRG_RXBUF: u64 = 1 << 15;
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    pub const EVENT_IDX: u64 = 1 << 29;
+    pub const PROTOCOL: u64 = 1 << 30;
+    pub const VERSION_1: u64 = 1 << 32;
+}
+
+/// Where the front end claims to have the guest's memory.
+const USER: u64 = 0x7f00_0000_0000;
+const NEED_REPLY: u32 = 8;
+const HEADER: usize = 12;
+
+/// What a guest and its monitor are like.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Features that the guest takes if they are offered.
+    pub features: u64,
+    /// Features of the protocol that the monitor takes if they are offered.
+    pub protocol: u64,
+    /// Entries of each queue.
+    pub size: u16,
+    /// Length of a buffer to receive into.
+    pub rx_buffer: u32,
+    /// Length of a buffer to send from.
+    pub tx_buffer: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { features: !feature::EVENT_IDX, protocol: !0, size: 256, rx_buffer: 1536, tx_buffer: 68 * 1024 }
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct FrontEnd {
+    socket: UnixStream,
+    options: Options,
+    file: OwnedFd,
+    memory: GuestMemoryMmap,
+    /// What was agreed on.
+    pub features: u64,
+    /// The queue of what the guest receives.
+    pub rx: DriverQueue,
+    /// The queue of what the guest sends.
+    pub tx: DriverQueue,
+    kicks: [OwnedFd; 2],
+    calls: [OwnedFd; 2],
+}
+
+fn event() -> OwnedFd {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd")
+}
+
+impl FrontEnd {
+    /// Before anything was said.
+    pub fn new(socket: UnixStream, options: Options) -> FrontEnd {
+        let rx = Layout { size: options.size, base: 0, buffers: 1 << 20, buffer: options.rx_buffer };
+        let end = rx.buffer(options.size).next_multiple_of(1 << 16);
+        let tx = Layout { size: options.size, base: 1 << 19, buffers: end, buffer: options.tx_buffer };
+        let len = tx.buffer(options.size).next_multiple_of(1 << 16);
+        let file = memfd_create("guest", MemfdFlags::CLOEXEC).expect("memfd");
+        ftruncate(&file, len).expect("memfd");
+        let shared = FileOffset::new(File::from(file.try_clone().expect("dup")), 0);
+        let memory = GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), len as usize, Some(shared))]).expect("map");
+        FrontEnd {
+            socket,
+            options,
+            file,
+            features: 0,
+            rx: DriverQueue::new(memory.clone(), rx, false),
+            tx: DriverQueue::new(memory.clone(), tx, false),
+            memory,
+            kicks: [event(), event()],
+            calls: [event(), event()],
+        }
+    }
+
+    /// Sends a request.
+    pub fn send(&self, request: u32, flags: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let head: Vec<u8> = [request, 1 | flags, body.len() as u32].iter().flat_map(|v| v.to_ne_bytes()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
+        sendmsg(&self.socket, &[IoSlice::new(&head), IoSlice::new(body)], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// The answer to a request: its number and content.
+    pub fn answer(&self) -> io::Result<(u32, u64)> {
+        let mut b = [0; HEADER + 8];
+        let (_, n) = recv(&self.socket, &mut b[..], RecvFlags::WAITALL)?;
+        if n != b.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let word = |at: usize| u32::from_ne_bytes(b[at..at + 4].try_into().expect("four bytes"));
+        assert_eq!((word(4), word(8)), (5, 8), "flags and length of an answer");
+        Ok((word(0), u64::from_ne_bytes(b[HEADER..].try_into().expect("eight bytes"))))
+    }
+
+    /// Asks for a number.
+    pub fn get(&self, request: u32) -> u64 {
+        self.ask(request, &[], &[], 0).expect("answer")
+    }
+
+    /// Sends a request that has an answer, or, with `NEED_REPLY`, one of whether it succeeded.
+    fn ask(&self, request: u32, body: &[u8], fds: &[BorrowedFd<'_>], flags: u32) -> io::Result<u64> {
+        self.send(request, flags, body, fds)?;
+        let (to, n) = self.answer()?;
+        assert_eq!(to, request, "the answer is to another request");
+        Ok(n)
+    }
+
+    /// Sends a request; whether it succeeded.
+    pub fn set(&self, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
+        Ok(self.ask(request, body, fds, NEED_REPLY)? == 0)
+    }
+
+    /// A region of memory, as requests have it.
+    pub fn region(guest: u64, size: u64, user: u64, offset: u64) -> Vec<u8> {
+        [guest, size, user, offset].iter().flat_map(|v| v.to_ne_bytes()).collect()
+    }
+
+    /// The length of the guest's memory.
+    pub fn memory_len(&self) -> u64 {
+        let t = self.tx.layout;
+        t.buffer(t.size).next_multiple_of(1 << 16)
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The file behind the guest's memory.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Agrees on features.
+    pub fn negotiate(&mut self) {
+        let offered = self.get(code::GET_FEATURES);
+        let own = self.get(code::GET_PROTOCOL_FEATURES);
+        self.send(code::SET_PROTOCOL_FEATURES, 0, &(own & self.options.protocol).to_ne_bytes(), &[]).expect("send");
+        self.features = offered & self.options.features;
+        self.send(code::SET_OWNER, 0, &[], &[]).expect("send");
+        assert!(self.set(code::SET_FEATURES, &self.features.to_ne_bytes(), &[]).expect("answer"));
+        let event_idx = self.features & feature::EVENT_IDX != 0;
+        for q in [&mut self.rx, &mut self.tx] {
+            *q = DriverQueue::new(self.memory.clone(), q.layout, event_idx);
+        }
+    }
+
+    /// Shares the guest's memory.
+    pub fn share_memory(&self) {
+        let mut body = 1u64.to_ne_bytes().to_vec();
+        body.extend(FrontEnd::region(0, self.memory_len(), USER, 0));
+        assert!(self.set(code::SET_MEM_TABLE, &body, &[self.file.as_fd()]).expect("answer"));
+    }
+
+    /// Two numbers, as requests about rings have them.
+    pub fn pair(index: u32, value: u32) -> [u8; 8] {
+        let mut b = [0; 8];
+        b[..4].copy_from_slice(&index.to_ne_bytes());
+        b[4..].copy_from_slice(&value.to_ne_bytes());
+        b
+    }
+
+    /// Where a ring is, as the request has it.
+    pub fn addresses(index: u32, layout: &Layout) -> Vec<u8> {
+        let mut body = FrontEnd::pair(index, 0).to_vec();
+        for at in [layout.desc(), layout.used(), layout.avail()] {
+            body.extend((USER + at).to_ne_bytes());
+        }
+        body.extend(0u64.to_ne_bytes());
+        body
+    }
+
+    /// Starts a ring where it stands.
+    pub fn start_ring(&self, index: u32, base: u16) {
+        let layout = if index == 0 { self.rx.layout } else { self.tx.layout };
+        let done = [
+            self.set(code::SET_VRING_NUM, &FrontEnd::pair(index, layout.size.into()), &[]),
+            self.set(code::SET_VRING_BASE, &FrontEnd::pair(index, base.into()), &[]),
+            self.set(code::SET_VRING_ADDR, &FrontEnd::addresses(index, &layout), &[]),
+            self.set(code::SET_VRING_CALL, &u64::from(index).to_ne_bytes(), &[self.calls[index as usize].as_fd()]),
+            self.set(code::SET_VRING_KICK, &u64::from(index).to_ne_bytes(), &[self.kicks[index as usize].as_fd()]),
+            self.set(code::SET_VRING_ENABLE, &FrontEnd::pair(index, 1), &[]),
+        ];
+        assert!(done.iter().all(|d| matches!(d, Ok(true))), "{done:?}");
+    }
+
+    /// Stops a ring; the number of the next entry that the device would have looked at.
+    pub fn stop_ring(&self, index: u32) -> u16 {
+        (self.ask(code::GET_VRING_BASE, &FrontEnd::pair(index, 0), &[], 0).expect("answer") >> 32) as u16
+    }
+
+    /// All that a monitor does until the guest can receive and send.
+    pub fn set_up(&mut self) {
+        self.negotiate();
+        self.share_memory();
+        self.rx.fill();
+        self.rx.want_calls();
+        self.start_ring(0, 0);
+        self.start_ring(1, 0);
+    }
+
+    /// Tells the device of what was offered, if it wants to know.
+    pub fn kick(&mut self) {
+        for (i, q) in [&mut self.rx, &mut self.tx].into_iter().enumerate() {
+            if q.wants_kick() {
+                rustix::io::write(&self.kicks[i], &1u64.to_ne_bytes()).expect("kick");
+            }
+        }
+    }
+
+    /// Tells the device, whether it wants to know or not.
+    pub fn kick_anyway(&self, index: usize) {
+        rustix::io::write(&self.kicks[index], &1u64.to_ne_bytes()).expect("kick");
+    }
+
+    /// Sends a frame behind a virtio-net header that asks for nothing. False if there is no room.
+    pub fn transmit(&mut self, frame: &[u8]) -> bool {
+        self.transmit_with(&[0; 12], frame)
+    }
+
+    /// Sends a frame behind a header.
+    pub fn transmit_with(&mut self, header: &[u8; 12], frame: &[u8]) -> bool {
+        self.tx.reclaim();
+        let sent = self.tx.send(&[header, frame].concat());
+        self.kick();
+        sent
+    }
+
+    /// The next frame that the guest has received, with its header.
+    pub fn receive(&mut self) -> Option<([u8; 12], Vec<u8>)> {
+        let (head, len) = self.rx.used()?;
+        let first = self.rx.read(head, len as usize);
+        let mut chain = vec![head];
+        let header: [u8; 12] = first[..12].try_into().expect("a header in the first buffer");
+        let mut frame = first[12..].to_vec();
+        for _ in 1..u16::from_le_bytes([header[10], header[11]]) {
+            let (head, len) = self.rx.used().expect("all buffers of a frame at once");
+            frame.extend(self.rx.read(head, len as usize));
+            chain.push(head);
+        }
+        chain.into_iter().for_each(|n| self.rx.give(n));
+        Some((header, frame))
+    }
+
+    /// Offers all free buffers to be received into.
+    pub fn refill(&mut self) {
+        self.rx.fill();
+        self.kick();
+    }
+
+    /// The descriptor that says that a queue has something.
+    pub fn call_fd(&self, index: usize) -> BorrowedFd<'_> {
+        self.calls[index].as_fd()
+    }
+
+    /// Whether the guest was called for a queue, waiting for it; then it no longer is.
+    pub fn called(&self, index: usize, wait: Duration) -> bool {
+        let timeout = Timespec::try_from(wait).expect("time");
+        let mut fds = [PollFd::new(&self.calls[index], PollFlags::IN)];
+        poll(&mut fds, Some(&timeout)).expect("poll") == 1 && rustix::io::read(&self.calls[index], &mut [0; 8][..]).is_ok()
+    }
+
+    /// The connection.
+    pub fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+}

@@ -1,0 +1,7 @@
+//! What stands on the other side of a link to a virtual machine: its monitor, and the driver in its guest.
+
+mod driver;
+mod front;
+
+pub use driver::{DriverQueue, Layout};
+pub use front::{FrontEnd, Options, code, feature};

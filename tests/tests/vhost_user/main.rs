@@ -1,0 +1,98 @@
+//! The vhost-user link, with a front end and a guest's driver that a test plays.
+
+mod hostile;
+mod requests;
+mod traffic;
+
+use hibernet::link::vhost_user::VhostUserLink;
+use hibernet::link::{Link, LinkError, RxBatch};
+use hibernet::slots::Slots;
+use hibernet_netstack::edge::{Payload, TxFrame};
+use hibernet_tests::vmm::{FrontEnd, Options};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// A link, and what a worker does with it.
+struct Served {
+    link: VhostUserLink,
+    slots: Slots,
+    /// Frames that the guest has sent.
+    frames: Vec<Vec<u8>>,
+}
+
+/// Nothing here takes so long.
+const LONG: Duration = Duration::from_secs(20);
+
+fn log() -> slog::Logger {
+    slog::Logger::root(slog::Discard, slog::o!())
+}
+
+/// A link and a front end that has said nothing yet.
+fn connected(options: Options) -> (Served, FrontEnd) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let link = VhostUserLink::connected(ours.into(), 65_520, None, log()).unwrap();
+    let served = Served { link, slots: Slots::new(1024).unwrap(), frames: Vec::new() };
+    (served, FrontEnd::new(theirs, options))
+}
+
+/// A link that a front end has set up.
+fn running(options: Options) -> (Served, FrontEnd) {
+    let (mut served, mut front) = connected(options);
+    served.while_does(|| front.set_up()).unwrap();
+    (served, front)
+}
+
+fn frame(head: &[u8]) -> TxFrame<'_> {
+    TxFrame { head, body: Payload::EMPTY, keep_body: false, checksum: None, gso: None }
+}
+
+impl Served {
+    /// One wake-up of a worker.
+    fn turn(&mut self) -> Result<(), LinkError> {
+        let mut batch = RxBatch::default();
+        loop {
+            self.link.recv_batch(&mut self.slots, &mut batch)?;
+            if batch.is_empty() {
+                break;
+            }
+            for r in batch.drain() {
+                self.frames.push(self.slots.bytes(r.frame).to_vec());
+                self.slots.give(r.slot);
+            }
+        }
+        self.link.flush(&mut self.slots)
+    }
+
+    /// Waits for something to happen at the link's descriptor, at most so long; whether it did.
+    fn wait(&self, at_most: Duration) -> bool {
+        let timeout = Timespec::try_from(at_most).unwrap();
+        poll(&mut [PollFd::new(&self.link.fd(), PollFlags::IN)], Some(&timeout)).unwrap() == 1
+    }
+
+    /// Serves while the front end does something that waits for answers.
+    fn while_does<T: Send>(&mut self, f: impl FnOnce() -> T + Send) -> Result<T, LinkError> {
+        std::thread::scope(|s| {
+            let work = s.spawn(f);
+            let mut end = Ok(());
+            while !work.is_finished() {
+                if end.is_ok() && self.wait(Duration::from_millis(2)) {
+                    end = self.turn();
+                }
+            }
+            let done = work.join().expect("the front end");
+            end.map(|()| done)
+        })
+    }
+
+    /// Serves until `n` frames came from the guest.
+    fn until_frames(&mut self, n: usize) {
+        let end = Instant::now() + LONG;
+        while self.frames.len() < n {
+            assert!(Instant::now() < end, "{} of {n} frames came", self.frames.len());
+            assert!(self.wait(LONG), "nothing more happens after {} of {n} frames", self.frames.len());
+            self.turn().unwrap();
+        }
+    }
+}
