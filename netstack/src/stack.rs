@@ -126,6 +126,15 @@ impl Stack {
         self.gateway.link_up(&mut self.router, link, edge);
     }
 
+    /// A link whose other end was away is up again: whoever is there now hears of the gateway. `away` is for how long flows went on without it, if there
+    /// may be any; they try again at once. [`Stack::flush`] is to follow.
+    pub fn link_back<E: Edge>(&mut self, now: Time, link: LinkId, away: Option<Duration>, edge: &mut E) {
+        self.link_up(now, link, edge);
+        if let Some(away) = away {
+            self.translator.tcp.thaw(&mut self.router, away, edge);
+        }
+    }
+
     /// A frame from a guest.
     pub fn receive<E: Edge>(&mut self, now: Time, frame: &RxFrame<'_>, edge: &mut E) {
         self.router.now = now;

@@ -67,6 +67,11 @@ impl Slots {
         }
     }
 
+    /// Whether a slot has several owners.
+    pub fn is_shared(&self, slot: u32) -> bool {
+        self.owners.get(slot as usize).is_some_and(|n| *n > 1)
+    }
+
     /// The bytes of a payload, as far as they lie in its slot.
     pub fn bytes(&self, p: Payload) -> &[u8] {
         if p.slot as usize >= self.owners.len() {

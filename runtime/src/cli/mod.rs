@@ -180,7 +180,10 @@ Examples:
   hibernet attach --netns 4711 -p 8080:80         namespace of a process; ends with it
   hibernet attach --netns /run/netns/blue         namespace made by `ip netns add blue`; ends when that is deleted
   hibernet attach --packet tap0                   a TAP that a VMM such as Firecracker has opened
-  hibernet attach --tap tap0                      a TAP that nobody has opened";
+  hibernet attach --tap tap0                      a TAP that nobody has opened
+  hibernet attach --qemu /run/vm1.sock            a VM, before or after it begins, and again when it or this begins anew:
+      qemu-system-x86_64 ... -device virtio-net-pci,netdev=n \\
+          -netdev stream,id=n,server=off,addr.type=unix,addr.path=/run/vm1.sock,reconnect-ms=100";
 
 #[derive(Debug, Args)]
 struct RunArgs {
@@ -221,7 +224,10 @@ struct TargetArgs {
     /// Make an interface in this network namespace
     #[arg(long, value_name = "PATH|PID", value_parser = Target::netns)]
     netns: Option<Target>,
-    /// Take this inherited descriptor: of a TAP, or a packet socket
+    /// Listen at this Unix socket for QEMU's `-netdev stream`
+    #[arg(long, value_name = "PATH")]
+    qemu: Option<PathBuf>,
+    /// Take this inherited descriptor: of a TAP, a packet socket, a socket that carries a frame in each message, or one that speaks as `--qemu`
     #[arg(long, value_name = "N")]
     fd: Option<i32>,
 }
@@ -230,11 +236,13 @@ impl TargetArgs {
     fn target(self) -> Result<Option<Target>, Failure> {
         let inherited = self.fd.map(Target::inherited).transpose()?;
         let named = self.tap.map(Target::Tap).or(self.packet.map(Target::Packet));
-        Ok(named.or(self.netns).or(inherited))
+        let listening = self.qemu.map(|path| Target::Streams { path, one_off: false });
+        Ok(named.or(self.netns).or(listening).or(inherited))
     }
 
     fn is_given(&self) -> bool {
-        self.tap.is_some() || self.packet.is_some() || self.netns.is_some() || self.fd.is_some()
+        let named = self.tap.is_some() || self.packet.is_some();
+        named || self.netns.is_some() || self.qemu.is_some() || self.fd.is_some()
     }
 }
 
@@ -283,7 +291,7 @@ fn run(args: RunArgs) -> Result<u8, Failure> {
 }
 
 fn attach(args: AttachArgs) -> Result<u8, Failure> {
-    let nothing = || Failure::new(Status::Usage, "nothing to attach to: give --tap, --packet, --netns or --fd");
+    let nothing = || Failure::new(Status::Usage, "nothing to attach to: give --tap, --packet, --netns, --qemu or --fd");
     let target = args.target.target()?.ok_or_else(nothing)?;
     supervisor::attach(&AttachRequest { plan: args.net.plan()?, target, thaw: None })
 }

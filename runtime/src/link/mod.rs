@@ -3,6 +3,7 @@
 pub mod channel;
 pub mod pcap;
 pub mod socket;
+pub mod stream;
 pub mod tap;
 pub mod vhost_user;
 pub mod vnet;
@@ -11,7 +12,7 @@ use crate::slots::Slots;
 use hibernet_netstack::edge::{Gso, LinkInfo, Payload, RxChecksum, TxError, TxFrame};
 use hibernet_netstack::wire::ethernet;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Most frames that one call receives or that a link gathers for one call.
 pub const BATCH: usize = 64;
@@ -86,6 +87,36 @@ pub enum LinkError {
     Io(#[from] io::Error),
 }
 
+/// What became of the peer of a link whose peers come and go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkNews {
+    /// There is one.
+    Connected,
+    /// It has left, and why; the link waits for the next.
+    Disconnected(String),
+}
+
+/// The connection of a link whose peers come and go, as it is handed to a successor: the stream's two ends may stand in the middle of a frame.
+#[derive(Debug)]
+pub struct Connection {
+    /// The connected socket.
+    pub fd: OwnedFd,
+    /// What was received and not handed to the stack.
+    pub received: Vec<u8>,
+    /// The rest of a frame whose beginning was sent.
+    pub unsent: Vec<u8>,
+}
+
+impl Connection {
+    /// A copy.
+    ///
+    /// # Errors
+    /// If descriptors ran out.
+    pub fn try_clone(&self) -> io::Result<Connection> {
+        Ok(Connection { fd: self.fd.try_clone()?, received: self.received.clone(), unsent: self.unsent.clone() })
+    }
+}
+
 macro_rules! link_stats {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of a link since it was made. All only grow.
@@ -116,7 +147,9 @@ link_stats! {
     rx_no_slot,
     /// Frames that the kernel dropped because we did not read in time, where it says so.
     rx_overrun,
-    /// Times the interface went down without going away.
+    /// Frames that the end of a stream cut off.
+    rx_cut_off,
+    /// Times the interface went down without going away, or a peer left and others may come.
     rx_down,
     /// Other failures to receive.
     rx_errors,
@@ -126,7 +159,7 @@ link_stats! {
     tx_bytes,
     /// Frames dropped because the queue was full. An interface may take frames and drop them itself; it counts those.
     tx_full,
-    /// Frames dropped because the interface was down or gone.
+    /// Frames dropped because the interface was down or gone, or there was no peer.
     tx_down,
     /// Frames dropped because they are longer than the link carries.
     tx_too_big,
@@ -174,6 +207,25 @@ pub trait Link: Send {
 
     /// Counters.
     fn stats(&self) -> LinkStats;
+
+    /// What became of the peer since the last call, where peers come and go.
+    fn take_news(&mut self) -> Option<LinkNews> {
+        None
+    }
+
+    /// A copy of the connection with the peer, where peers come and go and there is one. The link is not to be used any more if the copy is.
+    ///
+    /// # Errors
+    /// If descriptors ran out.
+    fn connection(&self, slots: &Slots) -> io::Result<Option<Connection>> {
+        let _ = slots;
+        Ok(None)
+    }
+
+    /// Goes on with a connection of a former link of the same kind, before anything else. Links that have none ignore it.
+    fn take_over(&mut self, slots: &mut Slots, connection: Connection) {
+        let _ = (slots, connection);
+    }
 }
 
 impl<L: Link + ?Sized> Link for Box<L> {
@@ -211,6 +263,18 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn stats(&self) -> LinkStats {
         (**self).stats()
+    }
+
+    fn take_news(&mut self) -> Option<LinkNews> {
+        (**self).take_news()
+    }
+
+    fn connection(&self, slots: &Slots) -> io::Result<Option<Connection>> {
+        (**self).connection(slots)
+    }
+
+    fn take_over(&mut self, slots: &mut Slots, connection: Connection) {
+        (**self).take_over(slots, connection);
     }
 }
 

@@ -3,7 +3,7 @@
 //! The format is classic pcap with nanoseconds, link type Ethernet. Frames whose checksum or segmentation the link is yet to do
 //! are written as they are, as tcpdump on the sender's side shows them.
 
-use super::{Link, LinkError, LinkStats, MAX_FRAME, RxBatch};
+use super::{Connection, Link, LinkError, LinkNews, LinkStats, MAX_FRAME, RxBatch};
 use crate::slots::Slots;
 use hibernet_netstack::edge::{LinkInfo, TxError, TxFrame};
 use slog::{Logger, warn};
@@ -163,6 +163,18 @@ impl<L: Link> Link for PcapLink<L> {
 
     fn stats(&self) -> LinkStats {
         self.inner.stats()
+    }
+
+    fn take_news(&mut self) -> Option<LinkNews> {
+        self.inner.take_news()
+    }
+
+    fn connection(&self, slots: &Slots) -> io::Result<Option<Connection>> {
+        self.inner.connection(slots)
+    }
+
+    fn take_over(&mut self, slots: &mut Slots, connection: Connection) {
+        self.inner.take_over(slots, connection);
     }
 }
 

@@ -4,6 +4,7 @@ use super::failure::{Failure, Status};
 use super::namespaces;
 use super::netlink::{Interface, Netlink, RemovalWatch};
 use super::plan::{Guest, LinkChoice};
+use super::socket_path::{self, SocketPath};
 use crate::sys::packet::{self, PacketSocket};
 use crate::sys::tun::{self, TunError, TunOptions};
 use crate::sys::{process, socket};
@@ -14,6 +15,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 /// Our end of a link, as it is handed from process to process beside its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +44,13 @@ pub enum LinkKind {
     },
     /// A socket of another kind that keeps message boundaries: bare Ethernet frames.
     Messages,
+    /// A listening socket for streams of frames, each behind its length, as QEMU's `-netdev stream` sends them.
+    Streams {
+        /// The link is gone when the first connection has ended.
+        one_off: bool,
+    },
+    /// Such a stream.
+    Stream,
 }
 
 /// A link that was opened.
@@ -51,11 +60,13 @@ pub(crate) struct Opened {
     pub(crate) fd: OwnedFd,
     /// For a packet socket: tells when its interface is removed. (The descriptor of a TAP says so itself.)
     pub(crate) removal: Option<RemovalWatch>,
+    /// For a socket that listens at a path: removes that in the end.
+    pub(crate) path: Option<SocketPath>,
 }
 
 impl Opened {
     fn new(end: LinkEnd, fd: OwnedFd) -> Self {
-        Opened { end, fd, removal: None }
+        Opened { end, fd, removal: None, path: None }
     }
 }
 
@@ -217,15 +228,25 @@ pub(crate) fn attach_fd(fd: i32, owned: &OwnedFd, mtu: u16) -> Result<Opened, Fa
         if domain.is_ok_and(|d| d == libc::AF_PACKET) {
             return packet::adopt(owned, mtu.into()).map(packet_end).map_err(packet_failure);
         }
-        return Ok(Opened::new(
-            LinkEnd { kind: LinkKind::Messages, ifname: format!("fd{fd}"), mtu: mtu.into(), guest_mac: None },
-            owned,
-        ));
+        let is = |option| socket::get_int(owned.as_fd(), libc::SOL_SOCKET, option);
+        let kind = match (is(libc::SO_TYPE), is(libc::SO_ACCEPTCONN)) {
+            (Ok(libc::SOCK_STREAM), Ok(0)) => LinkKind::Stream,
+            (Ok(libc::SOCK_STREAM), _) => LinkKind::Streams { one_off: false },
+            _ => LinkKind::Messages,
+        };
+        return Ok(Opened::new(LinkEnd { kind, ifname: format!("fd{fd}"), mtu: mtu.into(), guest_mac: None }, owned));
     }
     let tun = tun::adopt(owned, mtu.into()).map_err(|e| {
         Failure::new(Status::Link, format!("--fd {fd} is neither a socket nor a TAP with virtio-net headers: {e}"))
     })?;
     Ok(Opened::new(LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None }, tun.fd))
+}
+
+/// Listens for QEMU, or another VMM that speaks like it, at a path.
+pub(crate) fn listen_at(path: &Path, one_off: bool, mtu: u16) -> Result<Opened, Failure> {
+    let (fd, path) = socket_path::listen(path)?;
+    let end = LinkEnd { kind: LinkKind::Streams { one_off }, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None };
+    Ok(Opened { path: Some(path), ..Opened::new(end, fd) })
 }
 
 /// Configures the guest's interface, and loopback, in the current network namespace.

@@ -16,6 +16,7 @@ pub mod plan;
 pub(crate) mod probe;
 pub mod resolv;
 pub(crate) mod retries;
+pub(crate) mod socket_path;
 pub(crate) mod stragglers;
 pub mod supervisor;
 pub mod target;

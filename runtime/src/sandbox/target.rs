@@ -28,6 +28,13 @@ pub enum Target {
     Process(Pid),
     /// A network namespace by its file.
     Namespace(PathBuf),
+    /// A Unix socket that is made at this path, to which QEMU's `-netdev stream` connects.
+    Streams {
+        /// Where.
+        path: PathBuf,
+        /// Until the first connection has ended.
+        one_off: bool,
+    },
     /// An inherited descriptor, and the number under which it was handed over.
     Fd(i32, Arc<OwnedFd>),
 }
@@ -70,6 +77,7 @@ impl Target {
             Target::Tap(name) => guest::attach_tap(name)?,
             Target::Packet(name) => guest::attach_packet(name)?,
             Target::Fd(number, fd) => guest::attach_fd(*number, fd, plan.guest.mtu)?,
+            Target::Streams { path, one_off } => guest::listen_at(path, *one_off, plan.guest.mtu)?,
             Target::Process(pid) => {
                 let proc = PathBuf::from(format!("/proc/{}/ns", pid.as_raw_nonzero()));
                 let (helper, opened) = Helper::start(plan, &proc.join("net"), Some(&proc.join("user")))?;
@@ -121,7 +129,7 @@ impl Helper {
                 drop(channel);
                 let done = catch_unwind(AssertUnwindSafe(|| {
                     enter(&net_fd, user_fd, net)?;
-                    let Opened { end, fd, removal } = guest::make_in_namespace(&plan.guest)?;
+                    let Opened { end, fd, removal, .. } = guest::make_in_namespace(&plan.guest)?;
                     let mut fds = vec![fd.as_fd()];
                     fds.extend(removal.as_ref().map(|r| r.fd().as_fd()));
                     theirs.send(&Report::Link(end, removal.as_ref().map(RemovalWatch::index)), &fds)?;
@@ -147,7 +155,7 @@ impl Helper {
                 let mut fds = fds.into_iter();
                 let fd = fds.next().ok_or_else(|| Failure::new(Status::Internal, "the link's descriptor did not arrive"))?;
                 let removal = fds.next().zip(watched).map(|(fd, index)| RemovalWatch::from_parts(fd, index));
-                Ok((helper, Opened { end, fd, removal }))
+                Ok((helper, Opened { end, fd, removal, path: None }))
             }
             Some((Report::Failed(e), _)) => Err(e),
             _ => Err(Failure::new(Status::Internal, "the link could not be made in the namespace")),
@@ -239,7 +247,7 @@ impl Gone {
                 rustix::fs::inotify::add_watch(&inotify, dir, flags).map_err(fail)?;
                 gone.file = Some((inotify, path.clone(), inode));
             }
-            Target::Tap(_) | Target::Packet(_) | Target::Fd(..) => {}
+            Target::Tap(_) | Target::Packet(_) | Target::Streams { .. } | Target::Fd(..) => {}
         }
         Ok(gone)
     }

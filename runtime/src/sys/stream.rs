@@ -1,7 +1,7 @@
-//! Reading a stream socket without taking, and taking without reading.
+//! Reading a stream socket without taking, taking without reading, and writing from many places.
 
 use super::check_len;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Most pieces of one `recvmsg` (`UIO_MAXIOV`).
@@ -37,4 +37,17 @@ pub fn peek_behind(fd: BorrowedFd<'_>, skip: usize, scratch: &mut [u8], out: &mu
     // matter to the kernel, which writes one after the other.
     let n = check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })?;
     Ok(n.checked_sub(skip))
+}
+
+/// Sends the pieces one after the other, without waiting and without a signal if nobody reads any more. Returns how many bytes were taken. Of more
+/// than 1024 pieces the first are sent.
+pub fn send_vectored(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    let pieces = &pieces[..pieces.len().min(IOV_MAX)];
+    // SAFETY: `msghdr` is plain data for which all zeroes are valid.
+    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    // `IoSlice` has the layout of `iovec` (documented by std); the kernel only reads through the pointer.
+    msg.msg_iov = pieces.as_ptr().cast_mut().cast();
+    msg.msg_iovlen = pieces.len() as _;
+    // SAFETY: the header points to slices that are borrowed, hence alive and initialised, during the call; nothing is written.
+    check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const msg, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
 }

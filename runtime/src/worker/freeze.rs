@@ -8,6 +8,7 @@ use crate::checkpoint::report::{Flow, FlowTier, FreezeReport, FreezeTimes, Tier,
 use crate::checkpoint::{CheckpointError, Held};
 use crate::clock::{self, Clock};
 use crate::entropy;
+use crate::link::Connection;
 use crate::sock::SocketsState;
 use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::image::Capture;
@@ -308,6 +309,8 @@ impl Worker {
             Freeze::Prepared { token: held, .. } if *held == token => {}
             _ => return Err((Box::new(self), CheckpointError::WrongToken)),
         }
+        // Without a descriptor for it the peer has to connect anew.
+        let links = self.connections().unwrap_or_default();
         for l in self.edge.links.iter_mut().flatten() {
             l.stop(&mut self.edge.slots);
         }
@@ -320,7 +323,19 @@ impl Worker {
             tcp_listeners: self.listeners.into_iter().map(|l| (l.publish(), l.into_fd())).collect(),
             raw_icmp4,
             raw_icmp6,
+            links,
         })
+    }
+
+    /// Copies of the connections of links whose peers come and go.
+    fn connections(&self) -> std::io::Result<Vec<(u8, Connection)>> {
+        let mut all = Vec::new();
+        for (n, link) in (0..).zip(&self.edge.links) {
+            if let Some(link) = link {
+                all.extend(link.connection(&self.edge.slots)?.map(|c| (n, c)));
+            }
+        }
+        Ok(all)
     }
 
     /// Copies of all sockets of a frozen worker, for whoever is to hold them. The worker keeps its own until it ends.
@@ -342,6 +357,7 @@ impl Worker {
                 tcp_listeners: listeners.collect::<std::io::Result<_>>()?,
                 raw_icmp4: raw4.map(|fd| fd.try_clone_to_owned()).transpose()?,
                 raw_icmp6: raw6.map(|fd| fd.try_clone_to_owned()).transpose()?,
+                links: self.connections()?,
             })
         };
         copy().map_err(|source| CheckpointError::System { what: "copy the descriptors of host sockets", source })

@@ -1,8 +1,9 @@
 //! Links that come and go while a worker serves others.
 
 use super::{Finished, LinkState, MAX_LINKS, Source, Worker, WorkerError, word};
-use crate::link::Link;
+use crate::link::{Link, LinkNews};
 use event_manager::{EventOps, Events};
+use hibernet_netstack::Time;
 use hibernet_netstack::config::{Behind, GuestNet};
 use hibernet_netstack::edge::LinkId;
 use std::os::fd::AsRawFd;
@@ -77,6 +78,23 @@ impl Worker {
         let now = self.clock.now();
         self.stack.link_up(now, LinkId(index as u8), &mut self.edge);
         slog::info!(self.log, "link was added"; "link" => index);
+    }
+
+    /// The peer of a link has come or gone. While there is none its guest is as one that is paused: flows live on, and try again when there is one.
+    pub(super) fn hear_of_peer(&mut self, now: Time, index: usize, news: Option<LinkNews>) {
+        let state = &mut self.links[index];
+        match news {
+            None => {}
+            Some(LinkNews::Disconnected(why)) => {
+                state.alone = Some(now);
+                slog::warn!(self.log, "the link's peer has left, waiting for another"; "link" => index, "why" => why);
+            }
+            Some(LinkNews::Connected) => {
+                let alone = state.alone.take();
+                slog::info!(self.log, "the link has a peer"; "link" => index);
+                self.stack.link_back(now, LinkId(index as u8), alone.map(|t| now.since(t)), &mut self.edge);
+            }
+        }
     }
 
     /// A link is served no longer; with the last one all ends.

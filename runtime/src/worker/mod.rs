@@ -163,6 +163,8 @@ struct LinkState {
     failures: u32,
     /// Frames wait, so that its descriptor is watched for being writable too.
     waits: bool,
+    /// Since when it has no peer, where peers come and go.
+    alone: Option<Time>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -330,15 +332,18 @@ impl Worker {
         while taken < FRAME_BUDGET && !self.links[index].gone {
             let RuntimeEdge { slots, links, .. } = &mut self.edge;
             let Some(link) = &mut links[index] else { break };
-            match link.recv_batch(slots, &mut self.batch) {
+            let received = link.recv_batch(slots, &mut self.batch);
+            let (news, changed) = (link.take_news(), link.take_change().then(|| link.info()));
+            if let Some(info) = changed {
+                self.stack.set_link_info(LinkId(index as u8), info);
+            }
+            self.hear_of_peer(now, index, news);
+            match received {
                 Ok(()) => self.links[index].failures = 0,
                 Err(e) => {
                     self.link_failed(index, &e, ops);
                     break;
                 }
-            }
-            if link.take_change() {
-                self.stack.set_link_info(LinkId(index as u8), link.info());
             }
             if self.batch.is_empty() {
                 break;

@@ -135,6 +135,12 @@ impl Worker {
         };
         let setup = WorkerSetup { tcp_listeners: listeners, udp_listeners, raw_icmp4: None, raw_icmp6: None, ..setup };
         let mut worker = Worker::assemble(setup, stack, sockets, Clock::start_at(now), Start::Thawed)?;
+        for (number, connection) in held.links {
+            let crate::edge::RuntimeEdge { slots, links, .. } = &mut worker.edge;
+            if let Some(Some(link)) = links.get_mut(usize::from(number)) {
+                link.take_over(slots, connection);
+            }
+        }
         let asleep = Duration::from_nanos(clock::wall().saturating_sub(header.created));
         let mut ended = Vec::new();
         for link in left {

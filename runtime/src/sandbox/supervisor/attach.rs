@@ -16,7 +16,7 @@ pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)
     let AttachRequest { plan, target, thaw } = request;
     let mut base = Base::new(plan, &[], None)?;
     let mut gone = Gone::watch(target)?;
-    let (Opened { end, fd: link, removal }, unconfigured) = target.open(plan)?;
+    let (Opened { end, fd: link, removal, path: _path }, unconfigured) = target.open(plan)?;
     gone.interface = removal;
     let host = std::mem::take(&mut base.host);
     // The link goes when we do: a worker that ends for no reason ends us.

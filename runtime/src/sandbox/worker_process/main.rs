@@ -8,6 +8,7 @@ use crate::checkpoint::{CheckpointError, known};
 use crate::link::Link;
 use crate::link::pcap::PcapLink;
 use crate::link::socket::SocketLink;
+use crate::link::stream::StreamLink;
 use crate::link::tap::TapLink;
 use crate::sandbox::channel::{Channel, Heard};
 use crate::sandbox::failure::{Failure, Status};
@@ -381,6 +382,7 @@ impl Served<'_> {
 
 fn make_link(end: &LinkEnd, fd: OwnedFd) -> Result<Box<dyn Link>, Failure> {
     let fail = |e: String| Failure::new(Status::Link, format!("cannot serve the link {}: {e}", end.ifname));
+    let mtu = u16::try_from(end.mtu).unwrap_or(u16::MAX);
     match end.kind {
         LinkKind::Tap => {
             let tun = tun::adopt(fd, end.mtu).map_err(|e| fail(e.to_string()))?;
@@ -390,9 +392,10 @@ fn make_link(end: &LinkEnd, fd: OwnedFd) -> Result<Box<dyn Link>, Failure> {
             let socket = PacketSocket { fd, name: end.ifname.clone(), mtu: end.mtu, mac, receive_buffer };
             Ok(Box::new(SocketLink::packet(socket, end.guest_mac)))
         }
-        LinkKind::Messages => {
-            let mtu = u16::try_from(end.mtu).unwrap_or(u16::MAX);
-            Ok(Box::new(SocketLink::messages(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
+        LinkKind::Messages => Ok(Box::new(SocketLink::messages(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
+        LinkKind::Streams { one_off } => {
+            Ok(Box::new(StreamLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
         }
+        LinkKind::Stream => Ok(Box::new(StreamLink::connected(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
     }
 }

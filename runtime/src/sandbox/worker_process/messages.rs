@@ -6,6 +6,7 @@ use crate::checkpoint::news::Watched;
 use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
 use crate::control::protocol::Recheck;
 use crate::control::rules;
+use crate::link::Connection;
 use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::LinkEnd;
 use crate::sandbox::host::HostFds;
@@ -112,6 +113,8 @@ pub(crate) struct Handed {
     listeners: Vec<usize>,
     raw4: bool,
     raw6: bool,
+    /// Number of the link, what it had received, and what it had begun to send.
+    links: Vec<(u8, Vec<u8>, Vec<u8>)>,
 }
 
 impl Handed {
@@ -123,16 +126,19 @@ impl Handed {
             listeners: held.tcp_listeners.iter().map(|(i, _)| *i).collect(),
             raw4: held.raw_icmp4.is_some(),
             raw6: held.raw_icmp6.is_some(),
+            links: held.links.iter().map(|(n, c)| (*n, c.received.clone(), c.unsent.clone())).collect(),
         };
         let sockets = held.sockets.iter().map(|(_, fd)| fd);
         let listeners = held.tcp_listeners.iter().map(|(_, fd)| fd);
         let raw = [&held.raw_icmp4, &held.raw_icmp6].into_iter().flatten();
-        (handed, sockets.chain(listeners).chain(raw).map(AsFd::as_fd).collect())
+        let links = held.links.iter().map(|(_, c)| &c.fd);
+        (handed, sockets.chain(listeners).chain(raw).chain(links).map(AsFd::as_fd).collect())
     }
 
     /// From the descriptors that came along.
     pub(crate) fn take(self, fds: Vec<OwnedFd>) -> Result<Held, Failure> {
-        let expected = self.sockets.len() + self.listeners.len() + usize::from(self.raw4) + usize::from(self.raw6);
+        let few = usize::from(self.raw4) + usize::from(self.raw6) + self.links.len();
+        let expected = self.sockets.len() + self.listeners.len() + few;
         if expected != fds.len() {
             return Err(wrong("descriptors are missing"));
         }
@@ -143,6 +149,12 @@ impl Handed {
             tcp_listeners: self.listeners.into_iter().zip(&mut fds).collect(),
             raw_icmp4: if self.raw4 { fds.next() } else { None },
             raw_icmp6: if self.raw6 { fds.next() } else { None },
+            links: self
+                .links
+                .into_iter()
+                .zip(fds)
+                .map(|((n, received, unsent), fd)| (n, Connection { fd, received, unsent }))
+                .collect(),
         })
     }
 }
