@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::conntrack::image::Head;
 use crate::gateway::GatewayState;
 use crate::ipset::SetsState;
-use crate::iptables::RecentState;
+use crate::iptables::{ConnlimitState, HashlimitState, RecentState};
 use crate::router::{LinksState, LinksStateV1, RulesState};
 use crate::state::StackState;
 use crate::stats::StatsState;
@@ -42,12 +42,18 @@ pub mod kind {
     pub const SETS: SectionKind = SectionKind(9);
     /// Addresses that rules remember; not there if there are no such rules.
     pub const RECENT: SectionKind = SectionKind(10);
+    /// What rules of `hashlimit` remember; not there if there are none.
+    pub const HASHLIMIT: SectionKind = SectionKind(11);
+    /// Connections that rules of `connlimit` count; not there if there are none.
+    pub const CONNLIMIT: SectionKind = SectionKind(12);
     /// What the table of connections has beside them.
     pub const CONNTRACK: SectionKind = SectionKind(16);
     /// Records of tracked connections.
     pub const CONNECTIONS: SectionKind = SectionKind(17);
     /// What IPv6 connections have beyond their records.
     pub const CONNECTIONS_V6: SectionKind = SectionKind(18);
+    /// What connections carried; not there if nobody counts.
+    pub const COUNTS: SectionKind = SectionKind(19);
     /// From here on: not the stack's.
     pub const OTHERS: SectionKind = SectionKind(64);
 }
@@ -117,6 +123,8 @@ sections! {
     optional {
         SetsState: SETS, 1, sets;
         RecentState: RECENT, 1, recent;
+        HashlimitState: HASHLIMIT, 1, hashlimit;
+        ConnlimitState: CONNLIMIT, 1, connlimit;
     }
 }
 

@@ -15,7 +15,7 @@ use crate::conntrack::{Conntrack, CtConfig};
 use crate::edge::{Edge, LinkId, SockId, Token, TokenKind};
 use crate::gateway::GatewayState;
 use crate::ipset::SetsState;
-use crate::iptables::RecentState;
+use crate::iptables::{ConnlimitState, HashlimitState, RecentState};
 use crate::rng::{Key, Rng};
 use crate::router::{LinksState, RulesState};
 use crate::stack::Stack;
@@ -42,6 +42,10 @@ pub struct StackState {
     pub sets: SetsState,
     /// Addresses that rules remember (`recent`).
     pub recent: RecentState,
+    /// What rules of `hashlimit` remember.
+    pub hashlimit: HashlimitState,
+    /// Connections that rules of `connlimit` count.
+    pub connlimit: ConnlimitState,
     /// The gateway's services.
     pub gateway: GatewayState,
     /// TCP flows.
@@ -142,6 +146,8 @@ impl Stack {
             rules: self.router.save_rules(),
             sets: self.router.sets().save(self.router.now),
             recent: self.router.save_recent(),
+            hashlimit: self.router.save_hashlimit(),
+            connlimit: self.router.save_connlimit(),
             gateway: self.gateway.save(),
             tcp: self.translator.tcp.save(),
             udp: self.translator.udp.save(),
@@ -165,7 +171,7 @@ impl Stack {
             Randomness::Fresh(seed) => (seed, None),
             Randomness::Replay(seed, position) => (seed, Some(position)),
         };
-        let StackState { config, links, rules, sets, recent, gateway, tcp, udp, icmp, stats } = state;
+        let StackState { config, links, rules, sets, recent, hashlimit, connlimit, gateway, tcp, udp, icmp, stats } = state;
         let limits = config.limits;
         let mut stack = Stack::without_rules(config, seed);
         let Stack { router, gateway: services, translator, .. } = &mut stack;
@@ -175,7 +181,9 @@ impl Stack {
         router.restore_links(links, position.is_some()).map_err(part("links"))?;
         router.restore_sets(sets).map_err(part("sets"))?;
         let _recent = router.restore_recent(recent).map_err(part("recent"))?;
+        let _hashlimit = router.restore_hashlimit(hashlimit).map_err(part("hashlimit"))?;
         router.restore_rules(rules)?;
+        router.restore_connlimit(&connlimit).map_err(part("connlimit"))?;
         services.restore(gateway, router).map_err(part("gateway services"))?;
         translator.tcp.restore(tcp, router).map_err(part("TCP flows"))?;
         translator.udp.restore(udp, limits.udp_flows, router).map_err(part("UDP flows"))?;

@@ -20,7 +20,7 @@ const TABLES: [(hibernet_snapshot::SectionKind, Family); 2] =
 pub fn known() -> Vec<Known> {
     let mut known = StackState::known();
     known.push(ct::Head::known());
-    known.extend(TABLES.map(|(kind, _)| Known::new(kind, RECORDS..=RECORDS)));
+    known.extend([kind::CONNECTIONS, kind::CONNECTIONS_V6, kind::COUNTS].map(|kind| Known::new(kind, RECORDS..=RECORDS)));
     known
 }
 
@@ -30,6 +30,7 @@ pub fn known() -> Vec<Known> {
 /// If they are larger than an image can be.
 pub fn write(now: Time, state: &StackState, connections: &ct::Image) -> Vec<u8> {
     let fits = "the state fits into an image";
+    let counts = connections.counts().filter(|c| !c.is_empty());
     let mut image = ImageBuilder::new(GenerationId([7; 16]), now.as_nanos(), 0);
     state.add_to(&mut image).expect(fits);
     image.state(SectionFlags::REQUIRED, 1, connections.head()).expect(fits);
@@ -42,6 +43,9 @@ pub fn write(now: Time, state: &StackState, connections: &ct::Image) -> Vec<u8> 
         };
         let crcs = chunk_crcs(&fill, &layout, 0..layout.chunks());
         image.chunked_from(kind, RECORDS, SectionFlags::REQUIRED, layout, &crcs, fill).expect(fits);
+    }
+    if let Some(counts) = &counts {
+        image.chunked(kind::COUNTS, RECORDS, SectionFlags::REQUIRED, ct::COUNTS as u32, counts).expect(fits);
     }
     finish(&image)
 }
@@ -76,6 +80,13 @@ pub fn connections(image: &Image<'_>, cfg: CtConfig, key: Key, now: Time) -> Res
         for n in 0..chunks.len() {
             let bytes = chunks.chunk(n).map_err(|e| e.to_string())?;
             loader.insert(family, n as u32 * per_chunk, bytes).map_err(|e| e.to_string())?;
+        }
+    }
+    if let Ok(section) = image.section(kind::COUNTS) {
+        let chunks = section.chunks_of(ct::COUNTS as u32).map_err(|e| e.to_string())?;
+        for n in 0..chunks.len() {
+            let bytes = chunks.chunk(n).map_err(|e| e.to_string())?;
+            loader.insert_counts(bytes).map_err(|e| e.to_string())?;
         }
     }
     loader.finish().map_err(|e| e.to_string())

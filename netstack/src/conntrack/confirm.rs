@@ -1,5 +1,6 @@
 //! The second phase of an insert: a connection enters the table when its first packet has passed all hooks.
 
+use super::acct::{self, Counts};
 use super::bucket::{Locked, entry};
 use super::conn::{Conn, ConnId, CtInfo, Dir, Status, Track};
 use super::hash::Words;
@@ -37,7 +38,7 @@ impl Conntrack {
     /// # Errors
     /// As [`Conntrack::confirm`].
     pub fn adopt(&self, now: Time, mut conn: Conn) -> Result<Track, DropReason> {
-        self.establish(now, &mut conn)
+        self.establish(now, &mut conn, Default::default())
     }
 
     /// Puts the connection of a first packet into the table, where others see it, if both its tuples are free. The packet's
@@ -52,12 +53,14 @@ impl Conntrack {
     /// nothing can go, [`DropReason::ConntrackChain`] if too many connections share a bucket (a guest does not get there by itself:
     /// it does not know the key of the hash).
     pub fn confirm(&self, now: Time, skb: &mut Skb<'_>) -> Result<(), DropReason> {
-        let Track::Fresh { conn, related: false } = &mut skb.track else { return Ok(()) };
-        skb.track = self.establish(now, conn)?;
+        let Track::Fresh { related: false, .. } = &skb.track else { return Ok(()) };
+        let first = if self.acct.is_on() { acct::first(skb) } else { Default::default() };
+        let Track::Fresh { conn, .. } = &mut skb.track else { return Ok(()) };
+        skb.track = self.establish(now, conn, first)?;
         Ok(())
     }
 
-    fn establish(&self, now: Time, conn: &mut Conn) -> Result<Track, DropReason> {
+    fn establish(&self, now: Time, conn: &mut Conn, so_far: [Counts; 2]) -> Result<Track, DropReason> {
         conn.status.set(Status::CONFIRMED);
         let hash = conn.tuples.each_ref().map(|t| self.hash(t));
         self.reserve(now, hash[0] as u32)?;
@@ -72,7 +75,11 @@ impl Conntrack {
         if !matches!(result, Ok(Entered::Inserted(_))) {
             self.free(t, &[index]);
         }
-        match result? {
+        let entered = result?;
+        if self.acct.is_on() {
+            self.count_first(t, &entered, so_far);
+        }
+        match entered {
             Entered::Inserted(track) => {
                 bump(&self.counters.insert);
                 self.reaper.start(now);
@@ -83,6 +90,23 @@ impl Conntrack {
                 Ok(track)
             }
         }
+    }
+
+    /// Counts what the first packet brought: for its connection, or the one that it joined.
+    #[cold]
+    fn count_first(&self, t: &Tables, entered: &Entered, so_far: [Counts; 2]) {
+        let (Entered::Inserted(Track::Known { id, info, .. }) | Entered::Joined(Track::Known { id, info, .. })) = entered else {
+            return;
+        };
+        let Some(held) = t.arena.hold_id(*id) else { return };
+        match entered {
+            Entered::Inserted(_) => self.acct.begin(*id, so_far),
+            Entered::Joined(_) if so_far[0].packets > 0 => {
+                self.acct.add(&held, info.dir(), so_far[0].bytes as u32);
+            }
+            Entered::Joined(_) => {}
+        }
+        t.arena.changed(&held);
     }
 
     fn insert(&self, now: Time, t: &Tables, index: u32, conn: &mut Conn, hash: [u64; 2]) -> Result<Entered, DropReason> {

@@ -1,5 +1,6 @@
 //! Connections as `conntrack -L` shows them, and as values for JSON.
 
+use super::acct::Counts;
 use super::conn::{Conn, Proto, Status};
 use super::gre;
 use super::tuple::CtTuple;
@@ -19,13 +20,20 @@ pub struct Line<'a> {
     conn: &'a Conn,
     now: Time,
     extended: bool,
+    counts: Option<[Counts; 2]>,
 }
 
 impl<'a> Line<'a> {
     /// The line at a time: it shows for how many whole seconds the connection would still live.
     #[must_use]
     pub const fn new(conn: &'a Conn, now: Time) -> Self {
-        Line { conn, now, extended: false }
+        Line { conn, now, extended: false, counts: None }
+    }
+
+    /// With what the connection carried, if it is counted.
+    #[must_use]
+    pub const fn counting(self, counts: Option<[Counts; 2]>) -> Self {
+        Line { counts, ..self }
     }
 
     /// As `-o extended`: with the network protocol at the start.
@@ -53,6 +61,7 @@ impl fmt::Display for Line<'_> {
         if zones[0] != zones[1] && zones[0] != 0 {
             write!(f, "zone-orig={} ", zones[0])?;
         }
+        write_counts(f, self.counts.map(|c| c[0]))?;
         if !c.status.has(Status::SEEN_REPLY) {
             f.write_str("[UNREPLIED] ")?;
         }
@@ -60,6 +69,7 @@ impl fmt::Display for Line<'_> {
         if zones[0] != zones[1] && zones[1] != 0 {
             write!(f, "zone-reply={} ", zones[1])?;
         }
+        write_counts(f, self.counts.map(|c| c[1]))?;
         if c.status.has(Status::ASSURED) {
             f.write_str("[ASSURED] ")?;
         }
@@ -69,6 +79,13 @@ impl fmt::Display for Line<'_> {
         }
         // References that the kernel's entry has while it is listed; ours have none.
         f.write_str("use=1")
+    }
+}
+
+fn write_counts(f: &mut fmt::Formatter<'_>, counts: Option<Counts>) -> fmt::Result {
+    match counts {
+        Some(c) => write!(f, "packets={} bytes={} ", c.packets, c.bytes),
+        None => Ok(()),
     }
 }
 
@@ -146,6 +163,12 @@ pub struct TupleView {
     pub ends: Ends,
     /// Zone.
     pub zone: u16,
+    /// Packets that went this way, if they are counted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub packets: Option<u64>,
+    /// Bytes of them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes: Option<u64>,
 }
 
 /// The part of a tuple that depends on the protocol.
@@ -190,7 +213,7 @@ impl From<&CtTuple> for TupleView {
             gre::PROTOCOL => Ends::Keys { srckey: t.sport, dstkey: t.dport },
             _ => Ends::Nothing {},
         };
-        TupleView { src: t.src_ip(), dst: t.dst_ip(), ends, zone: t.zone }
+        TupleView { src: t.src_ip(), dst: t.dst_ip(), ends, zone: t.zone, packets: None, bytes: None }
     }
 }
 
@@ -217,6 +240,15 @@ impl ConnView {
             mark: c.mark,
             pinned: c.flow.is_some(),
         }
+    }
+
+    /// With what the connection carried, if it is counted.
+    #[must_use]
+    pub fn counting(mut self, counts: Option<[Counts; 2]>) -> Self {
+        for (tuple, n) in [&mut self.original, &mut self.reply].into_iter().zip(counts.iter().flatten()) {
+            (tuple.packets, tuple.bytes) = (Some(n.packets), Some(n.bytes));
+        }
+        self
     }
 }
 
@@ -298,6 +330,26 @@ mod tests {
         assert_eq!(
             line(&conn(50, (0, 0), false, Proto::Generic)),
             "unknown  50 29 src=10.1.0.2 dst=10.2.0.2 [UNREPLIED] src=10.2.0.2 dst=10.1.0.2 mark=0 use=1"
+        );
+    }
+
+    /// As `conntrack -L` v1.4.7 printed it with `nf_conntrack_acct`.
+    #[test]
+    fn counts_stand_behind_the_tuples() {
+        let mut c = conn(17, (2000, 56), false, UDP);
+        let counts = Some([Counts { packets: 2, bytes: 90 }, Counts::default()]);
+        let show = |c: &Conn| Line::new(c, Time::from_millis(5_000)).counting(counts).to_string();
+        assert_eq!(
+            show(&c),
+            "udp      17 29 src=10.1.0.2 dst=10.2.0.2 sport=2000 dport=56 packets=2 bytes=90 [UNREPLIED] \
+             src=10.2.0.2 dst=10.1.0.2 sport=56 dport=2000 packets=0 bytes=0 mark=0 use=1"
+        );
+        c.tuples[0].zone = 5;
+        assert!(show(&c).contains(" dport=56 zone-orig=5 packets=2 bytes=90 [UNREPLIED] src="), "{}", show(&c));
+        let view = serde_json::to_value(ConnView::new(&c, Time::ZERO).counting(counts)).unwrap();
+        assert_eq!(
+            (&view["original"]["packets"], &view["original"]["bytes"], &view["reply"]["packets"]),
+            (&2.into(), &90.into(), &0.into())
         );
     }
 

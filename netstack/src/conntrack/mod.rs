@@ -1,5 +1,6 @@
 //! Connection tracking.
 
+mod acct;
 mod bucket;
 mod changed;
 mod chunks;
@@ -30,6 +31,7 @@ mod track;
 pub mod tuple;
 mod udp;
 
+pub use acct::Counts;
 pub use config::{CtConfig, Timeouts};
 pub use conn::{Conn, ConnId, CtInfo, Dir, Proto, Status, Track};
 pub use filter::Filter;

@@ -63,6 +63,8 @@ pub enum Kind {
 pub enum Step {
     /// It belongs to the connection, whose state and `expires` are brought up to date.
     Accept,
+    /// It belongs to the connection, which it neither renews nor counts for.
+    Aside,
     /// It is INVALID. The connection stays; its `expires` may have been brought forward.
     Invalid(Invalid),
     /// The connection is over and this packet begins another: remove it at once, and track the packet again.
@@ -132,11 +134,14 @@ pub fn packet(cfg: &CtConfig, now: Time, conn: &mut Conn, dir: Dir, skb: &Skb<'_
         Proto::Generic if conn.tuples[0].proto == gre::PROTOCOL => Some(gre::packet(cfg, &mut conn.status)),
         Proto::Generic => Some(cfg.timeouts.generic),
     };
-    if let Some(timeout) = timeout {
-        conn.expires = now + timeout;
-    }
     if dir == Dir::Reply {
         conn.status.set(Status::SEEN_REPLY);
     }
-    Step::Accept
+    match timeout {
+        Some(timeout) => {
+            conn.expires = now + timeout;
+            Step::Accept
+        }
+        None => Step::Aside,
+    }
 }

@@ -1,15 +1,17 @@
 //! The table of tracked connections.
 
+use super::acct::Acct;
 use super::bucket::{Bucket, entry};
 use super::chunks::Chunks;
 use super::config::CtConfig;
-use super::conn::{Conn, ConnId, Dir, Status};
+use super::conn::{Conn, ConnId, Dir, Proto, Status};
 use super::hash::{self, Words};
 use super::reap::Reaper;
 use super::slot::{Arena, Condemned, Held, MAX_SLOTS, Vacated};
 use super::source::Sources;
 use super::stats::{Counters, CtCounters, bump};
 use super::sync::{AtomicU32, CROWDING, MODEL, Mutex, MutexGuard, OnceLock, Ordering, lock};
+use super::tcp::TcpState;
 use super::tuple::CtTuple;
 use crate::edge::{Token, TokenKind};
 use crate::rng::Key;
@@ -45,6 +47,8 @@ pub struct Conntrack {
     pub(super) condemned: Condemned,
     /// Flows whose connection is gone, and that were not told.
     pub(super) closed: Mutex<Vec<Token>>,
+    /// What connections carried.
+    pub(super) acct: Acct,
     /// How many captures were begun: only the last one hears of changes.
     pub(super) captures: AtomicU32,
 }
@@ -102,6 +106,7 @@ impl Conntrack {
             counters: Counters::default(),
             condemned: Condemned::new(),
             closed: Mutex::new(Vec::new()),
+            acct: Acct::new(),
             captures: AtomicU32::new(0),
         }
     }
@@ -114,6 +119,19 @@ impl Conntrack {
     /// The configuration in force.
     pub fn config(&self) -> &CtConfig {
         &self.cfg
+    }
+
+    /// Connections that there may be.
+    pub(crate) fn most(&self) -> usize {
+        self.max as usize
+    }
+
+    /// Whether there is a live connection with this tuple that was not closed by its ends.
+    pub(crate) fn is_open(&self, now: Time, tuple: &CtTuple) -> bool {
+        self.hold(now, tuple).is_some_and(|(held, _)| match &held.conn.proto {
+            Proto::Tcp(t) => !matches!(t.state, TcpState::TimeWait | TcpState::Close),
+            _ => true,
+        })
     }
 
     /// Connections in the table, those that timed out and were not removed yet included.

@@ -122,12 +122,13 @@ impl Conntrack {
             Step::DeleteAccept => {
                 conn.status.set(Status::DYING);
             }
-            Step::Accept | Step::Invalid(_) => {}
+            Step::Accept | Step::Aside | Step::Invalid(_) => {}
         }
         let earlier = conn.expires < expires;
         let (id, before) = (held.id, status);
         let status = held.conn.status;
-        if held.is_watched() && (status != before || is_worth_noting(&held.conn, expires)) {
+        let counts = matches!(step, Step::Accept | Step::DeleteAccept) && self.acct.add(&held, dir, skb.len);
+        if held.is_watched() && (counts || status != before || is_worth_noting(&held.conn, expires)) {
             t.arena.changed(&held);
         }
         if earlier {
@@ -137,7 +138,7 @@ impl Conntrack {
         match step {
             Step::Invalid(_) => return Met::Invalid,
             Step::DeleteAccept => self.condemn(id),
-            Step::Accept | Step::Repeat => {}
+            Step::Accept | Step::Aside | Step::Repeat => {}
         }
         Met::Known(Track::Known { id, info: info(dir, status), status })
     }

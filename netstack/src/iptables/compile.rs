@@ -96,13 +96,14 @@ fn all_rules(rules: &Ruleset) -> impl Iterator<Item = &Rule> {
 
 /// Where Linux's extensions ask for tracking (`nf_ct_netns_get`).
 fn needs_tracking(rule: &Rule) -> bool {
-    rule.matches.iter().any(|m| matches!(m, Match::Conntrack(_) | Match::State(_) | Match::Connmark(_)))
-        || match &rule.target {
-            Target::Dnat(_) | Target::Snat(_) | Target::Masquerade(_) | Target::Redirect(_) | Target::Netmap(_) => true,
-            Target::Connmark(_) => true,
-            Target::Ct(CtTarget { notrack, .. }) => !notrack,
-            _ => false,
-        }
+    rule.matches.iter().any(|m| {
+        matches!(m, Match::Conntrack(_) | Match::State(_) | Match::Connmark(_) | Match::Connbytes(_) | Match::Connlimit(_))
+    }) || match &rule.target {
+        Target::Dnat(_) | Target::Snat(_) | Target::Masquerade(_) | Target::Redirect(_) | Target::Netmap(_) => true,
+        Target::Connmark(_) => true,
+        Target::Ct(CtTarget { notrack, .. }) => !notrack,
+        _ => false,
+    }
 }
 
 struct Compiler<'a> {

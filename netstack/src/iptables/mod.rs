@@ -2,9 +2,11 @@
 
 mod check;
 mod compile;
+mod connlimit;
 mod counters;
 mod eval;
 mod flags;
+mod hashlimit;
 mod head;
 mod holds;
 mod ifaces;
@@ -22,8 +24,10 @@ mod trail;
 mod verdicts;
 
 pub use check::{RuleError, RuleFault};
+pub use connlimit::ConnlimitState;
 pub use counters::CounterSet;
 pub use eval::{Bulk, Env, NoBulk, Outcome};
+pub use hashlimit::{HashTable, HashTables, HashlimitState};
 pub use log::{LogEntry, LogSink, RawHeaders};
 pub use named::Named;
 pub use program::Program;

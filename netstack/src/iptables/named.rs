@@ -1,5 +1,6 @@
 //! What rules share by name, whatever their table and family.
 
+use super::hashlimit::HashTables;
 use super::recent::RecentTables;
 use crate::ipset::Sets;
 use crate::rng;
@@ -11,6 +12,10 @@ pub struct Named {
     pub sets: Sets,
     /// Tables of `recent`.
     pub recent: RecentTables,
+    /// Tables of `hashlimit`.
+    pub hashlimit: HashTables,
+    /// Under which rules hash.
+    pub(super) key: rng::Key,
 }
 
 impl Default for Named {
@@ -25,8 +30,14 @@ impl Named {
         Named::of(Sets::new(key))
     }
 
+    /// The same with other sets.
+    pub(crate) fn with_sets(&self, sets: Sets) -> Named {
+        Named { sets, ..self.clone() }
+    }
+
     /// These sets.
     pub fn of(sets: Sets) -> Named {
-        Named { sets, recent: RecentTables::default() }
+        let key = sets.key();
+        Named { sets, recent: RecentTables::default(), hashlimit: HashTables::new(key), key }
     }
 }

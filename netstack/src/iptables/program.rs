@@ -1,6 +1,7 @@
 //! Rules compiled for evaluation.
 
 use super::check::RuleError;
+use super::connlimit::{Counted, SavedRule};
 use super::flags::FlagClasses;
 use super::head::{Sets, V4, V6};
 use super::lookup::Rows;
@@ -199,6 +200,24 @@ impl Program {
         let keepers = || self.ops.list.iter().filter(|op| op.memory().is_some());
         if keepers().count() == memory.len() {
             keepers().zip(memory).for_each(|(op, &word)| op.recall(word));
+        }
+    }
+
+    /// Whether a rule asks what connections carried, so that this is to be counted from now on.
+    pub(crate) fn needs_accounting(&self) -> bool {
+        self.ops.list.iter().any(|op| matches!(op, Op::Connbytes(_)))
+    }
+
+    /// The connections that its rules count, in the order of the rules.
+    pub(crate) fn connections(&self) -> Vec<SavedRule> {
+        self.ops.list.iter().filter_map(Op::counted).map(Counted::save).collect()
+    }
+
+    /// Has its rules count on from what those of the same rules did; if there are more or fewer, nothing is taken over.
+    pub(crate) fn recall_connections(&self, saved: &[SavedRule]) {
+        let counted = || self.ops.list.iter().filter_map(Op::counted);
+        if counted().count() == saved.len() {
+            counted().zip(saved).for_each(|(rule, saved)| rule.recall(saved));
         }
     }
 

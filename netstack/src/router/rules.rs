@@ -63,12 +63,13 @@ impl Router {
     /// Compiles the rules in force, but those of one family, for other sets.
     pub(crate) fn rebuild(&self, sets: &Sets, but: Option<Family>) -> Result<Rebuilt, RuleError> {
         let own = self.netfilter.named.sets.key();
-        let named = Named { sets: sets.copy(own), ..self.netfilter.named.clone() };
+        let named = self.netfilter.named.with_sets(sets.copy(own));
         let mut programs = Vec::new();
         for family in [Family::V4, Family::V6].into_iter().filter(|f| Some(*f) != but) {
             if let Some((old, counters)) = &self.netfilter.families[family as usize].loaded {
                 let program = Program::compile_with(&old.ruleset([counters]), &named)?;
                 program.recall(&old.memory());
+                program.recall_connections(&old.connections());
                 programs.push(Arc::new(program));
             }
         }
@@ -83,6 +84,9 @@ impl Router {
 
     pub(super) fn replace(&mut self, family: Family, program: Arc<Program>) {
         let rules = &mut self.netfilter.families[family as usize];
+        if program.needs_accounting() {
+            self.netfilter.conntrack.account();
+        }
         let mut counters = CounterSet::new(&program);
         counters.set_look_ups(self.netfilter.look_ups);
         rules.loaded = Some((program, counters));

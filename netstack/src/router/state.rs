@@ -5,7 +5,7 @@ use crate::config::{Behind, LinkNet};
 use crate::edge::{LinkId, LinkInfo, Token};
 use crate::ipset::{Sets, SetsState};
 use crate::iptables::text::{self, PrintOptions, RestoreOptions};
-use crate::iptables::{Family, RecentState, RecentTable, Ruleset};
+use crate::iptables::{ConnlimitState, Family, HashTable, HashlimitState, RecentState, RecentTable, Ruleset};
 use crate::state::{Invalid, StateError, invalid};
 use crate::stats::StatsState;
 use crate::wire::Mac;
@@ -182,6 +182,31 @@ impl Router {
     /// Saved tables of `recent`, for the rules that are loaded while they are held.
     pub(crate) fn restore_recent(&self, state: RecentState) -> Result<Vec<Arc<RecentTable>>, Invalid> {
         self.netfilter.named.recent.load(state)
+    }
+
+    pub(crate) fn save_hashlimit(&self) -> HashlimitState {
+        self.netfilter.named.hashlimit.save()
+    }
+
+    /// Saved tables of `hashlimit`, for the rules that are loaded while they are held.
+    pub(crate) fn restore_hashlimit(&self, state: HashlimitState) -> Result<Vec<Arc<HashTable>>, Invalid> {
+        self.netfilter.named.hashlimit.load(state)
+    }
+
+    pub(crate) fn save_connlimit(&self) -> ConnlimitState {
+        let of = |f: Family| self.netfilter.families[f as usize].loaded.as_ref().map_or_else(Vec::new, |(p, _)| p.connections());
+        ConnlimitState { families: [of(Family::V4), of(Family::V6)] }
+    }
+
+    /// Has the rules, which are loaded, go on from the connections that they counted.
+    pub(crate) fn restore_connlimit(&self, state: &ConnlimitState) -> Result<(), Invalid> {
+        state.check(self.netfilter.conntrack.most())?;
+        for (rules, saved) in self.netfilter.families.iter().zip(&state.families) {
+            if let Some((program, _)) = &rules.loaded {
+                program.recall_connections(saved);
+            }
+        }
+        Ok(())
     }
 
     /// Puts saved rules in place of none. Our own chains are made anew from the configuration, and keep their counters where they are

@@ -255,7 +255,7 @@ impl Tracker {
                 _ => State::Established,
             };
             match proto::packet(&self.cfg, self.now, conn, dir, &skb) {
-                Step::Accept => return state,
+                Step::Accept | Step::Aside => return state,
                 Step::Invalid(why) => return State::Invalid(why),
                 Step::DeleteAccept => {
                     self.conn = None;

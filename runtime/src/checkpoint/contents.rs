@@ -73,6 +73,7 @@ impl Contents {
     /// # Errors
     /// If it cannot be written, or `progress` says so.
     pub fn write_to(&self, out: &mut impl Write, progress: &mut Progress<'_>) -> Result<u64, WriteError> {
+        let counts = self.connections.counts();
         let mut image = ImageBuilder::new(self.generation, self.now.as_nanos(), self.created);
         image.state(SectionFlags::OPTIONAL, 1, &self.origin)?;
         self.stack.add_to(&mut image)?;
@@ -91,6 +92,9 @@ impl Contents {
             let crcs = in_two(layout.chunks(), layout.records() as u32, |range| chunk_crcs(&fill, &layout, range));
             image.chunked_from(kind, RECORDS, SectionFlags::REQUIRED, layout, &crcs.concat(), fill)?;
         }
+        if let Some(counts) = counts.as_deref().filter(|c| !c.is_empty()) {
+            image.chunked(kind::COUNTS, RECORDS, SectionFlags::REQUIRED, ct::COUNTS as u32, counts)?;
+        }
         image.write_to(out, progress)
     }
 }
@@ -99,7 +103,7 @@ impl Contents {
 pub fn known() -> Vec<Known> {
     let mut known = StackState::known();
     known.extend([Origin::known(), SocketsState::known(), Carried::known(), ct::Head::known()]);
-    known.extend([kind::CONNECTIONS, kind::CONNECTIONS_V6].map(|k| Known::new(k, RECORDS..=RECORDS)));
+    known.extend([kind::CONNECTIONS, kind::CONNECTIONS_V6, kind::COUNTS].map(|k| Known::new(k, RECORDS..=RECORDS)));
     known
 }
 
@@ -116,6 +120,9 @@ pub fn section_name(kind: SectionKind) -> &'static str {
         kind::STATS => "statistics",
         kind::SETS => "sets",
         kind::RECENT => "recent",
+        kind::HASHLIMIT => "hashlimit",
+        kind::CONNLIMIT => "connlimit",
+        kind::COUNTS => "counts",
         kind::CONNTRACK => "tracking",
         kind::CONNECTIONS => "connections4",
         kind::CONNECTIONS_V6 => "connections6",
@@ -150,6 +157,13 @@ pub(crate) fn load_connections(image: &Image<'_>, cfg: CtConfig, key: Key, now: 
             })
         });
         done.into_iter().collect::<Result<(), String>>()?;
+    }
+    if let Ok(section) = image.section(kind::COUNTS) {
+        let chunks = section.chunks_of(ct::COUNTS as u32).map_err(|e| e.to_string())?;
+        for n in 0..chunks.len() {
+            let bytes = chunks.chunk(n).map_err(|e| e.to_string())?;
+            loader.insert_counts(bytes).map_err(|e| e.to_string())?;
+        }
     }
     loader.finish().map_err(|e| e.to_string())
 }

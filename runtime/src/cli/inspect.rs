@@ -146,7 +146,7 @@ fn lines(image: &Image<'_>, state: &StackState, now: Time) -> Result<Vec<String>
     let table = load_connections(image, state.config.conntrack.clone(), Rng::new(seed).key(), now)?;
     let (mut all, mut from) = (Vec::new(), Some(0));
     while let Some(at) = from {
-        from = table.dump(now, at, u32::MAX, |_, conn| all.push(Line::new(conn, now).to_string()));
+        from = table.dump(now, at, u32::MAX, |id, conn| all.push(Line::new(conn, now).counting(table.counts(id)).to_string()));
     }
     Ok(all)
 }

@@ -119,10 +119,11 @@ impl Worker {
                 found.push((id, *conn));
             }
         });
-        let items = found.iter().map(|(_, conn)| match r.form {
-            Form::Line => Ok(Line::new(conn, now).to_string().into()),
-            Form::Extended => Ok(Line::new(conn, now).extended().to_string().into()),
-            Form::Json => serde_json::to_value(ConnView::new(conn, now)),
+        let counts = |id| self.stack.conntrack().counts(id);
+        let items = found.iter().map(|(id, conn)| match r.form {
+            Form::Line => Ok(Line::new(conn, now).counting(counts(*id)).to_string().into()),
+            Form::Extended => Ok(Line::new(conn, now).counting(counts(*id)).extended().to_string().into()),
+            Form::Json => serde_json::to_value(ConnView::new(conn, now).counting(counts(*id))),
         });
         let items = items.collect::<Result<Vec<Value>, _>>();
         let items = items.map_err(|e| Problem::new(ProblemKind::Internal, e.to_string()))?;

@@ -132,6 +132,10 @@ impl Router for Kernel {
             self.sysctl(name, value);
             self.changed.push(name);
         }
+        // Such a rule switches it on, and nothing off again.
+        if rules.contains("connbytes") && !self.changed.contains(&"acct") {
+            self.changed.push("acct");
+        }
         self.try_load(v6, rules).unwrap_or_else(|why| panic!("the kernel refuses the rules: {why}\n{rules}"));
     }
 

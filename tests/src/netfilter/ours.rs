@@ -215,9 +215,9 @@ impl Router for Ours {
         let mut out = String::new();
         let mut next = Some(0);
         while let Some(from) = next {
-            next = self.stack.conntrack().dump(self.now, from, u32::MAX, |_, conn| {
+            next = self.stack.conntrack().dump(self.now, from, u32::MAX, |id, conn| {
                 if conn.tuples[0].v6 == v6 {
-                    out += &format!("{}\n", Line::new(conn, self.now).extended());
+                    out += &format!("{}\n", Line::new(conn, self.now).counting(self.stack.conntrack().counts(id)).extended());
                 }
             });
         }

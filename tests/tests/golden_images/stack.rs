@@ -7,7 +7,7 @@ use crate::{Format, directory, state};
 use hibernet_netstack::conntrack::image::{Family, Head, record_size};
 use hibernet_netstack::conntrack::{Conn, ConnId};
 use hibernet_netstack::ipset::{Sets, SetsState};
-use hibernet_netstack::iptables::RecentState;
+use hibernet_netstack::iptables::{ConnlimitState, HashlimitState, RecentState};
 use hibernet_netstack::state::{Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{Image, SectionState};
@@ -55,6 +55,8 @@ pub fn formats() -> Vec<Format> {
         section("rules", |s| s.rules),
         Format { texts: true, ..state("sets", |version| value("sets", version, &sets)) },
         Format { texts: true, ..state("recent", |version| value("recent", version, &recent)) },
+        Format { texts: true, ..state("hashlimit", |version| value("hashlimit", version, &hashlimit)) },
+        Format { texts: true, ..state("connlimit", |version| value("connlimit", version, &connlimit)) },
         section("gateway", |s| s.gateway),
         section("tcp", |s| s.tcp),
         section("udp", |s| s.udp),
@@ -82,6 +84,48 @@ fn recent() -> RecentState {
         {"addr":[253,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0],"v6":true,"ttl":0,"stamps":[7000000000],"index":1}]}]]}"#,
     )
     .expect("a state")
+}
+
+/// A table of each family: one of tokens, and one of rates of bytes.
+fn hashlimit() -> HashlimitState {
+    let addr = |first: [u8; 4]| {
+        let mut all = [0; 16];
+        all[..4].copy_from_slice(&first);
+        all
+    };
+    let rule = |name: &str, mode: u8, bytes: bool, prefix: u8, interval: Option<u32>| {
+        serde_json::json!({"above": bytes, "bytes": bytes, "avg": 1000, "burst": 5, "mode": mode, "name": name, "src_prefix": prefix,
+            "dst_prefix": prefix, "size": 16, "max": 100, "expire": 10000, "gc_interval": 1000, "interval": interval})
+    };
+    let bucket =
+        |src: [u8; 4], dport: u16| serde_json::json!({"src": addr(src), "dst": addr([0; 4]), "sport": 0, "dport": dport});
+    let entry = |n: u64| serde_json::json!({"since": n, "expires": n + 2500, "credit": 7 * n, "cap": 9 * n, "above": n > 50});
+    let tables = serde_json::json!({"tables": [
+        {"v6": false, "rule": rule("a", 6, false, 24, None),
+         "entries": [[bucket([192, 0, 2, 0], 80), entry(3)], [bucket([192, 0, 2, 0], 81), entry(4)]]},
+        {"v6": true, "rule": rule("b", 4, true, 16, Some(3)), "entries": [[bucket([0xfd, 1, 0, 0], 0), entry(100)]]},
+    ]});
+    serde_json::from_value(tables).expect("a state")
+}
+
+/// Two rules of IPv4, one of IPv6.
+fn connlimit() -> ConnlimitState {
+    let tuple = |src: u32, sport: u16, v6: bool| {
+        let words = if v6 { [0xfd00_0000, 0, 0, src] } else { [0, 0, 0xffff, src] };
+        serde_json::json!({"src": words, "dst": words, "sport": sport, "dport": 80, "zone": 0, "proto": 6, "v6": v6})
+    };
+    let group = |addr: [u8; 4], tuples: Vec<serde_json::Value>| {
+        let mut key = [0; 16];
+        key[..4].copy_from_slice(&addr);
+        serde_json::json!([[key, 0], tuples])
+    };
+    let rule = |prefix: u8, groups: Vec<serde_json::Value>| serde_json::json!({"prefix": prefix, "dest": prefix == 32, "groups": groups});
+    let v4 = vec![
+        rule(24, vec![group([192, 0, 2, 0], vec![tuple(0xc000_0201, 1, false), tuple(0xc000_0202, 2, false)])]),
+        rule(32, Vec::new()),
+    ];
+    let v6 = vec![rule(16, vec![group([0xfd, 0, 0, 0], vec![tuple(1, 5, true)])])];
+    serde_json::from_value(serde_json::json!({"families": [v4, v6]})).expect("a state")
 }
 
 fn head(w: &World) -> Head {

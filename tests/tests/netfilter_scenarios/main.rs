@@ -1,5 +1,6 @@
 //! Scenarios written by hand, through the kernel's netfilter and through ours.
 
+mod counted;
 mod datagrams;
 mod icmp;
 mod local;
@@ -51,6 +52,7 @@ fn all() -> Vec<Scenario> {
         local::all(),
         packets::all(),
         remembered::all(),
+        counted::all(),
     ]
     .concat()
 }

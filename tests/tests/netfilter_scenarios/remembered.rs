@@ -4,7 +4,7 @@ use hibernet_tests::netfilter::Side::{Client, Server};
 use hibernet_tests::netfilter::{Body, Scenario, Talk, elsewhere, node};
 
 /// Sets and rules of the filter table, with names for the addresses.
-fn scenario(name: &str, v6: bool, sets: &str, rules: &str) -> Scenario {
+pub fn scenario(name: &str, v6: bool, sets: &str, rules: &str) -> Scenario {
     let text = format!("{sets}\n*filter\n{rules}\nCOMMIT\n")
         .replace("{c}", &node(Client, v6).to_string())
         .replace("{s}", &node(Server, v6).to_string())
@@ -17,7 +17,7 @@ fn scenario(name: &str, v6: bool, sets: &str, rules: &str) -> Scenario {
 }
 
 /// Datagrams, an echo and a connection, from both sides and from elsewhere.
-fn traffic(s: &mut Scenario) {
+pub fn traffic(s: &mut Scenario) {
     for (i, dport) in [53, 80, 443].into_iter().enumerate() {
         let u = s.across(Client, 5000 + i as u16, dport, Body::Udp(20));
         s.answer(u, Body::Udp(30));

@@ -62,9 +62,9 @@ impl Capture {
     pub fn step(&mut self, table: &Conntrack, slots: u32) -> Result<Progress, CaptureError> {
         self.check(table)?;
         let Some(t) = table.tables() else { return Ok(Progress { slots: 0, complete: true }) };
-        let walked = self.walk(t, slots);
+        let walked = self.walk(table, t, slots);
         let complete = self.walked == t.arena.used();
-        let changed = if complete && walked < slots { self.follow(t, slots - walked) } else { 0 };
+        let changed = if complete && walked < slots { self.follow(table, t, slots - walked) } else { 0 };
         Ok(Progress { slots: walked + changed, complete })
     }
 
@@ -89,17 +89,17 @@ impl Capture {
             ..Head::default()
         };
         if let Some(t) = table.tables() {
-            self.walk(t, u32::MAX);
+            self.walk(table, t, u32::MAX);
             // From its first group on, it passes all of them.
             self.group = 0;
-            self.follow(t, u32::MAX);
+            self.follow(table, t, u32::MAX);
             head.slots = t.arena.used();
             head.generation = self.generation;
             head.numbered = t.sources.numbered();
         }
         head.v4 = self.copies.count(Family::V4);
         head.v6 = self.copies.count(Family::V6);
-        Ok(Image::new(head, self.copies))
+        Ok(Image::new(head, self.copies, table.accounts()))
     }
 
     fn check(&self, table: &Conntrack) -> Result<(), CaptureError> {
@@ -107,7 +107,7 @@ impl Capture {
     }
 
     /// Copies slots that were never copied.
-    fn walk(&mut self, t: &Tables, slots: u32) -> u32 {
+    fn walk(&mut self, table: &Conntrack, t: &Tables, slots: u32) -> u32 {
         let end = t.arena.used().min(self.walked.saturating_add(slots));
         let from = self.walked;
         while self.walked < end {
@@ -117,7 +117,7 @@ impl Capture {
             }
             let next = end.min((self.walked / 64 + 1) * 64);
             for slot in self.walked..next {
-                self.copy(t, slot);
+                self.copy(table, t, slot);
             }
             self.walked = next;
         }
@@ -125,7 +125,7 @@ impl Capture {
     }
 
     /// Copies slots that changed, up to the end of the round.
-    fn follow(&mut self, t: &Tables, slots: u32) -> u32 {
+    fn follow(&mut self, table: &Conntrack, t: &Tables, slots: u32) -> u32 {
         let changes = t.arena.changes();
         let mut copied = 0;
         while self.group < changes.groups() {
@@ -137,7 +137,7 @@ impl Capture {
                 }
                 let word = self.group * 64 + words.trailing_zeros();
                 words &= words - 1;
-                copied += self.copy_word(t, word, changes.take(word));
+                copied += self.copy_word(table, t, word, changes.take(word));
             }
             self.group += 1;
         }
@@ -145,7 +145,7 @@ impl Capture {
         copied
     }
 
-    fn copy_word(&mut self, t: &Tables, word: u32, bits: u64) -> u32 {
+    fn copy_word(&mut self, table: &Conntrack, t: &Tables, word: u32, bits: u64) -> u32 {
         let mut slots = ones(bits).map(|bit| word * 64 + bit);
         loop {
             let mut batch = [0; BATCH];
@@ -161,11 +161,11 @@ impl Capture {
                 t.arena.prefetch(slot);
                 self.copies.prefetch(slot);
             }
-            batch[..n].iter().for_each(|&slot| self.copy(t, slot));
+            batch[..n].iter().for_each(|&slot| self.copy(table, t, slot));
         }
     }
 
-    fn copy(&mut self, t: &Tables, slot: u32) {
+    fn copy(&mut self, table: &Conntrack, t: &Tables, slot: u32) {
         let generation = t.arena.watch(slot, |generation, conn| {
             match conn {
                 Some(conn) => {
@@ -173,6 +173,9 @@ impl Capture {
                     let number = if translated { t.sources.number_of(slot) } else { 0 };
                     let id = ConnId { index: slot, generation };
                     self.copies.set(id, conn, number);
+                    if table.accounts() {
+                        self.copies.set_counts(slot, table.counts(id));
+                    }
                 }
                 None => self.copies.clear(slot),
             }

@@ -1,6 +1,6 @@
 //! Records into a new table.
 
-use super::{Family, Head, HeadError, RecordError, record, record_size};
+use super::{COUNTS, Family, Head, HeadError, RecordError, record, record_size};
 use crate::conntrack::config::CtConfig;
 use crate::conntrack::confirm::Refused;
 use crate::conntrack::conn::{ConnId, Status};
@@ -41,6 +41,9 @@ pub enum LoadError {
         /// What is wrong.
         why: RecordError,
     },
+    /// What a connection carried is told of one that is not there, or twice, or not all of it.
+    #[error("the record of what the connection in slot {0} carried is of none")]
+    Counts(u32),
     /// Records are missing, or there are too many, or some were given twice.
     #[error("the records of tracked {} connections are not those that were announced", if *.0 == Family::V4 { "IPv4" } else { "IPv6" })]
     Records(Family),
@@ -163,6 +166,24 @@ impl Loader {
             }
         }
         Ok(())
+    }
+
+    /// Puts in what connections carried, which are in the table already. From now on connections are counted.
+    ///
+    /// # Errors
+    /// A record is of no connection, or was there before.
+    pub fn insert_counts(&self, records: &[u8]) -> Result<(), LoadError> {
+        self.table.account();
+        let (whole, rest) = records.as_chunks::<COUNTS>();
+        for record in whole {
+            let (id, counts) = record::read_counts(record);
+            let held = self.table.tables().and_then(|t| t.arena.hold_id(id)).ok_or(LoadError::Counts(id.index))?;
+            if self.table.counts(id).is_some() {
+                return Err(LoadError::Counts(id.index));
+            }
+            self.table.acct.begin(held.id, counts);
+        }
+        if rest.is_empty() { Ok(()) } else { Err(LoadError::Counts(0)) }
     }
 
     /// The table, when all records were put in. Its reaper stands where it stood and is not quiesced.

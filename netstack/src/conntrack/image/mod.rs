@@ -44,5 +44,5 @@ pub use capture::{Capture, CaptureError, Progress};
 pub use check::RecordError;
 pub use head::{Head, HeadError, Reaping};
 pub use load::{LoadError, Loader};
-pub use record::{RECORD_V4, RECORD_V6, VERSION, record_size};
+pub use record::{COUNTS, RECORD_V4, RECORD_V6, VERSION, record_size};
 pub use records::{Image, Records};

@@ -2,6 +2,7 @@
 
 use super::Family;
 use super::check::RecordError;
+use crate::conntrack::acct::Counts;
 use crate::conntrack::conn::{Conn, ConnId, Dir, Proto, Status};
 use crate::conntrack::tcp::{SegKind, TcpSide, TcpState, TcpTrack};
 use crate::conntrack::tuple::{Addr, CtTuple};
@@ -19,6 +20,28 @@ pub const RECORD_V6: usize = RECORD_V4 + UPPER;
 
 /// What the record of an IPv6 connection has more.
 pub(super) const UPPER: usize = 48;
+
+/// Bytes of the record of what a connection carried: its slot and generation, 4 each; packets and bytes of the original direction, and of
+/// the reply's, 8 each.
+pub const COUNTS: usize = 40;
+
+/// The record of what a connection carried.
+pub(super) fn counts(core: &Core, counts: [Counts; 2]) -> [u8; COUNTS] {
+    let mut record = [0; COUNTS];
+    record[..8].copy_from_slice(&core[INDEX..INDEX + 8]);
+    let [o, r] = counts;
+    for (n, word) in [o.packets, o.bytes, r.packets, r.bytes].into_iter().enumerate() {
+        put(&mut record, 8 + 8 * n, word.to_le_bytes());
+    }
+    record
+}
+
+/// Reads it.
+pub(super) fn read_counts(record: &[u8; COUNTS]) -> (ConnId, [Counts; 2]) {
+    let word = |n: usize| u64_at(record, 8 + 8 * n);
+    let of = |n: usize| Counts { packets: word(n), bytes: word(n + 1) };
+    (ConnId { index: u32_at(record, 0), generation: u32_at(record, 4) }, [of(0), of(2)])
+}
 
 /// Bytes of a record of this family.
 #[must_use]

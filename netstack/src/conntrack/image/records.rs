@@ -1,7 +1,8 @@
 //! The working copy of a capture, and records without holes out of it.
 
-use super::record::{self, Core, RECORD_V4, UPPER, Upper};
-use super::{Family, Head, record_size};
+use super::record::{Core, RECORD_V4, UPPER, Upper};
+use super::{Family, Head, record, record_size};
+use crate::conntrack::acct::Counts;
 use crate::conntrack::changed::ones;
 use crate::conntrack::conn::{Conn, ConnId};
 
@@ -22,11 +23,21 @@ struct Part {
     cores: Vec<Core>,
     /// The rest of IPv6 connections; empty if there never was one.
     uppers: Vec<Upper>,
+    /// Which connections are counted.
+    counted: [u64; WORDS],
+    /// What they carried; empty if none ever was.
+    counts: Vec<[Counts; 2]>,
 }
 
 impl Part {
     fn new() -> Self {
-        Part { present: [[0; WORDS]; 2], cores: vec![[0; RECORD_V4]; PART as usize], uppers: Vec::new() }
+        Part {
+            present: [[0; WORDS]; 2],
+            cores: vec![[0; RECORD_V4]; PART as usize],
+            uppers: Vec::new(),
+            counted: [0; WORDS],
+            counts: Vec::new(),
+        }
     }
 
     fn count(&self, family: Family) -> u32 {
@@ -80,11 +91,24 @@ impl Copies {
         }
     }
 
+    /// What the slot's connection carried, if it is counted.
+    pub(super) fn set_counts(&mut self, slot: u32, counts: Option<[Counts; 2]>) {
+        let part = self.part(slot);
+        let at = (slot % PART) as usize;
+        let bit = 1 << (at % 64);
+        part.counted[at / 64] &= !bit;
+        if let Some(counts) = counts {
+            part.counted[at / 64] |= bit;
+            part.counts.resize(PART as usize, [Counts::default(); 2]);
+            part.counts[at] = counts;
+        }
+    }
+
     /// The slot is empty.
     pub(super) fn clear(&mut self, slot: u32) {
         let Some(Some(part)) = self.parts.get_mut((slot / PART) as usize) else { return };
         let at = (slot % PART) as usize;
-        part.present.iter_mut().for_each(|p| p[at / 64] &= !(1 << (at % 64)));
+        part.present.iter_mut().chain([&mut part.counted]).for_each(|p| p[at / 64] &= !(1 << (at % 64)));
     }
 
     pub(super) fn count(&self, family: Family) -> u32 {
@@ -97,17 +121,31 @@ impl Copies {
 pub struct Image {
     head: Head,
     copies: Copies,
+    accounts: bool,
 }
 
 impl Image {
-    pub(super) fn new(head: Head, copies: Copies) -> Self {
-        Image { head, copies }
+    pub(super) fn new(head: Head, copies: Copies, accounts: bool) -> Self {
+        Image { head, copies, accounts }
     }
 
     /// What there is besides connections.
     #[must_use]
     pub fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// What connections carried, in records of [`COUNTS`](super::COUNTS) bytes in the order of their slots; `None` if nobody counts.
+    #[must_use]
+    pub fn counts(&self) -> Option<Vec<u8>> {
+        self.accounts.then(|| {
+            let mut all = Vec::new();
+            for part in self.copies.parts.iter().flatten() {
+                let slots = (0..WORDS).flat_map(|w| ones(part.counted[w]).map(move |bit| w * 64 + bit as usize));
+                slots.for_each(|at| all.extend(record::counts(&part.cores[at], part.counts[at])));
+            }
+            all
+        })
     }
 
     /// The records of a family, in the order of their slots.

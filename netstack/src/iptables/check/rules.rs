@@ -1,5 +1,6 @@
 //! What single rules may test and do, and where: what iptables and the kernel's extensions refuse.
 
+mod count;
 mod packet;
 
 use super::RuleFault;
@@ -137,7 +138,10 @@ fn check_match(m: &Match, rule: &Rule, place: &Place) -> Result<(), RuleFault> {
         Match::U32(m) => packet::u32(&m.value),
         Match::Extension(m) => packet::extension(m, rule, place),
         Match::Set(_) => Ok(()),
-        Match::Recent(m) => place.addr(m.mask),
+        Match::Recent(m) => count::recent(m, place),
+        Match::Connbytes(_) => Ok(()),
+        Match::Connlimit(m) => count::prefixes("connlimit", &[m.prefix], place),
+        Match::Hashlimit(m) => count::hashlimit(m, place),
     }
 }
 

@@ -2,10 +2,13 @@
 
 mod addr;
 mod bytes;
+mod connbytes;
+mod connlimit;
 pub(super) mod conntrack;
 mod content;
 mod extension;
 mod fields;
+mod hashlimit;
 mod limit;
 mod meta;
 mod recent;
@@ -15,11 +18,14 @@ mod statistic;
 mod time;
 pub(super) mod transport;
 
+pub(super) use connlimit::Connlimit;
+use hashlimit::Hashlimit;
 pub(super) use limit::{Limit, LimitError};
 pub(super) use recent::Recent;
 pub(super) use set::{InSet, set_of};
 
 use super::check::RuleFault;
+use super::connlimit::Counted;
 use super::head::Head;
 use super::holds::Holds;
 use super::ifaces::IfaceSet;
@@ -28,8 +34,8 @@ use super::named::Named;
 use super::program::Tail;
 use super::trail::Witness;
 use super::{
-    CtMatch, ExtMatch, Family, FieldMatch, IcmpType, Inv, Match, Net, PortRange, Ports, RateUnit, RpFilter, SctpMatch, Statistic,
-    TimeMatch, U32Test,
+    ConnbytesMatch, CtMatch, ExtMatch, Family, FieldMatch, IcmpType, Inv, Match, Net, PortRange, Ports, RateUnit, RpFilter,
+    SctpMatch, Statistic, TimeMatch, U32Test,
 };
 use crate::conntrack::Conn;
 use crate::iptables::Env;
@@ -95,6 +101,9 @@ pub(super) enum Op {
     Extension(Box<ExtMatch>),
     Set(Box<InSet>),
     Recent(Box<Recent>),
+    Connbytes(Box<ConnbytesMatch>),
+    Connlimit(Box<Connlimit>),
+    Hashlimit(Hashlimit),
 }
 
 /// The tests of all rules.
@@ -223,6 +232,9 @@ impl Ops {
             Match::Extension(m) => self.list.push(Op::Extension(m.clone())),
             Match::Set(m) => self.list.push(Op::Set(Box::new(InSet::new(m, family, named)?))),
             Match::Recent(m) => self.list.push(Op::Recent(Box::new(Recent::new(m, named)))),
+            Match::Connbytes(m) => self.list.push(Op::Connbytes(Box::new(*m))),
+            Match::Connlimit(m) => self.list.push(Op::Connlimit(Box::new(Connlimit::new(m, named)))),
+            Match::Hashlimit(m) => self.list.push(Op::Hashlimit(Hashlimit::new(m, family, named)?)),
         }
         Ok(())
     }
@@ -334,6 +346,9 @@ impl Ops {
             Op::Extension(m) => extension::extension(m, skb),
             Op::Set(s) => s.has(skb, env.now).into(),
             Op::Recent(r) => r.ask(skb, env.now).into(),
+            Op::Connbytes(m) => connbytes::connbytes(m, skb, env.ct).into(),
+            Op::Connlimit(l) => l.ask(skb, env),
+            Op::Hashlimit(l) => l.ask(skb, env.now),
         }
     }
 }
@@ -341,7 +356,10 @@ impl Ops {
 impl Op {
     /// Whether asking changes something, so that it matters which tests were asked before.
     pub(super) const fn is_stateful(&self) -> bool {
-        matches!(self, Op::Limit(_) | Op::Random(_) | Op::Nth(_) | Op::Set(_) | Op::Recent(_))
+        matches!(
+            self,
+            Op::Limit(_) | Op::Random(_) | Op::Nth(_) | Op::Set(_) | Op::Recent(_) | Op::Connlimit(_) | Op::Hashlimit(_)
+        )
     }
 
     /// What it asks of TCP flags: bits that are looked at, and what they must be, or must not.
@@ -366,7 +384,16 @@ impl Op {
             Op::TcpOption(_) | Op::Field(_) | Op::Extension(_) | Op::Rpfilter(_) => Holds::Packet,
             Op::Sctp(_) | Op::Search(_) | Op::U32(_) | Op::Time(_) => Holds::Packet,
             Op::Limit(_) | Op::Random(_) | Op::Nth(_) | Op::Recent(_) => Holds::Packet,
+            Op::Connbytes(_) | Op::Connlimit(_) | Op::Hashlimit(_) => Holds::Packet,
             Op::Set(s) => s.holds(),
+        }
+    }
+
+    /// The connections that it counts, if it does.
+    pub(super) fn counted(&self) -> Option<&Counted> {
+        match self {
+            Op::Connlimit(l) => Some(&l.counted),
+            _ => None,
         }
     }
 

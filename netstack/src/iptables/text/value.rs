@@ -46,6 +46,26 @@ pub(super) fn range32(word: &Word<'_>) -> Result<(u32, u32), Fault> {
     if first <= last { Ok((first, last)) } else { Err(word.bad("a range that does not run backwards")) }
 }
 
+/// `FIRST[:LAST]` of numbers of 64 bits; a missing end stands for the lowest or highest.
+pub(super) fn range64(word: &Word<'_>) -> Result<(u64, u64), Fault> {
+    let bad = || word.bad("a number of 64 bits, or FIRST:LAST");
+    let one = |text: &str, missing| if text.is_empty() { Ok(missing) } else { number(text).ok_or_else(bad) };
+    let (first, last) = match word.as_str().split_once(':') {
+        None if word.as_str().is_empty() => return Err(bad()),
+        None => (one(word.as_str(), 0)?, u64::MAX),
+        Some((first, last)) => (one(first, 0)?, one(last, u64::MAX)?),
+    };
+    if first <= last { Ok((first, last)) } else { Err(word.bad("a range that does not run backwards")) }
+}
+
+/// Bits of an address.
+pub(super) const fn bits_of(family: Family) -> u8 {
+    match family {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    }
+}
+
 /// Value and mask, `V[/M]`; the mask is all ones if not given.
 pub(super) fn masked(word: &Word<'_>) -> Result<(u32, u32), Fault> {
     let one = |text: &str| number(text).and_then(|n| u32::try_from(n).ok());

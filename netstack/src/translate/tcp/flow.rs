@@ -65,15 +65,12 @@ impl Events {
     /// Whoever opened the flow sent last, and waits for an answer.
     pub(super) const ASKED: Events = Events(1 << 17);
 
-    /// The flow is in the list of those that wait for a link. Not saved, as that list is not.
-    pub(super) const LISTED: Events = Events(1 << 18);
-
-    /// All that are saved.
+    /// All of them.
     const ALL: u32 = (1 << 18) - 1;
 
-    /// Those that are saved, as a word.
+    /// As a word.
     pub(super) const fn bits(self) -> u32 {
-        self.0 & Self::ALL
+        self.0
     }
 
     /// From [`Events::bits`]; `None` if there are others among them.

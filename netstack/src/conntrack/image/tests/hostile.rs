@@ -1,8 +1,8 @@
 //! Images that nobody saved.
 
 use super::kit::*;
-use crate::conntrack::image::{Family, Head, HeadError, LoadError, Loader, RECORD_V4, RECORD_V6, RecordError};
-use crate::conntrack::{Dir, Status};
+use crate::conntrack::image::{COUNTS, Family, Head, HeadError, LoadError, Loader, RECORD_V4, RECORD_V6, RecordError};
+use crate::conntrack::{Conntrack, Dir, Status};
 use crate::edge::{Token, TokenKind};
 use crate::rng::Key;
 use core::time::Duration;
@@ -199,9 +199,9 @@ fn the_head_is_checked() {
     assert_eq!(head(&|h| h.closed = vec![5]), HeadError::Closed(5));
     let first = slot(&mut saved.clone(), 0);
     assert_eq!(head(&|h| h.condemned = vec![(first, 1)]), HeadError::Alive(first));
-    let nothing = Saved { v4: Vec::new(), v6: Vec::new(), head: Head { generation: 2, ..Head::default() } };
+    let nothing = Saved { v4: Vec::new(), v6: Vec::new(), counts: None, head: Head { generation: 2, ..Head::default() } };
     assert_eq!(nothing.load(64).map(drop), Err(HeadError::Generation(2).into()));
-    let mut nothing = Saved { v4: Vec::new(), v6: Vec::new(), head: Head::default() };
+    let mut nothing = Saved { v4: Vec::new(), v6: Vec::new(), counts: None, head: Head::default() };
     nothing.head.reaper.due = Some(NOW);
     assert_eq!(nothing.load(64).map(drop), Err(HeadError::Reaper.into()));
 }
@@ -293,4 +293,30 @@ proptest! {
         }
         works_or_is_refused(&saved);
     }
+}
+
+#[test]
+fn counts_of_nobody_and_counts_twice_are_refused() {
+    let seeds: Vec<_> = (0..6).map(|n| Seed { name: n, kind: 2, ..SEED }).collect();
+    let table = Conntrack::new(config(64), Key(1, 2));
+    table.account();
+    seeds.iter().for_each(|s| assert!(add(&table, s).is_some()));
+    let good = Saved::of(&table);
+    let counts = good.counts.clone().unwrap();
+    assert_eq!(counts.len(), 6 * COUNTS);
+    assert!(good.load(64).is_ok());
+    let refused = |counts: Vec<u8>, slot: u32| {
+        let saved = Saved { counts: Some(counts), ..good.clone() };
+        assert_eq!(saved.load(64).err(), Some(LoadError::Counts(slot)));
+    };
+    refused([&counts[..], &counts[..COUNTS]].concat(), 0);
+    refused(counts[1..].to_vec(), u32::from_le_bytes(counts[1..5].try_into().unwrap()));
+    refused(counts[..COUNTS + 8].to_vec(), 0);
+    let mut other = counts.clone();
+    other[COUNTS] = 63;
+    refused(other, 63);
+    let mut older = counts;
+    let slot = older[2 * COUNTS].into();
+    older[2 * COUNTS + 4] ^= 2;
+    refused(older, slot);
 }

@@ -1,7 +1,7 @@
 //! Random tables, and images of them as bytes.
 
 use crate::Time;
-use crate::conntrack::image::{Capture, Family, Head, Image, LoadError, record_size};
+use crate::conntrack::image::{Capture, Family, Head, Image, LoadError, Loader, record_size};
 use crate::conntrack::tcp::{SegKind, TcpSide, TcpState, TcpTrack, side};
 use crate::conntrack::tuple::{Addr, CtTuple, invert};
 use crate::conntrack::{Conn, ConnId, Conntrack, CtConfig, Dir, Proto, Status, Track};
@@ -25,6 +25,7 @@ pub(super) struct Saved {
     pub(super) head: Head,
     pub(super) v4: Vec<u8>,
     pub(super) v6: Vec<u8>,
+    pub(super) counts: Option<Vec<u8>>,
 }
 
 impl From<&Image> for Saved {
@@ -34,7 +35,7 @@ impl From<&Image> for Saved {
             assert_eq!(records.len(), image.head().count(family));
             records.to_vec()
         };
-        Saved { head: image.head().clone(), v4: bytes(Family::V4), v6: bytes(Family::V6) }
+        Saved { head: image.head().clone(), v4: bytes(Family::V4), v6: bytes(Family::V6), counts: image.counts() }
     }
 }
 
@@ -59,7 +60,14 @@ impl Saved {
     }
 
     pub(super) fn load_at(&self, max: u32, key: Key, now: Time) -> Result<Conntrack, LoadError> {
-        Conntrack::load(config(max), key, now, self.head.clone(), &self.v4, &self.v6)
+        let Some(counts) = &self.counts else {
+            return Conntrack::load(config(max), key, now, self.head.clone(), &self.v4, &self.v6);
+        };
+        let loader = Loader::new(config(max), key, now, self.head.clone())?;
+        loader.insert(Family::V4, 0, &self.v4)?;
+        loader.insert(Family::V6, 0, &self.v6)?;
+        loader.insert_counts(counts)?;
+        loader.finish()
     }
 
     /// Records of a family.

@@ -110,7 +110,7 @@ fn an_unused_table_is_saved_any_number_of_times_and_allocates_nothing() {
     let mut table = Conntrack::new(config(64), Key(1, 2));
     for n in 0..10 {
         let saved = Saved::of(&table);
-        assert_eq!(saved, Saved { head: Head::default(), v4: Vec::new(), v6: Vec::new() });
+        assert_eq!(saved, Saved { head: Head::default(), v4: Vec::new(), v6: Vec::new(), counts: None });
         assert!(table.tables().is_none());
         table = saved.load_under(64, Key(n, 3)).unwrap();
         assert!(table.tables().is_none() && table.reap_due().is_none());

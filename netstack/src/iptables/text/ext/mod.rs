@@ -8,8 +8,10 @@ mod alter;
 mod comment;
 mod conntrack;
 mod content;
+mod count;
 mod ct;
 mod fields;
+mod hashlimit;
 mod headers;
 mod icmp;
 mod iprange;
@@ -205,6 +207,9 @@ static MATCHES: &[&Extension<Match>] = &[
     &headers::MH,
     &set::SET_MATCH,
     &recent::RECENT,
+    &count::CONNBYTES,
+    &count::CONNLIMIT,
+    &hashlimit::HASHLIMIT,
 ];
 
 /// All targets but the verdicts. A new one needs an entry here and an arm in [`print_target`].
@@ -316,6 +321,9 @@ pub(super) fn print_match(m: &Match, family: Family, out: &mut String) {
         Match::Extension(m) => headers::print(m, out),
         Match::Set(m) => set::print_match(m, out),
         Match::Recent(m) => recent::print(m, out),
+        Match::Connbytes(m) => count::print_connbytes(m, out),
+        Match::Connlimit(m) => count::print_connlimit(m, out),
+        Match::Hashlimit(m) => hashlimit::print(m, family, out),
     }
 }
 

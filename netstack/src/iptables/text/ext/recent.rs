@@ -46,14 +46,14 @@ fn build(scope: &Scope, given: &Given<'_>) -> Result<Match, Fault> {
         return Err(given.missing("--set, --rcheck, --update or --remove"));
     };
     let seconds = given.read("seconds", |w| read::number_in(w, 1, u32::MAX.into()))?.unwrap_or(0) as u32;
-    let hitcount = given.read("hitcount", |w| read::number_in(w, 0, RecentMatch::MAX_HITS.into()))?.unwrap_or(0) as u32;
+    let hitcount = given.read("hitcount", read::number32)?.unwrap_or(0);
     let combination = |name: &str, why: &str| match given.get(name) {
         Some(u) => Err(u.word.fault(ErrorKind::Combination(why.to_owned()))),
         None => Ok(()),
     };
+    // Of the others, which the kernel refuses, the rules' check knows.
     if matches!(action, RecentAction::Set | RecentAction::Remove) {
-        let unasked = ["seconds", "hitcount", "rttl", "reap"];
-        unasked.iter().try_for_each(|name| combination(name, "goes with --rcheck and --update only"))?;
+        combination("rttl", "goes with --rcheck and --update only")?;
     }
     if seconds == 0 {
         combination("reap", "needs --seconds")?;

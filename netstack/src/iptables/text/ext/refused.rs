@@ -19,9 +19,9 @@ const STATELESS: &str = "addresses are translated by connection here: use NETMAP
 
 #[rustfmt::skip]
 const MATCHES: &[(&str, &str)] = &[
-    ("bpf", NO_PROGRAMS), ("cgroup", NO_CGROUPS), ("cluster", NO_PLACE), ("connbytes", NOT_YET),
-    ("connlabel", NO_CT_LABELS), ("connlimit", NOT_YET), ("cpu", NO_PLACE), ("dccp", NOT_YET), ("devgroup", NO_PLACE),
-    ("hashlimit", NOT_YET), ("helper", "there are no helpers here"), ("ipvs", NO_PLACE), ("nfacct", NO_PLACE),
+    ("bpf", NO_PROGRAMS), ("cgroup", NO_CGROUPS), ("cluster", NO_PLACE), 
+    ("connlabel", NO_CT_LABELS), ("cpu", NO_PLACE), ("dccp", NOT_YET), ("devgroup", NO_PLACE),
+    ("helper", "there are no helpers here"), ("ipvs", NO_PLACE), ("nfacct", NO_PLACE),
     ("osf", NO_LISTS), ("physdev", BRIDGE), ("policy", NO_IPSEC), ("quota", NOT_YET), ("quota2", NOT_YET),
     ("rateest", NO_SHAPING), ("realm", NO_ROUTES), ("socket", NO_SOCKETS),
     ("srh", NOT_YET), ("udplite", NOT_YET), ("unclean", NO_PLACE),
