@@ -40,8 +40,8 @@ skip() { echo "SKIPPED: $*" | tee -a "$SKIPPED"; }
 # program:package
 TOOLS="busybox:busybox conntrack:conntrack curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base dhclient:isc-dhcp-client ethtool:ethtool git:git ip:iproute2
 ipset:ipset iptables-legacy:iptables iperf3:iperf3 nc:netcat-openbsd nft:nftables nginx:nginx-light nsenter:util-linux ping:iputils-ping python3:python3
-redis-benchmark:redis-tools redis-server:redis-server setpriv:util-linux socat:socat ssh:openssh-client
-sshd:openssh-server strace:strace tcpdump:tcpdump traceroute:traceroute unshare:util-linux g++:g++"
+qemu-system-x86_64:qemu-system-x86 redis-benchmark:redis-tools redis-server:redis-server setpriv:util-linux socat:socat ssh:openssh-client
+sshd:openssh-server strace:strace tcpdump:tcpdump traceroute:traceroute unshare:util-linux xz:xz-utils g++:g++"
 export PATH=$PATH:/usr/sbin:/sbin
 
 missing_packages() {

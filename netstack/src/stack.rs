@@ -135,6 +135,18 @@ impl Stack {
         }
     }
 
+    /// A link takes frames that it refused for want of room: flows that wait for it try again, a few at a time. Whether there were any; then [`Stack::flush`]
+    /// is to follow, and this may be called again.
+    pub fn link_has_room<E: Edge>(&mut self, now: Time, link: LinkId, edge: &mut E) -> bool {
+        self.router.now = now;
+        self.translator.tcp.link_has_room(&mut self.router, link, edge)
+    }
+
+    /// Whether flows wait for a link to take frames.
+    pub fn waits_for_link(&self) -> bool {
+        self.translator.tcp.waits_for_link()
+    }
+
     /// A frame from a guest.
     pub fn receive<E: Edge>(&mut self, now: Time, frame: &RxFrame<'_>, edge: &mut E) {
         self.router.now = now;

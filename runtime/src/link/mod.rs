@@ -201,6 +201,12 @@ pub trait Link: Send {
         false
     }
 
+    /// Whether frames would be taken now. To be asked after [`Link::flush`] on behalf of those whose frames were refused; a link that has no way to know
+    /// says no, and they try again after a while.
+    fn has_room(&self) -> bool {
+        false
+    }
+
     /// Ends the link: nothing is received or sent any more, and the descriptor may be removed from the event loop. Slots of
     /// gathered frames are given back.
     fn stop(&mut self, slots: &mut Slots);
@@ -255,6 +261,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn waits(&self) -> bool {
         (**self).waits()
+    }
+
+    fn has_room(&self) -> bool {
+        (**self).has_room()
     }
 
     fn stop(&mut self, slots: &mut Slots) {

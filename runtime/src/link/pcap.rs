@@ -156,6 +156,10 @@ impl<L: Link> Link for PcapLink<L> {
         self.inner.waits()
     }
 
+    fn has_room(&self) -> bool {
+        self.inner.has_room()
+    }
+
     fn stop(&mut self, slots: &mut Slots) {
         self.write();
         self.inner.stop(slots);

@@ -354,6 +354,10 @@ impl Link for SocketLink {
         if gone { Err(LinkError::Closed) } else { Ok(()) }
     }
 
+    fn has_room(&self) -> bool {
+        !self.waits && self.kind != Kind::Packet
+    }
+
     fn stop(&mut self, slots: &mut Slots) {
         self.stopped = true;
         self.waits = false;

@@ -80,6 +80,20 @@ impl Worker {
         slog::info!(self.log, "link was added"; "link" => index);
     }
 
+    /// Has flows try again whose frames a link had refused that takes them now. Whether there were any.
+    pub(super) fn wake_waiting(&mut self, now: Time) -> bool {
+        if !self.stack.waits_for_link() {
+            return false;
+        }
+        let mut woken = false;
+        for index in 0..self.links.len() {
+            if !self.links[index].gone && self.edge.links[index].as_ref().is_some_and(|l| l.has_room()) {
+                woken |= self.stack.link_has_room(now, LinkId(index as u8), &mut self.edge);
+            }
+        }
+        woken
+    }
+
     /// The peer of a link has come or gone. While there is none its guest is as one that is paused: flows live on, and try again when there is one.
     pub(super) fn hear_of_peer(&mut self, now: Time, index: usize, news: Option<LinkNews>) {
         let state = &mut self.links[index];

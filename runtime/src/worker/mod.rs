@@ -408,11 +408,12 @@ impl Worker {
             if self.stack.next_deadline().is_some_and(|t| t <= now) {
                 self.stack.tick(now, &mut self.edge);
             }
-            let more = self.stack.flush(now, &mut self.edge);
+            let mut more = self.stack.flush(now, &mut self.edge);
             self.flush_links(ops);
             if self.finished.is_some() {
                 return;
             }
+            more |= self.wake_waiting(now);
             if !more && !self.edge.sockets.has_notices() {
                 break;
             }

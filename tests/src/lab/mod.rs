@@ -5,10 +5,12 @@
 //! a PID namespace whose first process ends when the test's end of a pipe is closed, so nothing survives a test, however
 //! it ends. The machine's own network is never touched.
 
+mod guest;
 mod net;
 mod proc;
 mod sandbox;
 
+pub use guest::Guest;
 pub use net::{Lab, Place};
 pub use proc::{Done, Proc};
 pub use sandbox::Sandbox;

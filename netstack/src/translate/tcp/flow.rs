@@ -65,12 +65,15 @@ impl Events {
     /// Whoever opened the flow sent last, and waits for an answer.
     pub(super) const ASKED: Events = Events(1 << 17);
 
-    /// All of them.
+    /// The flow is in the list of those that wait for a link. Not saved, as that list is not.
+    pub(super) const LISTED: Events = Events(1 << 18);
+
+    /// All that are saved.
     const ALL: u32 = (1 << 18) - 1;
 
-    /// As a word.
+    /// Those that are saved, as a word.
     pub(super) const fn bits(self) -> u32 {
-        self.0
+        self.0 & Self::ALL
     }
 
     /// From [`Events::bits`]; `None` if there are others among them.

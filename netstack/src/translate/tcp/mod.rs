@@ -17,7 +17,7 @@ mod timer;
 mod wake;
 
 use crate::config::Limits;
-use crate::edge::{Close, Edge, Ready, SockError, SockId, Source, Token, TokenKind};
+use crate::edge::{Close, Edge, LinkId, Ready, SockError, SockId, Source, Token, TokenKind};
 use crate::flow::{Index, Slab};
 use crate::packet::{L4, Packet};
 use crate::rng::Rng;
@@ -32,6 +32,7 @@ use core::time::Duration;
 use flow::{Events, Flow};
 use isn::Isn;
 pub use state::{TcpStage, TcpState};
+use std::collections::VecDeque;
 use wake::Quoted;
 
 /// Scale of the windows that we offer: up to 8 MiB.
@@ -40,6 +41,8 @@ const WINDOW_SCALE: u8 = 7;
 const MAX_WINDOW_SCALE: u8 = 14;
 /// Linux's TCP_MIN_MSS less options: smaller offers are taken as this.
 const MIN_MSS: u16 = 48;
+/// Flows that try again at a time when a link takes frames.
+const WAKE: usize = 16;
 /// How long a connect may take (longer than the host's own limit).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(240);
 
@@ -60,6 +63,8 @@ struct Shared {
     isn: Isn,
     /// Flows to be settled at the end of the batch.
     unsettled: Vec<u32>,
+    /// Flows that a link has refused a frame of, in this order; and others that have ended.
+    waiting: VecDeque<u32>,
     /// Flows that are not established.
     half_open: u32,
     /// Bytes held for all flows.
@@ -95,7 +100,14 @@ impl Tcp {
         Tcp {
             flows: Slab::new(limits.tcp_flows),
             index: Index::with_hasher(rng.key()),
-            shared: Shared { limits: *limits, isn: Isn::new(rng), unsettled: Vec::new(), half_open: 0, held: 0 },
+            shared: Shared {
+                limits: *limits,
+                isn: Isn::new(rng),
+                unsettled: Vec::new(),
+                waiting: VecDeque::new(),
+                half_open: 0,
+                held: 0,
+            },
             settling: Vec::new(),
         }
     }
@@ -274,6 +286,38 @@ impl Tcp {
         self.end(token.index(), fate, r, edge);
     }
 
+    /// A link takes frames again: some of the flows that wait for it try again, those first that have waited longest. Whether there were any.
+    pub(crate) fn link_has_room<E: Edge>(&mut self, r: &mut Router, link: LinkId, edge: &mut E) -> bool {
+        let mut woken = 0;
+        for _ in 0..self.shared.waiting.len() {
+            if woken == WAKE {
+                break;
+            }
+            let Some(index) = self.shared.waiting.pop_front() else { break };
+            let Some(flow) = self.flows.get_mut(index).filter(|f| f.events.has(Events::LISTED)) else { continue };
+            if flow.via.link != link {
+                self.shared.waiting.push_back(index);
+                continue;
+            }
+            flow.events.clear(Events::LISTED);
+            if !flow.events.has(Events::LINK_FULL) {
+                continue;
+            }
+            woken += 1;
+            flow.resend_at = r.now;
+            let mut cx = Cx { r, edge, shared: &mut self.shared };
+            let fate = flow.expired(&mut cx);
+            cx.settle_later(flow);
+            self.end(index, fate, r, edge);
+        }
+        woken > 0
+    }
+
+    /// Whether flows wait for a link to take frames.
+    pub(crate) fn waits_for_link(&self) -> bool {
+        !self.shared.waiting.is_empty()
+    }
+
     /// The end of a batch: flows send what they have to. Returns whether some want to go on at once.
     pub(crate) fn flush<E: Edge>(&mut self, r: &mut Router, edge: &mut E) -> bool {
         let mut settling = core::mem::take(&mut self.settling);
@@ -370,6 +414,18 @@ impl<E> Cx<'_, E> {
         if !flow.events.has(Events::UNSETTLED) {
             flow.events.add(Events::UNSETTLED);
             self.shared.unsettled.push(flow.token.index());
+        }
+    }
+
+    /// Puts a flow into the list of those that try again when a link takes frames.
+    fn wait_for_link(&mut self, flow: &mut Flow) {
+        if !flow.events.has(Events::LISTED) {
+            flow.events.add(Events::LISTED);
+            // A link that never tells leaves them there, also those that have ended: more would only be more of those.
+            if self.shared.waiting.len() >= 2 * self.shared.limits.tcp_flows as usize {
+                self.shared.waiting.pop_front();
+            }
+            self.shared.waiting.push_back(flow.token.index());
         }
     }
 }

@@ -33,8 +33,26 @@ const FRAMES_PER_TURN: u32 = 32;
 const ASK_EVERY: u32 = 32 << 10;
 /// A guest that may send less than this, or than a segment, hears at once when it may send much more.
 const WINDOW_LOW: u32 = 32 << 10;
-/// How long to wait when the link takes no more frames.
+/// Most bytes read from a socket for several frames.
+const BULK: u32 = 64 << 10;
+/// How long to wait when the link takes no more frames, unless it tells before that it does.
 const LINK_RETRY: Duration = Duration::from_millis(5);
+/// And when there is nobody at its other end, or it is down: that it is up again is mostly told.
+const LINK_AWAY: Duration = Duration::from_millis(100);
+
+/// What follows a segment's header.
+#[derive(Clone, Copy, Debug)]
+struct Body {
+    data: Payload,
+    /// More pieces of the same buffer follow.
+    keep: bool,
+}
+
+impl From<Payload> for Body {
+    fn from(data: Payload) -> Body {
+        Body { data, keep: false }
+    }
+}
 
 impl Flow {
     /// Sends what is to be sent: consumes, fills the guest's window, acknowledges.
@@ -99,22 +117,19 @@ impl Flow {
                 cx.settle_later(self);
                 break;
             }
-            match cx.edge.tcp_peek(self.sock, self.offset(self.snd_nxt), room.min(most)) {
+            // Where the link does not cut them, many segments are read at once.
+            let want =
+                if room < most { room } else { (room / most).min(FRAMES_PER_TURN - frames).min(BULK / most).max(1) * most };
+            match cx.edge.tcp_peek(self.sock, self.offset(self.snd_nxt), want) {
                 Ok(Peek::Data(body)) => {
                     let len = body.len;
-                    let push = if len < room.min(most) { Flags::PSH } else { Flags(0) };
-                    if self.send_data(cx, self.snd_nxt, body, push).is_err() {
+                    let push = if len < want { Flags::PSH } else { Flags(0) };
+                    if self.send_pieces(cx, body, most, push).is_err() {
                         return Fate::Keep;
                     }
-                    self.moved(cx.r, false);
-                    if self.timing.is_none() {
-                        self.timing = Some((self.snd_nxt + len, cx.r.now));
-                    }
-                    self.sent(cx.r, len);
-                    self.queued_since_empty = self.queued_since_empty.saturating_add(len + SEGMENT_COST);
-                    frames += 1;
+                    frames += len.div_ceil(most);
                     // The rest will be announced; only the end is not announced twice.
-                    if len < room.min(most) && !self.events.has(Events::PEER_CLOSED) {
+                    if len < want && !self.events.has(Events::PEER_CLOSED) {
                         self.events.clear(Events::READABLE);
                     }
                 }
@@ -138,6 +153,30 @@ impl Flow {
             }
         }
         Fate::Keep
+    }
+
+    /// Sends data from the host, in frames of at most `most` bytes; `push` for the last of them.
+    fn send_pieces<E: Edge>(&mut self, cx: &mut Cx<'_, E>, body: Payload, most: u32, push: Flags) -> Result<(), DropReason> {
+        let mut at = 0;
+        while at < body.len {
+            let piece = body.slice(at as usize, most as usize);
+            let is_last = at + piece.len == body.len;
+            let flags = Flags::ACK | if is_last { push } else { Flags(0) };
+            if let Err(why) = self.emit(cx, self.snd_nxt, self.rcv_nxt, flags, &[], Body { data: piece, keep: !is_last }) {
+                if !is_last {
+                    cx.edge.release(body);
+                }
+                return Err(why);
+            }
+            self.moved(cx.r, false);
+            if self.timing.is_none() {
+                self.timing = Some((self.snd_nxt + piece.len, cx.r.now));
+            }
+            self.sent(cx.r, piece.len);
+            self.queued_since_empty = self.queued_since_empty.saturating_add(piece.len + SEGMENT_COST);
+            at += piece.len;
+        }
+        Ok(())
     }
 
     /// Notes that `len` sequence numbers were used.
@@ -288,8 +327,9 @@ impl Flow {
         ack: Seq,
         flags: Flags,
         options: &[u8],
-        body: Payload,
+        body: impl Into<Body>,
     ) -> Result<(), DropReason> {
+        let Body { data: body, keep } = body.into();
         // For a guest that sends little, what may be held is window enough.
         let ask = self.rcv_nxt.minus(self.asked_at) >= ASK_EVERY || self.hold_room(cx.shared) < ASK_EVERY;
         if ask && self.events.has(Events::ESTABLISHED) {
@@ -320,7 +360,7 @@ impl Flow {
             dont_fragment: true,
             l4: &l4[..header_len],
             body,
-            keep_body: false,
+            keep_body: keep,
             gso: (body.len > u32::from(self.mss)).then_some(self.mss),
             attach: self.via.attach(),
         };
@@ -328,7 +368,8 @@ impl Flow {
             Ok(conn) => self.via.sent(cx.r, conn, self.token),
             Err(why) if is_passing(why) => {
                 self.events.add(Events::LINK_FULL);
-                self.resend_at = self.resend_at.min(cx.r.now + LINK_RETRY);
+                self.resend_at = self.resend_at.min(cx.r.now + if why == DropReason::LinkDown { LINK_AWAY } else { LINK_RETRY });
+                cx.wait_for_link(self);
                 return Err(why);
             }
             // As if it were lost on the way: a deadline repeats it.

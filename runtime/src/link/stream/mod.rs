@@ -317,6 +317,10 @@ impl Link for StreamLink {
         Ok(())
     }
 
+    fn has_room(&self) -> bool {
+        self.peer.is_some() && !self.full
+    }
+
     fn stop(&mut self, slots: &mut Slots) {
         self.stopped = true;
         self.inbox.clear(slots);
