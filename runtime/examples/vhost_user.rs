@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     listener.set_nonblocking(true)?;
     let drain = slog_term::FullFormat::new(slog_term::PlainSyncDecorator::new(std::io::stderr())).build();
     let log = slog::Logger::root(drain.ignore_res(), slog::o!());
-    let link = VhostUserLink::listening(listener.into(), mtu, None, log.clone())?;
+    let link = VhostUserLink::listening(listener.into(), mtu, None)?;
     let worker = Worker::new(WorkerSetup {
         config: Config::default(),
         rules: RulesSetup::default(),

@@ -183,7 +183,10 @@ Examples:
   hibernet attach --tap tap0                      a TAP that nobody has opened
   hibernet attach --qemu /run/vm1.sock            a VM, before or after it begins, and again when it or this begins anew:
       qemu-system-x86_64 ... -device virtio-net-pci,netdev=n \\
-          -netdev stream,id=n,server=off,addr.type=unix,addr.path=/run/vm1.sock,reconnect-ms=100";
+          -netdev stream,id=n,server=off,addr.type=unix,addr.path=/run/vm1.sock,reconnect-ms=100
+  hibernet attach --vhost-user /run/vm1.sock      the same, several times faster; the VM's memory must be shared:
+      qemu-system-x86_64 ... -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m -m 1G \\
+          -chardev socket,id=c,path=/run/vm1.sock,reconnect-ms=100 -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n";
 
 #[derive(Debug, Args)]
 struct RunArgs {
@@ -227,6 +230,9 @@ struct TargetArgs {
     /// Listen at this Unix socket for QEMU's `-netdev stream`
     #[arg(long, value_name = "PATH")]
     qemu: Option<PathBuf>,
+    /// Listen at this Unix socket for a vhost-user front end: QEMU, Cloud Hypervisor, ...
+    #[arg(long, value_name = "PATH")]
+    vhost_user: Option<PathBuf>,
     /// Take this inherited descriptor: of a TAP, a packet socket, a socket that carries a frame in each message, or one that speaks as `--qemu`
     #[arg(long, value_name = "N")]
     fd: Option<i32>,
@@ -236,13 +242,15 @@ impl TargetArgs {
     fn target(self) -> Result<Option<Target>, Failure> {
         let inherited = self.fd.map(Target::inherited).transpose()?;
         let named = self.tap.map(Target::Tap).or(self.packet.map(Target::Packet));
-        let listening = self.qemu.map(|path| Target::Streams { path, one_off: false });
+        let streams = self.qemu.map(|path| Target::Streams { path, one_off: false });
+        let listening = streams.or(self.vhost_user.map(Target::VhostUser));
         Ok(named.or(self.netns).or(listening).or(inherited))
     }
 
     fn is_given(&self) -> bool {
         let named = self.tap.is_some() || self.packet.is_some();
-        named || self.netns.is_some() || self.qemu.is_some() || self.fd.is_some()
+        let listening = self.qemu.is_some() || self.vhost_user.is_some();
+        named || listening || self.netns.is_some() || self.fd.is_some()
     }
 }
 
@@ -291,7 +299,8 @@ fn run(args: RunArgs) -> Result<u8, Failure> {
 }
 
 fn attach(args: AttachArgs) -> Result<u8, Failure> {
-    let nothing = || Failure::new(Status::Usage, "nothing to attach to: give --tap, --packet, --netns, --qemu or --fd");
+    let nothing =
+        || Failure::new(Status::Usage, "nothing to attach to: give --tap, --packet, --netns, --qemu, --vhost-user or --fd");
     let target = args.target.target()?.ok_or_else(nothing)?;
     supervisor::attach(&AttachRequest { plan: args.net.plan()?, target, thaw: None })
 }

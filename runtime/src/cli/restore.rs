@@ -100,7 +100,7 @@ fn check(args: &RestoreArgs) -> Result<(), Failure> {
     match args.net.given_of_a_new_sandbox() {
         Some(option) if args.command.is_empty() && !args.target.is_given() => usage(format!(
             "{option} has no effect on a sandbox that sleeps; for a new sandbox with the image's network give a command behind `--`, or \
-             --tap, --packet, --netns, --qemu or --fd"
+             --tap, --packet, --netns, --qemu, --vhost-user or --fd"
         )),
         _ => Ok(()),
     }

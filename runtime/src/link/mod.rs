@@ -94,6 +94,8 @@ pub enum LinkNews {
     Connected,
     /// It has left, and why; the link waits for the next.
     Disconnected(String),
+    /// It did what its operator should hear of.
+    Trouble(String),
 }
 
 /// The connection of a link whose peers come and go, as it is handed to a successor: the stream's two ends may stand in the middle of a frame.
@@ -214,7 +216,7 @@ pub trait Link: Send {
     /// Counters.
     fn stats(&self) -> LinkStats;
 
-    /// What became of the peer since the last call, where peers come and go.
+    /// What became of the peer, where peers come and go: the oldest of what was not told yet.
     fn take_news(&mut self) -> Option<LinkNews> {
         None
     }

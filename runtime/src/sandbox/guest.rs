@@ -51,6 +51,8 @@ pub enum LinkKind {
     },
     /// Such a stream.
     Stream,
+    /// A listening socket for vhost-user front ends.
+    VhostUser,
 }
 
 /// A link that was opened.
@@ -243,9 +245,9 @@ pub(crate) fn attach_fd(fd: i32, owned: &OwnedFd, mtu: u16) -> Result<Opened, Fa
 }
 
 /// Listens for QEMU, or another VMM that speaks like it, at a path.
-pub(crate) fn listen_at(path: &Path, one_off: bool, mtu: u16) -> Result<Opened, Failure> {
+pub(crate) fn listen_at(path: &Path, kind: LinkKind, mtu: u16) -> Result<Opened, Failure> {
     let (fd, path) = socket_path::listen(path)?;
-    let end = LinkEnd { kind: LinkKind::Streams { one_off }, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None };
+    let end = LinkEnd { kind, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None };
     Ok(Opened { path: Some(path), ..Opened::new(end, fd) })
 }
 

@@ -2,7 +2,7 @@
 
 use super::channel::Channel;
 use super::failure::{Failure, Status};
-use super::guest::{self, LinkEnd, Opened};
+use super::guest::{self, LinkEnd, LinkKind, Opened};
 use super::namespaces::{self, Kind};
 use super::netlink::RemovalWatch;
 use super::plan::Plan;
@@ -35,6 +35,8 @@ pub enum Target {
         /// Until the first connection has ended.
         one_off: bool,
     },
+    /// A Unix socket that is made at this path, to which vhost-user front ends connect.
+    VhostUser(PathBuf),
     /// An inherited descriptor, and the number under which it was handed over.
     Fd(i32, Arc<OwnedFd>),
 }
@@ -77,7 +79,8 @@ impl Target {
             Target::Tap(name) => guest::attach_tap(name)?,
             Target::Packet(name) => guest::attach_packet(name)?,
             Target::Fd(number, fd) => guest::attach_fd(*number, fd, plan.guest.mtu)?,
-            Target::Streams { path, one_off } => guest::listen_at(path, *one_off, plan.guest.mtu)?,
+            Target::Streams { path, one_off } => guest::listen_at(path, LinkKind::Streams { one_off: *one_off }, plan.guest.mtu)?,
+            Target::VhostUser(path) => guest::listen_at(path, LinkKind::VhostUser, plan.guest.mtu)?,
             Target::Process(pid) => {
                 let proc = PathBuf::from(format!("/proc/{}/ns", pid.as_raw_nonzero()));
                 let (helper, opened) = Helper::start(plan, &proc.join("net"), Some(&proc.join("user")))?;
@@ -247,7 +250,7 @@ impl Gone {
                 rustix::fs::inotify::add_watch(&inotify, dir, flags).map_err(fail)?;
                 gone.file = Some((inotify, path.clone(), inode));
             }
-            Target::Tap(_) | Target::Packet(_) | Target::Streams { .. } | Target::Fd(..) => {}
+            Target::Tap(_) | Target::Packet(_) | Target::Streams { .. } | Target::VhostUser(_) | Target::Fd(..) => {}
         }
         Ok(gone)
     }

@@ -94,19 +94,21 @@ impl Worker {
         woken
     }
 
-    /// The peer of a link has come or gone. While there is none its guest is as one that is paused: flows live on, and try again when there is one.
-    pub(super) fn hear_of_peer(&mut self, now: Time, index: usize, news: Option<LinkNews>) {
-        let state = &mut self.links[index];
-        match news {
-            None => {}
-            Some(LinkNews::Disconnected(why)) => {
-                state.alone = Some(now);
-                slog::warn!(self.log, "the link's peer has left, waiting for another"; "link" => index, "why" => why);
-            }
-            Some(LinkNews::Connected) => {
-                let alone = state.alone.take();
-                slog::info!(self.log, "the link has a peer"; "link" => index);
-                self.stack.link_back(now, LinkId(index as u8), alone.map(|t| now.since(t)), &mut self.edge);
+    /// The peer of a link may have come or gone. While there is none its guest is as one that is paused: flows live on, and try again when there is one.
+    pub(super) fn hear_of_peer(&mut self, now: Time, index: usize) {
+        while let Some(news) = self.edge.links[index].as_mut().and_then(Link::take_news) {
+            let state = &mut self.links[index];
+            match news {
+                LinkNews::Disconnected(why) => {
+                    state.alone = Some(now);
+                    slog::warn!(self.log, "the link's peer has left, waiting for another"; "link" => index, "why" => why);
+                }
+                LinkNews::Connected => {
+                    let alone = state.alone.take();
+                    slog::info!(self.log, "the link has a peer"; "link" => index);
+                    self.stack.link_back(now, LinkId(index as u8), alone.map(|t| now.since(t)), &mut self.edge);
+                }
+                LinkNews::Trouble(what) => slog::warn!(self.log, "trouble with the link's peer"; "link" => index, "what" => what),
             }
         }
     }

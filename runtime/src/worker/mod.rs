@@ -333,11 +333,10 @@ impl Worker {
             let RuntimeEdge { slots, links, .. } = &mut self.edge;
             let Some(link) = &mut links[index] else { break };
             let received = link.recv_batch(slots, &mut self.batch);
-            let (news, changed) = (link.take_news(), link.take_change().then(|| link.info()));
-            if let Some(info) = changed {
-                self.stack.set_link_info(LinkId(index as u8), info);
+            if link.take_change() {
+                self.stack.set_link_info(LinkId(index as u8), link.info());
             }
-            self.hear_of_peer(now, index, news);
+            self.hear_of_peer(now, index);
             match received {
                 Ok(()) => self.links[index].failures = 0,
                 Err(e) => {

@@ -9,11 +9,13 @@ mod guest;
 mod net;
 mod proc;
 mod sandbox;
+mod stand_in;
 
 pub use guest::Guest;
 pub use net::{Lab, Place};
 pub use proc::{Done, Proc};
 pub use sandbox::Sandbox;
+pub use stand_in::GuestLab;
 
 use std::io::Write;
 use std::path::PathBuf;

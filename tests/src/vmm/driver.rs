@@ -171,9 +171,14 @@ impl DriverQueue {
     /// Offers as many buffers to be written as there are.
     pub fn fill(&mut self) {
         while let Some(n) = self.take() {
-            self.describe(n, self.layout.buffer(n), self.layout.buffer, WRITE, 0);
-            self.offer(n);
+            self.offer_to_write(n);
         }
+    }
+
+    /// Offers one buffer to be written.
+    pub fn offer_to_write(&mut self, n: u16) {
+        self.describe(n, self.layout.buffer(n), self.layout.buffer, WRITE, 0);
+        self.offer(n);
     }
 
     /// Offers bytes to be read, cut into as many buffers as it takes. False if there are not so many.

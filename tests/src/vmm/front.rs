@@ -141,8 +141,8 @@ impl FrontEnd {
     }
 
     /// Asks for a number.
-    pub fn get(&self, request: u32) -> u64 {
-        self.ask(request, &[], &[], 0).expect("answer")
+    pub fn get(&self, request: u32) -> io::Result<u64> {
+        self.ask(request, &[], &[], 0)
     }
 
     /// Sends a request that has an answer, or, with `NEED_REPLY`, one of whether it succeeded.
@@ -151,6 +151,14 @@ impl FrontEnd {
         let (to, n) = self.answer()?;
         assert_eq!(to, request, "the answer is to another request");
         Ok(n)
+    }
+
+    /// Sends a request that is to succeed.
+    fn must(&self, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        match self.set(request, body, fds)? {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("request {request} was refused"))),
+        }
     }
 
     /// Sends a request; whether it succeeded.
@@ -179,25 +187,39 @@ impl FrontEnd {
         self.file.as_fd()
     }
 
-    /// Agrees on features.
-    pub fn negotiate(&mut self) {
-        let offered = self.get(code::GET_FEATURES);
-        let own = self.get(code::GET_PROTOCOL_FEATURES);
-        self.send(code::SET_PROTOCOL_FEATURES, 0, &(own & self.options.protocol).to_ne_bytes(), &[]).expect("send");
-        self.features = offered & self.options.features;
-        self.send(code::SET_OWNER, 0, &[], &[]).expect("send");
-        assert!(self.set(code::SET_FEATURES, &self.features.to_ne_bytes(), &[]).expect("answer"));
+    /// Agrees on features; queues begin anew.
+    pub fn negotiate(&mut self) -> io::Result<()> {
+        self.agree()?;
         let event_idx = self.features & feature::EVENT_IDX != 0;
         for q in [&mut self.rx, &mut self.tx] {
             *q = DriverQueue::new(self.memory.clone(), q.layout, event_idx);
         }
+        Ok(())
+    }
+
+    fn agree(&mut self) -> io::Result<()> {
+        let offered = self.get(code::GET_FEATURES)?;
+        let own = self.get(code::GET_PROTOCOL_FEATURES)?;
+        self.send(code::SET_PROTOCOL_FEATURES, 0, &(own & self.options.protocol).to_ne_bytes(), &[])?;
+        self.features = offered & self.options.features;
+        self.send(code::SET_OWNER, 0, &[], &[])?;
+        self.must(code::SET_FEATURES, &self.features.to_ne_bytes(), &[])
+    }
+
+    /// Goes on with another back end, as a monitor does whose guest knows nothing of it: behind the last buffers that were used.
+    pub fn go_on(&mut self, socket: UnixStream) -> io::Result<()> {
+        self.socket = socket;
+        self.agree()?;
+        self.share_memory()?;
+        self.start_ring(0, self.rx.used_index())?;
+        self.start_ring(1, self.tx.used_index())
     }
 
     /// Shares the guest's memory.
-    pub fn share_memory(&self) {
+    pub fn share_memory(&self) -> io::Result<()> {
         let mut body = 1u64.to_ne_bytes().to_vec();
         body.extend(FrontEnd::region(0, self.memory_len(), USER, 0));
-        assert!(self.set(code::SET_MEM_TABLE, &body, &[self.file.as_fd()]).expect("answer"));
+        self.must(code::SET_MEM_TABLE, &body, &[self.file.as_fd()])
     }
 
     /// Two numbers, as requests about rings have them.
@@ -219,32 +241,29 @@ impl FrontEnd {
     }
 
     /// Starts a ring where it stands.
-    pub fn start_ring(&self, index: u32, base: u16) {
+    pub fn start_ring(&self, index: u32, base: u16) -> io::Result<()> {
         let layout = if index == 0 { self.rx.layout } else { self.tx.layout };
-        let done = [
-            self.set(code::SET_VRING_NUM, &FrontEnd::pair(index, layout.size.into()), &[]),
-            self.set(code::SET_VRING_BASE, &FrontEnd::pair(index, base.into()), &[]),
-            self.set(code::SET_VRING_ADDR, &FrontEnd::addresses(index, &layout), &[]),
-            self.set(code::SET_VRING_CALL, &u64::from(index).to_ne_bytes(), &[self.calls[index as usize].as_fd()]),
-            self.set(code::SET_VRING_KICK, &u64::from(index).to_ne_bytes(), &[self.kicks[index as usize].as_fd()]),
-            self.set(code::SET_VRING_ENABLE, &FrontEnd::pair(index, 1), &[]),
-        ];
-        assert!(done.iter().all(|d| matches!(d, Ok(true))), "{done:?}");
+        self.must(code::SET_VRING_NUM, &FrontEnd::pair(index, layout.size.into()), &[])?;
+        self.must(code::SET_VRING_BASE, &FrontEnd::pair(index, base.into()), &[])?;
+        self.must(code::SET_VRING_ADDR, &FrontEnd::addresses(index, &layout), &[])?;
+        self.must(code::SET_VRING_CALL, &u64::from(index).to_ne_bytes(), &[self.calls[index as usize].as_fd()])?;
+        self.must(code::SET_VRING_KICK, &u64::from(index).to_ne_bytes(), &[self.kicks[index as usize].as_fd()])?;
+        self.must(code::SET_VRING_ENABLE, &FrontEnd::pair(index, 1), &[])
     }
 
     /// Stops a ring; the number of the next entry that the device would have looked at.
-    pub fn stop_ring(&self, index: u32) -> u16 {
-        (self.ask(code::GET_VRING_BASE, &FrontEnd::pair(index, 0), &[], 0).expect("answer") >> 32) as u16
+    pub fn stop_ring(&self, index: u32) -> io::Result<u16> {
+        Ok((self.ask(code::GET_VRING_BASE, &FrontEnd::pair(index, 0), &[], 0)? >> 32) as u16)
     }
 
     /// All that a monitor does until the guest can receive and send.
-    pub fn set_up(&mut self) {
-        self.negotiate();
-        self.share_memory();
+    pub fn set_up(&mut self) -> io::Result<()> {
+        self.negotiate()?;
+        self.share_memory()?;
         self.rx.fill();
         self.rx.want_calls();
-        self.start_ring(0, 0);
-        self.start_ring(1, 0);
+        self.start_ring(0, 0)?;
+        self.start_ring(1, 0)
     }
 
     /// Tells the device of what was offered, if it wants to know.

@@ -120,8 +120,8 @@ fn a_ring_that_makes_no_sense_is_left_alone_until_it_is_set_up_again() {
     front.rx.claim(300);
     assert_eq!(served.link.send(&mut served.slots, frame(&[1; 60])), Err(TxError::Down));
     works(&mut served, &mut front);
-    let at = served.while_does(|| front.stop_ring(0)).unwrap();
-    served.while_does(|| front.start_ring(0, at)).unwrap();
+    let at = served.while_does(|| front.stop_ring(0).unwrap()).unwrap();
+    served.while_does(|| front.start_ring(0, at).unwrap()).unwrap();
     assert_eq!(served.link.send(&mut served.slots, frame(&[1; 60])), Err(TxError::Down), "and again");
 }
 
@@ -169,8 +169,8 @@ fn memory_that_changes_all_the_time() {
             served.frames.clear();
             if rng.chance(12) {
                 for i in 0..2 {
-                    let base = served.while_does(|| front.stop_ring(i)).unwrap();
-                    served.while_does(|| front.start_ring(i, base.wrapping_add(round as u16 % 3))).unwrap();
+                    let base = served.while_does(|| front.stop_ring(i).unwrap()).unwrap();
+                    served.while_does(|| front.start_ring(i, base.wrapping_add(round as u16 % 3)).unwrap()).unwrap();
                 }
             }
         }

@@ -24,15 +24,11 @@ struct Served {
 /// Nothing here takes so long.
 const LONG: Duration = Duration::from_secs(20);
 
-fn log() -> slog::Logger {
-    slog::Logger::root(slog::Discard, slog::o!())
-}
-
 /// A link and a front end that has said nothing yet.
 fn connected(options: Options) -> (Served, FrontEnd) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
-    let link = VhostUserLink::connected(ours.into(), 65_520, None, log()).unwrap();
+    let link = VhostUserLink::connected(ours.into(), 65_520, None).unwrap();
     let served = Served { link, slots: Slots::new(1024).unwrap(), frames: Vec::new() };
     (served, FrontEnd::new(theirs, options))
 }
@@ -40,7 +36,7 @@ fn connected(options: Options) -> (Served, FrontEnd) {
 /// A link that a front end has set up.
 fn running(options: Options) -> (Served, FrontEnd) {
     let (mut served, mut front) = connected(options);
-    served.while_does(|| front.set_up()).unwrap();
+    served.while_does(|| front.set_up().unwrap()).unwrap();
     (served, front)
 }
 

@@ -15,7 +15,7 @@ fn done(served: &mut Served, front: &FrontEnd, request: u32, body: &[u8], fds: u
 #[test]
 fn impossible_memory_is_refused() {
     let (mut served, mut front) = connected(Options::default());
-    served.while_does(|| front.negotiate()).unwrap();
+    served.while_does(|| front.negotiate().unwrap()).unwrap();
     let add = |served: &mut Served, r: [u64; 4]| {
         let body = [0u64.to_ne_bytes().to_vec(), FrontEnd::region(r[0], r[1], r[2], r[3])].concat();
         done(served, &front, code::ADD_MEM_REG, &body, 1)
@@ -37,14 +37,14 @@ fn impossible_memory_is_refused() {
     let remove = [0u64.to_ne_bytes().to_vec(), FrontEnd::region(0, page, 0x10_0000, 0)].concat();
     assert!(done(&mut served, &front, code::REM_MEM_REG, &remove, 0));
     assert!(!done(&mut served, &front, code::REM_MEM_REG, &remove, 0), "it is gone");
-    assert_eq!(served.while_does(|| front.get(code::GET_MAX_MEM_SLOTS)).unwrap(), 32);
+    assert_eq!(served.while_does(|| front.get(code::GET_MAX_MEM_SLOTS).unwrap()).unwrap(), 32);
 }
 
 #[test]
 fn impossible_rings_are_refused() {
     let (mut served, mut front) = connected(Options::default());
-    served.while_does(|| front.negotiate()).unwrap();
-    served.while_does(|| front.share_memory()).unwrap();
+    served.while_does(|| front.negotiate().unwrap()).unwrap();
+    served.while_does(|| front.share_memory().unwrap()).unwrap();
     let pair = FrontEnd::pair;
     for size in [0, 3, 2048, 65_536, u32::MAX] {
         assert!(!done(&mut served, &front, code::SET_VRING_NUM, &pair(0, size), 0), "{size} entries");

@@ -1,6 +1,6 @@
 //! Frames.
 
-use super::{LONG, connected, frame, log, running};
+use super::{LONG, connected, frame, running};
 use hibernet::link::Link;
 use hibernet::link::vhost_user::VhostUserLink;
 use hibernet::slots::Slots;
@@ -95,37 +95,40 @@ fn many_frames_in_bursts() {
     }
 }
 
+/// The device hears of buffers as it has asked to, one by one, and misses none.
 #[test]
 fn frames_wait_for_buffers_and_are_bounded() {
-    let (mut served, mut front) = running(Options { size: 16, rx_buffer: 2048, ..Options::default() });
-    let mut taken = 0u32;
-    let full = loop {
-        let slot = served.slots.take().unwrap();
-        served.slots.slot_mut(slot)[..4].copy_from_slice(&taken.to_le_bytes());
-        let body = Payload { slot, offset: 0, len: 4 };
-        match served.link.send(&mut served.slots, TxFrame { body, ..frame(&[7; 60]) }) {
-            Ok(()) => taken += 1,
-            Err(e) => break e,
-        }
-    };
-    assert_eq!(full, TxError::Full);
-    assert!(taken >= 16 + 64, "{taken} frames were taken");
-    served.link.flush(&mut served.slots).unwrap();
-    for n in 0..taken {
-        let (_, f) = loop {
-            match front.receive() {
-                Some(r) => break r,
-                None => {
-                    // The device has asked for a kick, or it would never hear of these.
-                    front.refill();
-                    assert!(served.wait(LONG), "{n} of {taken} frames, and then nothing");
-                    served.turn().unwrap();
-                }
+    for (event_idx, len) in [(0, 60), (0, 20_000), (feature::EVENT_IDX, 60), (feature::EVENT_IDX, 20_000)] {
+        let features = Options::default().features | event_idx;
+        let (mut served, mut front) = running(Options { size: 16, rx_buffer: 2048, features, ..Options::default() });
+        let mut taken = 0u32;
+        let full = loop {
+            let slot = served.slots.take().unwrap();
+            served.slots.slot_mut(slot)[..4].copy_from_slice(&taken.to_le_bytes());
+            let body = Payload { slot, offset: 0, len };
+            match served.link.send(&mut served.slots, TxFrame { body, ..frame(&[7; 60]) }) {
+                Ok(()) => taken += 1,
+                Err(e) => break e,
             }
         };
-        assert_eq!((f.len(), u32::from_le_bytes(f[60..].try_into().unwrap())), (64, n));
+        assert_eq!(full, TxError::Full);
+        assert!(taken >= 64, "{taken} frames were taken");
+        served.link.flush(&mut served.slots).unwrap();
+        let mut done = 0;
+        while done < taken {
+            while let Some((_, f)) = front.receive() {
+                assert_eq!((f.len(), u32::from_le_bytes(f[60..64].try_into().unwrap())), (60 + len as usize, done));
+                done += 1;
+            }
+            let Some(n) = front.rx.take() else { panic!("{done} of {taken} frames of {len} bytes, and then nothing") };
+            front.rx.offer_to_write(n);
+            front.kick();
+            if served.wait(Duration::ZERO) {
+                served.turn().unwrap();
+            }
+        }
+        assert_eq!(served.slots.in_use(), 0);
     }
-    assert_eq!(served.slots.in_use(), 0);
 }
 
 #[test]
@@ -170,14 +173,14 @@ fn a_ring_goes_on_where_it_was_stopped() {
         front.transmit(&[i; 60]);
     }
     served.until_frames(10);
-    let stopped = served.while_does(|| front.stop_ring(1)).unwrap();
+    let stopped = served.while_does(|| front.stop_ring(1).unwrap()).unwrap();
     assert_eq!(stopped, 10);
     for i in 10..15u8 {
         front.transmit(&[i; 60]);
     }
     front.kick_anyway(1);
     assert!(!served.wait(Duration::from_millis(20)), "a stopped ring's kicks are of no interest");
-    served.while_does(|| front.start_ring(1, stopped)).unwrap();
+    served.while_does(|| front.start_ring(1, stopped).unwrap()).unwrap();
     served.until_frames(15);
     assert!(served.frames.iter().enumerate().all(|(i, f)| f == &[i as u8; 60]));
 }
@@ -199,12 +202,12 @@ fn front_ends_come_and_go() {
     let _ = std::fs::remove_file(&dir);
     let listener = UnixListener::bind(&dir).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let link = VhostUserLink::listening(listener.into(), 1500, None, log()).unwrap();
+    let link = VhostUserLink::listening(listener.into(), 1500, None).unwrap();
     let mut served = super::Served { link, slots: Slots::new(64).unwrap(), frames: Vec::new() };
     assert_eq!(served.link.send(&mut served.slots, frame(&[1; 60])), Err(TxError::Down));
     for i in 0..3 {
         let mut front = FrontEnd::new(UnixStream::connect(&dir).unwrap(), Options::default());
-        served.while_does(|| front.set_up()).unwrap();
+        served.while_does(|| front.set_up().unwrap()).unwrap();
         front.transmit(&[i; 60]);
         served.until_frames(1);
         assert_eq!(served.frames.pop().unwrap(), [i; 60]);

@@ -42,7 +42,7 @@ impl VhostUserLink {
                     return Ok(taken);
                 }
                 ring.wants_kicks = true;
-                if ring.queue.want_kicks(&rings)? {
+                if ring.queue.want_kicks(&rings, 0)? {
                     continue;
                 }
                 return Ok(taken);

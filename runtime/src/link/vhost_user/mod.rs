@@ -15,7 +15,7 @@ mod queue;
 mod session;
 mod to_guest;
 
-use super::{Link, LinkError, LinkStats, RxBatch, release};
+use super::{Link, LinkError, LinkNews, LinkStats, RxBatch, release};
 use crate::slots::Slots;
 use crate::sys::event::Event;
 use device::{Device, DeviceError, TO_GUEST};
@@ -39,6 +39,9 @@ const SEGMENTS: usize = 2 * MAX_SIZE as usize;
 /// Most requests that are answered before frames have their turn.
 const REQUESTS: usize = 64;
 
+/// Most news that are kept until somebody asks; what comes then is told by nobody.
+const NEWS: usize = 8;
+
 /// Words of events; a ring's kicks are `KICK` and its index.
 const LISTENER: u64 = 0;
 const SESSION: u64 = 1;
@@ -57,34 +60,38 @@ pub struct VhostUserLink {
     more_set: bool,
     guest_mac: Option<Mac>,
     held: VecDeque<Held>,
+    /// How many buffers there were when they were too few for the first frame that waits.
+    too_few: u16,
     /// Frames given to the guest since it was told.
     untold: usize,
     segments: Vec<Segment>,
     chains: Vec<(u16, u32)>,
     changed: bool,
+    news: VecDeque<LinkNews>,
+    /// The guest receives: it was told that the link is there.
+    up: bool,
     stats: LinkStats,
     stopped: bool,
-    log: slog::Logger,
 }
 
 impl VhostUserLink {
     /// Behind a listening, non-blocking Unix stream socket. Packets are at most `mtu` bytes, or less if the front end says so.
-    pub fn listening(listener: OwnedFd, mtu: u16, guest_mac: Option<Mac>, log: slog::Logger) -> io::Result<VhostUserLink> {
-        let mut link = VhostUserLink::without_session(mtu, guest_mac, log)?;
+    pub fn listening(listener: OwnedFd, mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
+        let mut link = VhostUserLink::without_session(mtu, guest_mac)?;
         link.poll.add(&listener, LISTENER)?;
         link.listener = Some(listener);
         Ok(link)
     }
 
     /// Over a connection, a non-blocking Unix stream socket. The link is gone when it ends.
-    pub fn connected(socket: OwnedFd, mtu: u16, guest_mac: Option<Mac>, log: slog::Logger) -> io::Result<VhostUserLink> {
-        let mut link = VhostUserLink::without_session(mtu, guest_mac, log)?;
+    pub fn connected(socket: OwnedFd, mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
+        let mut link = VhostUserLink::without_session(mtu, guest_mac)?;
         link.poll.add(&socket, SESSION)?;
         link.session = Some(Session::new(socket));
         Ok(link)
     }
 
-    fn without_session(mtu: u16, guest_mac: Option<Mac>, log: slog::Logger) -> io::Result<VhostUserLink> {
+    fn without_session(mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
         let (poll, more) = (Poll::new()?, Event::new()?);
         poll.add(&more, MORE)?;
         Ok(VhostUserLink {
@@ -96,13 +103,15 @@ impl VhostUserLink {
             more_set: false,
             guest_mac,
             held: VecDeque::with_capacity(HELD),
+            too_few: 0,
             untold: 0,
             segments: Vec::with_capacity(SEGMENTS),
             chains: Vec::with_capacity(usize::from(MAX_SIZE)),
             changed: false,
+            news: VecDeque::with_capacity(NEWS),
+            up: false,
             stats: LinkStats::default(),
             stopped: false,
-            log,
         })
     }
 
@@ -137,17 +146,14 @@ impl VhostUserLink {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => return,
             Err(e) => {
                 self.stats.rx_errors += 1;
-                slog::warn!(self.log, "cannot accept a front end"; "error" => %e);
-                return;
+                return self.trouble(format_args!("cannot accept a front end: {e}"));
             }
         };
         if let Err(e) = self.poll.add(&socket, SESSION) {
-            slog::warn!(self.log, "cannot watch a front end"; "error" => %e);
-            return;
+            return self.trouble(format_args!("cannot watch a front end: {e}"));
         }
         // Others wait in the backlog until this one has gone.
         self.poll.remove(listener);
-        slog::info!(self.log, "a front end has come");
         self.session = Some(Session::new(socket));
     }
 
@@ -170,22 +176,19 @@ impl VhostUserLink {
 
     fn carry_out(&mut self, asked: Asked) -> Result<(), SessionError> {
         let Asked { header, request, fds } = asked;
-        slog::debug!(self.log, "the front end asks"; "request" => ?request);
-        if request == Request::Unknown {
-            slog::debug!(self.log, "the front end asks for what is not known here"; "request" => header.request);
-        }
         let unknown = request == Request::Unknown;
         let before = self.info();
         let word = |i: usize| KICK + i as u64;
         let result: Result<Option<Reply>, DeviceError> = self.device.handle(header.request, request, fds, &self.poll, word);
         self.changed |= before != self.info();
+        self.look_at_rings();
         let acknowledged = header.need_reply && self.device.acknowledges();
         let reply = match result {
             Ok(Some(reply)) => Some(reply),
             Ok(None) if acknowledged => Some(Reply::number(header.request, unknown.into())),
             Ok(None) => None,
             Err(e) if acknowledged => {
-                slog::warn!(self.log, "a request of the front end is refused"; "error" => %e);
+                self.trouble(format_args!("a request of the front end is refused: {e}"));
                 Some(Reply::number(header.request, 1))
             }
             // A front end that does not hear of it would go on as if it had what it wants.
@@ -197,17 +200,38 @@ impl VhostUserLink {
         }
     }
 
-    fn end_session(&mut self, slots: &mut Slots, why: &SessionError) -> Result<(), LinkError> {
-        match why {
-            SessionError::Closed => slog::info!(self.log, "the front end has gone"),
-            e => slog::warn!(self.log, "the front end is sent away"; "error" => %e),
+    fn tell_news(&mut self, news: LinkNews) {
+        if self.news.len() < NEWS {
+            self.news.push_back(news);
         }
+    }
+
+    fn trouble(&mut self, what: std::fmt::Arguments<'_>) {
+        self.tell_news(LinkNews::Trouble(what.to_string()));
+    }
+
+    /// Whether the guest receives is known from its rings: a driver that stops, or a machine that is paused, is as one that has gone.
+    fn look_at_rings(&mut self) {
+        let ring = &self.device.rings[TO_GUEST];
+        let up = ring.is_running() && ring.is_enabled();
+        if up != std::mem::replace(&mut self.up, up) {
+            self.tell_news(if up { LinkNews::Connected } else { LinkNews::Disconnected("its guest has stopped".into()) });
+        }
+    }
+
+    fn end_session(&mut self, slots: &mut Slots, why: &SessionError) -> Result<(), LinkError> {
+        self.stats.rx_down += 1;
         if let Some(s) = self.session.take() {
             self.poll.remove(s.fd());
         }
         self.device.reset(&self.poll);
         self.changed = true;
         self.drop_held(slots, TxError::Down);
+        if std::mem::take(&mut self.up) {
+            self.tell_news(LinkNews::Disconnected(why.to_string()));
+        } else {
+            self.trouble(format_args!("{why}, before its guest had a network"));
+        }
         match &self.listener {
             Some(l) => Ok(self.poll.add(l, LISTENER)?),
             None => Err(LinkError::Closed),
@@ -216,7 +240,7 @@ impl VhostUserLink {
 
     fn broken(&mut self, i: usize, why: Broken) {
         self.device.rings[i].break_off();
-        slog::warn!(self.log, "the guest's queue makes no sense; it is not served until it is set up again"; "queue" => i, "error" => %why);
+        self.trouble(format_args!("queue {i} makes no sense, and is not served until it is set up again: {why}"));
     }
 
     /// Shows the guest what it was given or what was taken from it, and interrupts it if it wants to know.
@@ -257,6 +281,10 @@ impl Link for VhostUserLink {
         std::mem::take(&mut self.changed)
     }
 
+    fn take_news(&mut self) -> Option<LinkNews> {
+        self.news.pop_front()
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         self.poll.as_fd()
     }
@@ -287,6 +315,11 @@ impl Link for VhostUserLink {
             self.tell(TO_GUEST);
         }
         Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        // Not at the first place that becomes free: whoever was refused has much to send.
+        self.up && self.held.len() < HELD / 2
     }
 
     fn stop(&mut self, slots: &mut Slots) {

@@ -249,15 +249,16 @@ impl Queue {
         Ok(wants)
     }
 
-    /// Asks for kicks; returns whether buffers came meanwhile.
-    pub fn want_kicks(&self, rings: &Rings<'_>) -> Result<bool, Broken> {
+    /// Asks for a kick when there are more buffers than the `known` ones that are available; returns whether there are by now.
+    pub fn want_kicks(&self, rings: &Rings<'_>, known: u16) -> Result<bool, Broken> {
         if self.event_idx {
-            store(&rings.used, HEAD + USED * usize::from(self.size), self.next_avail, Ordering::Relaxed)?;
+            let next = self.next_avail.wrapping_add(known);
+            store(&rings.used, HEAD + USED * usize::from(self.size), next, Ordering::Relaxed)?;
         } else {
             store(&rings.used, 0, 0, Ordering::Relaxed)?;
         }
         fence(Ordering::SeqCst);
-        Ok(self.available(rings)? > 0)
+        Ok(self.available(rings)? > known)
     }
 
     /// Asks for no kicks. The guest may kick all the same.

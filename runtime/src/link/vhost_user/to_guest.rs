@@ -74,7 +74,8 @@ impl VhostUserLink {
             let start = self.segments.len();
             let Some(chain) = ring.queue.take(&rings, &mut self.segments)? else {
                 let all = self.chains.len() == usize::from(ring.queue.size);
-                ring.queue.untake(self.chains.len() as u16);
+                self.too_few = self.chains.len() as u16;
+                ring.queue.untake(self.too_few);
                 return Ok(if all { Fate::TooBig } else { Fate::Wait });
             };
             let segments = &self.segments[start..];
@@ -124,7 +125,6 @@ impl VhostUserLink {
         // A second owner; the caller's share is released like that of a frame that is gone.
         slots.hold(frame.body.slot);
         self.held.push_back(Held { header, head, body: frame.body });
-        self.want_buffers();
         Ok(())
     }
 
@@ -150,14 +150,11 @@ impl VhostUserLink {
         self.refuse_kicks();
     }
 
-    /// Asks the guest to say when it has buffers. True if some came since the last look.
+    /// Asks the guest to say when it has more buffers than were too few. True if it has by now.
     fn want_buffers(&mut self) -> bool {
+        let known = self.too_few;
         let ring = &mut self.device.rings[TO_GUEST];
-        let before = ring.queue.rings(&self.device.memory).and_then(|r| Ok((ring.queue.available(&r)?, r)));
-        let came = before.and_then(|(n, r)| {
-            ring.queue.want_kicks(&r)?;
-            Ok(ring.queue.available(&r)? > n)
-        });
+        let came = ring.queue.rings(&self.device.memory).and_then(|r| ring.queue.want_kicks(&r, known));
         ring.wants_kicks = true;
         came.unwrap_or_else(|e| {
             self.broken(TO_GUEST, e);
@@ -202,20 +199,26 @@ impl VhostUserLink {
             return Err(TxError::Down);
         }
         let header = self.header(frame)?;
-        if self.held.is_empty() {
-            match self.deliver(header, frame.head, slots.bytes(frame.body)) {
-                Fate::Taken => {
-                    if self.untold >= TELL_AFTER {
-                        self.tell(TO_GUEST);
-                    }
-                    return Ok(());
-                }
-                Fate::Wait => {}
-                Fate::TooBig => return Err(TxError::TooBig),
-                Fate::Down => return Err(TxError::Down),
-            }
+        if !self.held.is_empty() {
+            return self.hold(slots, header, frame);
         }
-        self.hold(slots, header, frame)
+        match self.deliver(header, frame.head, slots.bytes(frame.body)) {
+            Fate::Taken => {
+                if self.untold >= TELL_AFTER {
+                    self.tell(TO_GUEST);
+                }
+                Ok(())
+            }
+            Fate::Wait => {
+                self.hold(slots, header, frame)?;
+                if self.want_buffers() {
+                    self.deliver_held(slots);
+                }
+                Ok(())
+            }
+            Fate::TooBig => Err(TxError::TooBig),
+            Fate::Down => Err(TxError::Down),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::link::pcap::PcapLink;
 use crate::link::socket::SocketLink;
 use crate::link::stream::StreamLink;
 use crate::link::tap::TapLink;
+use crate::link::vhost_user::VhostUserLink;
 use crate::sandbox::channel::{Channel, Heard};
 use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::{LinkEnd, LinkKind};
@@ -396,6 +397,7 @@ fn make_link(end: &LinkEnd, fd: OwnedFd) -> Result<Box<dyn Link>, Failure> {
         LinkKind::Streams { one_off } => {
             Ok(Box::new(StreamLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
         }
+        LinkKind::VhostUser => Ok(Box::new(VhostUserLink::listening(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
         LinkKind::Stream => Ok(Box::new(StreamLink::connected(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
     }
 }

@@ -1,0 +1,138 @@
+//! A vhost-user front end whose guest is the network namespace that it runs in: a TAP stands for the guest's interface.
+//!
+//! ```text
+//! usage: front_end SOCKET IFNAME [KEY=VALUE...]
+//!   size=N       entries of each queue (256)
+//!   buffer=N     length of a buffer to receive into (1536)
+//!   features=HEX features that the guest takes if they are offered (all)
+//! ```
+//!
+//! It waits for the socket, prints `ready` when the guest has its interface, and connects anew when the back end has gone, as QEMU does with `reconnect-ms=`.
+
+use hibernet::sys::tun::{self, TunOptions};
+use hibernet_tests::vmm::{FrontEnd, Options};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// Length of the virtio-net header of a TAP, and of vhost-user, where the number of buffers follows.
+const TAP_HEADER: usize = 10;
+const HEADER: usize = 12;
+/// Frames taken from the guest before others have their turn.
+const BURST: usize = 64;
+const RETRY: Duration = Duration::from_millis(10);
+
+fn connect(path: &str) -> UnixStream {
+    loop {
+        match UnixStream::connect(path) {
+            Ok(s) => return s,
+            Err(_) => std::thread::sleep(RETRY),
+        }
+    }
+}
+
+/// Frames from the guest's interface to the back end.
+fn send(tap: &mut File, front: &mut FrontEnd, buffer: &mut [u8]) -> io::Result<()> {
+    for _ in 0..BURST {
+        if front.tx.free() == 0 {
+            break;
+        }
+        // The two bytes in between are the number of buffers, 0 in this direction.
+        let n = match tap.read(&mut buffer[HEADER - TAP_HEADER..]) {
+            Ok(n) => n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+            Err(e) => return Err(e),
+        };
+        let start = HEADER - TAP_HEADER;
+        buffer.copy_within(start..start + TAP_HEADER, 0);
+        buffer[TAP_HEADER..HEADER].fill(0);
+        front.tx.send(&buffer[..start + n]);
+    }
+    front.kick();
+    Ok(())
+}
+
+/// Frames from the back end to the guest's interface.
+fn receive(tap: &mut File, front: &mut FrontEnd) {
+    loop {
+        while let Some((header, frame)) = front.receive() {
+            // One that the interface does not take is lost, as on a wire.
+            let _ = tap.write_vectored(&[IoSlice::new(&header[..TAP_HEADER]), IoSlice::new(&frame)]);
+        }
+        front.refill();
+        front.rx.want_calls();
+        if !front.rx.has_used() {
+            return;
+        }
+    }
+}
+
+/// Serves one back end, until it has gone.
+fn serve(tap: &mut File, front: &mut FrontEnd, buffer: &mut [u8]) -> Result<(), Box<dyn Error>> {
+    loop {
+        front.tx.reclaim();
+        let from_tap = if front.tx.free() > 0 { PollFlags::IN } else { PollFlags::empty() };
+        if front.tx.free() == 0 {
+            front.tx.want_calls();
+        } else {
+            front.tx.refuse_calls();
+        }
+        let mut fds = [
+            PollFd::new(front.socket(), PollFlags::IN),
+            PollFd::from_borrowed_fd(front.call_fd(0), PollFlags::IN),
+            PollFd::from_borrowed_fd(front.call_fd(1), PollFlags::IN),
+            PollFd::from_borrowed_fd(tap.as_fd(), from_tap),
+        ];
+        // A buffer that came back before it was asked for is not announced.
+        let now = rustix::event::Timespec::default();
+        poll(&mut fds, (front.tx.free() == 0 && front.tx.has_used()).then_some(&now))?;
+        let [socket, to_guest, from_guest, tap_ready] = [0, 1, 2, 3].map(|i| !fds[i].revents().is_empty());
+        if socket {
+            return Ok(());
+        }
+        if to_guest {
+            front.called(0, Duration::ZERO);
+            receive(tap, front);
+        }
+        if from_guest {
+            front.called(1, Duration::ZERO);
+        }
+        if tap_ready {
+            send(tap, front, buffer)?;
+        }
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let (Some(path), Some(ifname)) = (args.next(), args.next()) else {
+        return Err("usage: front_end SOCKET IFNAME [KEY=VALUE...]".into());
+    };
+    let mut options = Options { features: !0, ..Options::default() };
+    for arg in args {
+        match arg.split_once('=') {
+            Some(("size", v)) => options.size = v.parse()?,
+            Some(("buffer", v)) => options.rx_buffer = v.parse()?,
+            Some(("features", v)) => options.features = u64::from_str_radix(v.trim_start_matches("0x"), 16)?,
+            _ => return Err(format!("{arg}: no such option").into()),
+        }
+    }
+    let tap = tun::open(&TunOptions { name: &ifname, create: true, mtu: None, multi_queue: false })?;
+    let mut tap = File::from(tap.fd);
+    let mut buffer = vec![0; 80 << 10];
+    let mut front = FrontEnd::new(connect(&path), options);
+    front.set_up()?;
+    println!("ready");
+    loop {
+        serve(&mut tap, &mut front, &mut buffer)?;
+        // One that is about to go may still take the connection.
+        while front.go_on(connect(&path)).is_err() {
+            std::thread::sleep(RETRY);
+        }
+        receive(&mut tap, &mut front);
+    }
+}

@@ -1,0 +1,76 @@
+//! `hibernet attach --vhost-user`. A stand-in plays the virtual machine's monitor, with a namespace as the guest.
+
+use hibernet_tests::lab::{GuestLab, Place, wait_until};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+const SOCKET: &str = "/run/vm.sock";
+const FRONT_END: &str = env!("CARGO_BIN_EXE_front_end");
+
+#[test]
+fn bulk_data_both_ways_published_ports_and_rules() {
+    for (mtu, guest) in [("1500", "buffer=1536"), ("65520", "buffer=4096"), ("1500", "features=0x140000001")] {
+        let Some(w) = GuestLab::new() else { return };
+        let rules = w.lab.path("rules");
+        std::fs::write(&rules, "*filter\n-A FORWARD -p tcp --dport 8999 -j REJECT --reject-with tcp-reset\nCOMMIT\n")
+            .expect("file");
+        let mut attach =
+            w.attach(&["--vhost-user", SOCKET, "--mtu", mtu, "-p", "7070:7000", "--rules", &rules, "--rules6", "/dev/null"]);
+        let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0", guest]);
+        w.configure(mtu.parse().expect("a number"));
+        w.wait_served(&mut attach);
+        w.transfer();
+        w.published(7070, 7000);
+        let refused = w.sh(10, "curl -sS --max-time 5 http://10.99.0.1:8999/");
+        assert_eq!(refused.code, 7, "a reset, at once: {refused}");
+        let all = (0..10).map(|_| "curl -sSf --max-time 60 http://10.99.0.1:8004/big | sha256sum &").collect::<String>();
+        let done = w.sh(120, &format!("{all} wait"));
+        assert_eq!(done.ok().lines().filter(|l| l.starts_with(&w.digest)).count(), 10, "{done}");
+    }
+}
+
+#[test]
+fn flows_outlive_sleep_and_upgrade() {
+    let Some(w) = GuestLab::new() else { return };
+    let log = w.lab.path("log");
+    let options = ["--vhost-user", SOCKET, "--mtu", "1500", "--name", "vm", "--log-level", "info", "--log-file", &log];
+    let mut attach = w.attach(&options);
+    let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
+    w.configure(1500);
+    w.wait_served(&mut attach);
+    let image = w.lab.path("vm.img");
+    w.undisturbed(4, |n| {
+        if n % 2 == 0 {
+            w.lab.hibernet(30, &["checkpoint", "vm", &image]).ok();
+            w.lab.hibernet(30, &["restore", &image]).ok();
+        } else {
+            w.lab.hibernet(30, &["upgrade", "vm"]).ok();
+        }
+    });
+    w.transfer();
+    let told = std::fs::read_to_string(&log).expect("log");
+    assert!(told.contains("the link has a peer") && !told.contains("trouble"), "{told}");
+    attach.signal("TERM");
+    assert_eq!(attach.wait(SOON), 0, "{}", attach.output());
+    assert!(w.lab.sh(Place::Host, 5, &format!("test -e {SOCKET}")).code != 0, "the socket's file is left");
+}
+
+#[test]
+fn either_side_is_killed_and_begins_anew() {
+    let Some(w) = GuestLab::new() else { return };
+    let mut attach = w.attach(&["--vhost-user", SOCKET]);
+    let monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
+    w.configure(65_520);
+    w.wait_served(&mut attach);
+    attach.signal("KILL");
+    attach.wait(SOON);
+    let mut attach = w.attach(&["--vhost-user", SOCKET]);
+    w.wait_served(&mut attach);
+    w.transfer();
+    drop(monitor);
+    wait_until("the guest's interface is gone", SOON, || w.sh(5, "ip link show eth0").code != 0);
+    let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
+    w.configure(65_520);
+    w.wait_served(&mut attach);
+    w.transfer();
+}
