@@ -1,7 +1,8 @@
 //! Links that come and go while a worker serves others.
 
-use super::{Finished, LinkState, MAX_LINKS, Source, Worker, WorkerError, word};
-use crate::link::{Link, LinkNews};
+use super::{Finished, LinkState, MAX_LINK_FAILURES, MAX_LINKS, Source, Worker, WorkerError, word};
+use crate::edge::RuntimeEdge;
+use crate::link::{Link, LinkError, LinkNews};
 use event_manager::{EventOps, Events};
 use hibernet_netstack::Time;
 use hibernet_netstack::config::{Behind, GuestNet};
@@ -113,6 +114,23 @@ impl Worker {
         }
     }
 
+    /// A link cannot be read or written. After many failures, or if it says so, it is gone.
+    pub(super) fn link_failed(&mut self, index: usize, e: &LinkError, ops: &mut EventOps<'_>) {
+        let state = &mut self.links[index];
+        if state.gone {
+            return;
+        }
+        state.failures += 1;
+        if matches!(e, LinkError::Io(_)) && state.failures < MAX_LINK_FAILURES {
+            if state.failures == 1 {
+                slog::warn!(self.log, "link"; "link" => index, "error" => %e);
+            }
+            return;
+        }
+        slog::info!(self.log, "link is gone"; "link" => index, "error" => %e);
+        self.let_link_go(index, ops);
+    }
+
     /// A link is served no longer; with the last one all ends.
     pub(super) fn let_link_go(&mut self, index: usize, ops: &mut EventOps<'_>) {
         self.links[index] = LinkState { gone: true, ..LinkState::default() };
@@ -132,5 +150,30 @@ impl Worker {
         }
         let now = self.clock.now();
         self.stack.remove_link(now, LinkId(index as u8), &mut self.edge);
+    }
+
+    pub(super) fn flush_links(&mut self, ops: &mut EventOps<'_>) {
+        for index in 0..self.links.len() {
+            if self.links[index].gone {
+                continue;
+            }
+            let RuntimeEdge { slots, links, .. } = &mut self.edge;
+            let Some(link) = &mut links[index] else { continue };
+            if let Err(e) = link.flush(slots) {
+                self.link_failed(index, &e, ops);
+            }
+        }
+    }
+
+    /// Has those links that keep frames back flushed again when they take more.
+    pub(super) fn watch_links(&mut self, ops: &mut EventOps<'_>) {
+        for (index, (link, state)) in self.edge.links.iter().zip(&mut self.links).enumerate() {
+            let Some(link) = link.as_ref().filter(|l| !state.gone && l.waits() != state.waits) else { continue };
+            let set = if link.waits() { EventSet::IN | EventSet::OUT } else { EventSet::IN };
+            match ops.modify(Events::with_data_raw(link.fd().as_raw_fd(), word(Source::Link, index), set)) {
+                Ok(()) => state.waits = link.waits(),
+                Err(e) => slog::error!(self.log, "cannot watch a link for room"; "link" => index, "error" => ?e),
+            }
+        }
     }
 }

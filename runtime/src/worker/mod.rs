@@ -15,6 +15,7 @@ mod report;
 mod rule_log;
 mod setup;
 mod thaw;
+mod timer;
 mod trace;
 mod watch;
 
@@ -28,7 +29,7 @@ use crate::clock::Clock;
 use crate::control::protocol::Recheck;
 use crate::edge::RuntimeEdge;
 use crate::entropy;
-use crate::link::{Link, LinkError, RxBatch};
+use crate::link::{Link, RxBatch};
 use crate::slots::Slots;
 use crate::sock::{SocketEvent, Sockets};
 use crate::sys::netlink;
@@ -46,7 +47,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
-use watch::{AddressWatch, ResolverUpdates, Update};
+use watch::{AddressWatch, ResolverUpdates};
 
 /// Most links of a worker.
 pub const MAX_LINKS: usize = 64;
@@ -366,22 +367,6 @@ impl Worker {
         }
     }
 
-    fn link_failed(&mut self, index: usize, e: &LinkError, ops: &mut EventOps<'_>) {
-        let state = &mut self.links[index];
-        if state.gone {
-            return;
-        }
-        state.failures += 1;
-        if matches!(e, LinkError::Io(_)) && state.failures < MAX_LINK_FAILURES {
-            if state.failures == 1 {
-                slog::warn!(self.log, "link"; "link" => index, "error" => %e);
-            }
-            return;
-        }
-        slog::info!(self.log, "link is gone"; "link" => index, "error" => %e);
-        self.let_link_go(index, ops);
-    }
-
     /// Hands on what happened at the host sockets.
     fn poll_sockets(&mut self, now: Time) {
         let mut events = std::mem::take(&mut self.events);
@@ -442,94 +427,10 @@ impl Worker {
         self.arm(now, deadline);
     }
 
-    fn flush_links(&mut self, ops: &mut EventOps<'_>) {
-        for index in 0..self.links.len() {
-            if self.links[index].gone {
-                continue;
-            }
-            let RuntimeEdge { slots, links, .. } = &mut self.edge;
-            let Some(link) = &mut links[index] else { continue };
-            if let Err(e) = link.flush(slots) {
-                self.link_failed(index, &e, ops);
-            }
-        }
-    }
-
-    /// Has those links that keep frames back flushed again when they take more.
-    fn watch_links(&mut self, ops: &mut EventOps<'_>) {
-        for (index, (link, state)) in self.edge.links.iter().zip(&mut self.links).enumerate() {
-            let Some(link) = link.as_ref().filter(|l| !state.gone && l.waits() != state.waits) else { continue };
-            let set = if link.waits() { EventSet::IN | EventSet::OUT } else { EventSet::IN };
-            match ops.modify(Events::with_data_raw(link.fd().as_raw_fd(), word(Source::Link, index), set)) {
-                Ok(()) => state.waits = link.waits(),
-                Err(e) => slog::error!(self.log, "cannot watch a link for room"; "link" => index, "error" => ?e),
-            }
-        }
-    }
-
     fn trim(&mut self, now: Time) {
         if self.trim_at.is_some_and(|t| t <= now) {
             self.trim_at = None;
             self.edge.slots.trim(WARM_SLOTS);
-        }
-    }
-
-    /// Has the timer fire at `deadline`, unless it fires before anyway: then it is set again at that time.
-    fn arm(&mut self, now: Time, deadline: Option<Time>) {
-        let at = match deadline {
-            Some(at) if self.armed.is_none_or(|armed| at < armed) => at,
-            _ => return self.silence(),
-        };
-        // A time of zero would switch it off.
-        let after = at.since(now).max(Duration::from_nanos(1));
-        match self.timer.reset(after, None) {
-            Ok(()) => (self.armed, self.fired) = (Some(at), false),
-            Err(e) => slog::error!(self.log, "cannot set the timer"; "error" => %e),
-        }
-    }
-
-    /// The timer has fired. It is not read, which could wait if it was set again meanwhile: setting it, or switching it off,
-    /// makes it unreadable too.
-    fn timer_fired(&mut self) {
-        (self.armed, self.fired) = (None, true);
-    }
-
-    /// Switches a timer off that has fired and was not set again.
-    fn silence(&mut self) {
-        if core::mem::take(&mut self.fired)
-            && let Err(e) = self.timer.clear()
-        {
-            slog::error!(self.log, "cannot stop the timer"; "error" => %e);
-        }
-    }
-
-    fn addresses_changed(&mut self) {
-        match self.addresses.ready() {
-            Ok(Some(list)) => {
-                slog::info!(self.log, "the host's addresses changed"; "count" => list.len());
-                self.stack.set_host_addresses(list);
-            }
-            Ok(None) => {}
-            Err(e) => slog::error!(self.log, "cannot list the host's addresses; the last list stays in force"; "error" => %e),
-        }
-    }
-
-    fn resolvers_changed(&mut self, ops: &mut EventOps<'_>) {
-        let Some(r) = &mut self.resolvers else { return };
-        match r.ready() {
-            Update::Resolvers(list, bad) => {
-                if bad > 0 {
-                    slog::warn!(self.log, "an update of the resolvers has lines that are no addresses"; "lines" => bad);
-                }
-                if let Some(list) = list {
-                    slog::info!(self.log, "the host's resolvers changed"; "resolvers" => ?list);
-                    self.stack.set_resolvers(list);
-                }
-            }
-            Update::End => {
-                let _ = ops.remove(Events::empty_raw(r.fd()));
-                self.resolvers = None;
-            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What changes on the host while the worker runs: its addresses and its resolvers.
 
+use super::Worker;
 use crate::sys::netlink::{self, Message};
 use crate::sys::socket;
+use event_manager::{EventOps, Events};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -154,6 +156,38 @@ fn next_update(text: &mut Vec<u8>) -> Option<(Option<Vec<IpAddr>>, usize)> {
     }
     text.drain(..=end);
     Some((Some(list), bad))
+}
+
+impl Worker {
+    pub(super) fn addresses_changed(&mut self) {
+        match self.addresses.ready() {
+            Ok(Some(list)) => {
+                slog::info!(self.log, "the host's addresses changed"; "count" => list.len());
+                self.stack.set_host_addresses(list);
+            }
+            Ok(None) => {}
+            Err(e) => slog::error!(self.log, "cannot list the host's addresses; the last list stays in force"; "error" => %e),
+        }
+    }
+
+    pub(super) fn resolvers_changed(&mut self, ops: &mut EventOps<'_>) {
+        let Some(r) = &mut self.resolvers else { return };
+        match r.ready() {
+            Update::Resolvers(list, bad) => {
+                if bad > 0 {
+                    slog::warn!(self.log, "an update of the resolvers has lines that are no addresses"; "lines" => bad);
+                }
+                if let Some(list) = list {
+                    slog::info!(self.log, "the host's resolvers changed"; "resolvers" => ?list);
+                    self.stack.set_resolvers(list);
+                }
+            }
+            Update::End => {
+                let _ = ops.remove(Events::empty_raw(r.fd()));
+                self.resolvers = None;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
