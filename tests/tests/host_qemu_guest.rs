@@ -1,18 +1,26 @@
-//! A stock Debian kernel in QEMU, over the stream socket. Few boots, many checks in each: where there is no KVM that can run it, it is emulated.
+//! A stock Debian kernel in QEMU, over the stream socket and over vhost-user. Few boots, many checks in each: where there is no KVM that can run it, it is emulated.
 
 use hibernet_tests::lab::{DNS4, Family, GUEST4, Guest, Lab, Place, Proc, bracketed, wait_until};
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
 
+/// How QEMU and hibernet are linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Stream,
+    VhostUser,
+}
+
 struct World {
+    how: How,
     lab: Lab,
     _servers: Vec<Proc>,
     digest: String,
 }
 
 impl World {
-    fn new() -> Option<World> {
+    fn new(how: How) -> Option<World> {
         let lab = Lab::new(&["qemu-system-x86_64", "busybox", "curl", "python3"])?;
         let argv = |all: Vec<String>| all;
         let make = argv(lab.peer("stream.py", &[&lab.path("big"), "10000000"]));
@@ -20,29 +28,45 @@ impl World {
         let dir = lab.dir().to_string_lossy().into_owned();
         let serve = |(f, port)| lab.serve_peer(Place::Remote, "http_store.py", &[&dir], f, port);
         let servers = Family::BOTH.into_iter().zip([8004, 8006]).map(serve).collect();
-        Some(World { lab, _servers: servers, digest })
+        Some(World { how, lab, _servers: servers, digest })
     }
 
     fn attach(&self, socket: &str, mtu: &str, rules: &str) -> Proc {
         let rules = ["-p", "7070:7000", "--rules", rules, "--rules6", "/dev/null"];
-        self.lab.spawn_hibernet(&[&["attach", "--name", "vm", "--qemu", socket, "--mtu", mtu], &rules[..]].concat())
+        let link = if self.how == How::Stream { "--qemu" } else { "--vhost-user" };
+        self.lab.spawn_hibernet(&[&["attach", "--name", "vm", link, socket, "--mtu", mtu], &rules[..]].concat())
     }
 
-    /// What has this QEMU connect again: nothing before 8.0.
-    fn reconnect(&self) -> &'static str {
+    /// Major and minor version of the QEMU that is here.
+    fn qemu_version(&self) -> (u32, u32) {
         let version = self.lab.run(Place::Host, 10, &["qemu-system-x86_64", "--version"]).ok().to_owned();
         let number = version.split("version ").nth(1).expect("a version");
         let mut parts = number.split('.').map_while(|n| n.parse::<u32>().ok());
-        match (parts.next(), parts.next()) {
-            (Some(..=7), _) => "",
-            (Some(8) | Some(9), Some(0 | 1)) | (Some(8), _) => ",reconnect=1",
+        (parts.next().expect("a number"), parts.next().unwrap_or(0))
+    }
+
+    /// What has this QEMU connect again: for a stream nothing before 8.0.
+    fn reconnect(&self) -> &'static str {
+        match self.qemu_version() {
+            (..=7, _) if self.how == How::Stream => "",
+            (..=8, _) | (9, 0 | 1) => ",reconnect=1",
             _ => ",reconnect-ms=100",
         }
     }
 
     fn boot(&self, socket: &str) -> Option<Guest> {
-        let netdev = format!("stream,id=n,server=off,addr.type=unix,addr.path={socket}{}", self.reconnect());
-        Guest::boot(&self.lab, &["-netdev", &netdev, "-device", "virtio-net-pci,netdev=n,host_mtu=65520"])
+        let device = ["-device", "virtio-net-pci,netdev=n,host_mtu=65520"];
+        if self.how == How::Stream {
+            let netdev = format!("stream,id=n,server=off,addr.type=unix,addr.path={socket}{}", self.reconnect());
+            return Guest::boot(&self.lab, &[&["-netdev", &netdev], &device[..]].concat());
+        }
+        let socket = format!("socket,id=c,path={socket}{}", self.reconnect());
+        let memory = ["-object", "memory-backend-memfd,id=m,size=256M,share=on", "-machine", "memory-backend=m"];
+        let link = ["-chardev", &socket, "-netdev", "vhost-user,id=n,chardev=c"];
+        // QEMU 7 without KVM crashes when a vhost-user device has interrupt vectors of its own.
+        let device =
+            if self.qemu_version().0 < 8 { ["-device", "virtio-net-pci,netdev=n,host_mtu=65520,vectors=0"] } else { device };
+        Guest::boot(&self.lab, &[&memory[..], &link[..], &device[..]].concat())
     }
 }
 
@@ -78,14 +102,23 @@ fn transfer(guest: &mut Guest, digest: &str) {
 
 #[test]
 fn a_stock_guest_has_the_network_and_both_sides_may_begin_anew() {
-    let Some(w) = World::new() else { return };
+    from_boot_to_end(How::Stream);
+}
+
+#[test]
+fn a_stock_guest_has_the_network_over_vhost_user_and_both_sides_may_begin_anew() {
+    from_boot_to_end(How::VhostUser);
+}
+
+fn from_boot_to_end(how: How) {
+    let Some(w) = World::new(how) else { return };
     let socket = w.lab.path("vm.sock");
     let rules = w.lab.path("rules");
     std::fs::write(&rules, "*filter\n-A FORWARD -p tcp --dport 8999 -j REJECT --reject-with tcp-reset\nCOMMIT\n").expect("file");
     let mut attach = w.attach(&socket, "65520", &rules);
     let Some(mut guest) = w.boot(&socket) else { return };
     configure(&mut guest, "65520");
-    guest.ok(10, "ping -c 1 -W 5 10.99.0.1 && ping -c 1 -W 5 fd99::1");
+    guest.ok(10, "ping -c 3 -W 5 10.99.0.1 && ping -c 3 -W 5 fd99::1");
     transfer(&mut guest, &w.digest);
     // A published port, and a rule.
     guest.ok(5, "httpd -p 7000 -h /tmp");
@@ -111,12 +144,13 @@ fn a_stock_guest_has_the_network_and_both_sides_may_begin_anew() {
     guest.qemu.wait(SOON);
     let Some(mut guest) = w.boot(&socket) else { return };
     configure(&mut guest, "65520");
-    guest.ok(10, "ping -c 1 -W 5 10.99.0.1 && ping -c 1 -W 5 fd99::1");
+    guest.ok(10, "ping -c 3 -W 5 10.99.0.1 && ping -c 3 -W 5 fd99::1");
 
-    // hibernet is killed, and another takes its place, with another MTU.
+    // hibernet is killed, and another takes its place; over a stream, where the monitor does not know it, with another MTU.
     attach.signal("KILL");
     attach.wait(SOON);
-    let mut attach = w.attach(&socket, "1500", &rules);
+    let mtu = if how == How::Stream { "1500" } else { "65520" };
+    let mut attach = w.attach(&socket, mtu, &rules);
     if w.reconnect().is_empty() {
         guest.qemu.signal("KILL");
         guest.qemu.wait(SOON);
@@ -124,7 +158,7 @@ fn a_stock_guest_has_the_network_and_both_sides_may_begin_anew() {
     } else {
         wait_until("the guest is served again", SOON, || guest.sh(10, "ping -c 1 -W 1 10.0.2.2").0 == 0);
     }
-    configure(&mut guest, "1500");
+    configure(&mut guest, mtu);
     transfer(&mut guest, &w.digest);
     assert!(attach.running(), "{}", attach.output());
     attach.signal("TERM");
