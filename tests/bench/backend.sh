@@ -15,3 +15,23 @@ hibernet_attach() { # OPTIONS...
 }
 start_backend_hibernet() { hibernet_attach --link tap; }
 start_backend_hibernet_packet() { hibernet_attach --link packet; }
+
+# QEMU's stream socket; the benchmark's own stand-in plays QEMU, as for passt.
+start_backend_hibernet_stream() {
+  [ -x "$HIBERNET" ] || { echo "$HIBERNET is missing: cargo build --release -p hibernet" >&2; return 77; }
+  local socket=$W/open/hibernet.sock
+  mkdir -p "$W/open"
+  bg_host hibernet "$HIBERNET" attach --qemu "$socket" --mtu "$MTU" --address $SBX_IP/24 --gateway $GW_IP --no-ipv6 \
+    -p "$FWD_FIRST-$FWD_LAST:$FWD_FIRST"
+  local supervisor=$BG_PID
+  wait_for test -S "$socket" || return 1
+  [ -x "$W/bin/vmmsim" ] || cc -O2 -static -o "$W/bin/vmmsim" "$BENCH/tools/vmmsim.c" || return 1
+  (exec ip netns exec "$NS_SBX" "$W/bin/vmmsim" stream "$socket" eth0 >"$W/vmmsim.log" 2>&1) &
+  local sim=$!
+  wait_for grep -q ready "$W/vmmsim.log" || return 1
+  BACKEND_PIDS="$(cat "/proc/$supervisor/task/$supervisor/children") $sim"
+  in_ns "$NS_SBX" ip addr add $SBX_IP/24 dev eth0
+  in_ns "$NS_SBX" ip link set eth0 mtu "$MTU" up
+  in_ns "$NS_SBX" ip route add default via $GW_IP
+  ns_sandbox
+}

@@ -201,3 +201,49 @@ fn either_side_is_killed_and_begins_anew() {
         assert!(refused.code == 72 && refused.stderr.contains(why), "{refused}");
     }
 }
+
+/// QEMU that listens: hibernet connects, and ends with it; another one connects again.
+#[test]
+fn qemu_as_server() {
+    let Some(w) = World::new() else { return };
+    let early = w.lab.hibernet(10, &["attach", "--qemu-connect", SOCKET]);
+    assert!(early.code == 72 && early.stderr.contains("cannot connect to /run/vm.sock"), "{early}");
+    let qemu = w.qemu("listen");
+    w.configure(1500);
+    let mut attach = w.attach(&["--qemu-connect", SOCKET, "--mtu", "1500", "--name", "vm"]);
+    w.wait_served(&mut attach);
+    let image = w.lab.path("vm.img");
+    undisturbed(&w, 2, |_| {
+        w.lab.hibernet(30, &["checkpoint", "vm", &image]).ok();
+        w.lab.hibernet(30, &["restore", &image]).ok();
+        w.lab.hibernet(30, &["upgrade", "vm"]).ok();
+    });
+    qemu.signal("USR1");
+    assert_eq!(attach.wait(SOON), 0, "{}", attach.output());
+    let mut attach = w.attach(&["--qemu-connect", SOCKET, "--mtu", "1500"]);
+    w.wait_served(&mut attach);
+    w.transfer();
+}
+
+/// As libvirt starts passt: a program of that name that goes to the background, for one VM.
+#[test]
+fn under_the_name_of_passt() {
+    let Some(w) = World::new() else { return };
+    let (passt, pid) = (w.lab.path("passt"), w.lab.path("pid"));
+    std::os::unix::fs::symlink(w.lab.binary(), &passt).expect("link");
+    let options = ["--one-off", "--socket", SOCKET, "--pid", &pid, "--mac-addr", "52:54:00:12:34:56", "-t", "7070:7000", "-q"];
+    let begun = w.lab.run(Place::Host, 20, &[&[passt.as_str()], &options[..]].concat());
+    begun.ok();
+    assert!(begun.stderr.contains(SOCKET), "{begun}");
+    let number = std::fs::read_to_string(&pid).expect("the process id").trim().to_owned();
+    let runs = || w.lab.sh(Place::Host, 5, &format!("kill -0 {number}")).code == 0;
+    assert!(runs());
+    let qemu = w.qemu("connect");
+    w.configure(65_520);
+    wait_until("the guest has a network", SOON, || w.guest(5, "ping -c1 -W1 10.0.2.2").code == 0);
+    w.transfer();
+    drop(qemu);
+    wait_until("it ends with the VM", SOON, || !runs());
+    let refused = w.lab.run(Place::Host, 10, &[&passt, "--vhost-user"]);
+    assert_eq!(refused.code, 2, "{refused}");
+}

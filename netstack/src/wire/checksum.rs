@@ -11,22 +11,23 @@ impl Sum {
     /// Adds bytes as big-endian words; an odd last byte is padded with zero, so only the last part may be odd.
     #[must_use]
     pub fn bytes(self, data: &[u8]) -> Sum {
-        let mut sum = 0u64;
-        let mut chunks = data.chunks_exact(8);
-        for c in &mut chunks {
-            let v = u64::from_be_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]);
-            sum += (v >> 32) + (v & 0xffff_ffff);
+        // RFC 1071 section 2 (B): in the machine's order of bytes, exchanged in the end. Lanes that do not depend on each other become vectors.
+        let mut lanes = [0u64; 8];
+        let (blocks, rest) = data.as_chunks::<32>();
+        for block in blocks {
+            let (words, _) = block.as_chunks::<4>();
+            for (lane, word) in lanes.iter_mut().zip(words) {
+                *lane += u64::from(u32::from_ne_bytes(*word));
+            }
         }
-        let rest = chunks.remainder();
-        let mut pairs = rest.chunks_exact(2);
-        for p in &mut pairs {
-            sum += u64::from(u16::from_be_bytes([p[0], p[1]]));
+        // A lane stays below 2^32 words of 32 bits.
+        let mut sum = lanes.iter().fold(0, |sum, lane| sum + (lane >> 32) + (lane & 0xffff_ffff));
+        let (pairs, last) = rest.as_chunks::<2>();
+        sum = pairs.iter().fold(sum, |sum, p| sum + u64::from(u16::from_ne_bytes(*p)));
+        if let [last] = last {
+            sum += u64::from(u16::from_ne_bytes([*last, 0]));
         }
-        if let [last] = pairs.remainder() {
-            sum += u64::from(*last) << 8;
-        }
-        // Below 2^32 words of 32 bits each the accumulator cannot overflow.
-        Sum(self.0 + (sum >> 32) + (sum & 0xffff_ffff))
+        Sum(self.0 + u64::from(u16::from_be(Sum(sum).fold())))
     }
 
     /// Adds one word.

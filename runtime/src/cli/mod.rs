@@ -13,6 +13,7 @@ mod join;
 mod lifecycle;
 mod list;
 mod options;
+mod passt;
 mod repair_helper;
 mod restore;
 mod rules;
@@ -30,7 +31,7 @@ use crate::sandbox::target::Target;
 use crate::sandbox::worker_process::{self, COMMAND};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The network of a sandbox or microVM, in user space and without root.
@@ -66,6 +67,9 @@ enum Command {
     /// Serve a link or a network namespace that somebody else made, until it goes
     #[command(after_help = ATTACH_HELP)]
     Attach(AttachArgs),
+    /// Serve QEMU, taking the options of passt
+    #[command(after_help = passt::HELP)]
+    Passt(Box<passt::PasstArgs>),
     /// List running sandboxes
     List {
         /// As JSON
@@ -233,6 +237,9 @@ struct TargetArgs {
     /// Listen at this Unix socket for a vhost-user front end: QEMU, Cloud Hypervisor, ...
     #[arg(long, value_name = "PATH")]
     vhost_user: Option<PathBuf>,
+    /// Connect to this Unix socket, at which QEMU's `-netdev stream` listens (`server=on`), until QEMU ends
+    #[arg(long, value_name = "PATH")]
+    qemu_connect: Option<PathBuf>,
     /// Take this inherited descriptor: of a TAP, a packet socket, a socket that carries a frame in each message, or one that speaks as `--qemu`
     #[arg(long, value_name = "N")]
     fd: Option<i32>,
@@ -243,22 +250,38 @@ impl TargetArgs {
         let inherited = self.fd.map(Target::inherited).transpose()?;
         let named = self.tap.map(Target::Tap).or(self.packet.map(Target::Packet));
         let streams = self.qemu.map(|path| Target::Streams { path, one_off: false });
-        let listening = streams.or(self.vhost_user.map(Target::VhostUser));
-        Ok(named.or(self.netns).or(listening).or(inherited))
+        let monitor = streams.or(self.qemu_connect.map(Target::Stream)).or(self.vhost_user.map(Target::VhostUser));
+        Ok(named.or(self.netns).or(monitor).or(inherited))
     }
 
     fn is_given(&self) -> bool {
         let named = self.tap.is_some() || self.packet.is_some();
-        let listening = self.qemu.is_some() || self.vhost_user.is_some();
-        named || listening || self.netns.is_some() || self.fd.is_some()
+        let monitor = self.qemu.is_some() || self.qemu_connect.is_some() || self.vhost_user.is_some();
+        named || monitor || self.netns.is_some() || self.fd.is_some()
     }
+}
+
+/// The command line of this process. Under the name `passt` it takes that one's options.
+fn arguments() -> Vec<OsString> {
+    let mut all: Vec<OsString> = std::env::args_os().collect();
+    if all.first().is_some_and(|name| Path::new(name).file_name() == Some("passt".as_ref())) {
+        all.insert(1, "passt".into());
+    }
+    all
+}
+
+/// An error of the command line that has no use for clap's own exit.
+fn usage_of(e: &clap::Error) -> Failure {
+    let text = e.to_string();
+    Failure::new(Status::Usage, text.strip_prefix("error: ").unwrap_or(&text).lines().next().unwrap_or_default())
 }
 
 /// Runs the command line of this process; its exit status.
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match Cli::parse_from(arguments()).command {
         Command::Run(args) => run(args),
         Command::Attach(args) => attach(args),
+        Command::Passt(args) => passt::passt(&args),
         Command::List { json } => list::list(json),
         Command::Pause(args) => lifecycle::pause(&args),
         Command::Resume(args) => lifecycle::resume(&args),
@@ -302,7 +325,7 @@ fn attach(args: AttachArgs) -> Result<u8, Failure> {
     let nothing =
         || Failure::new(Status::Usage, "nothing to attach to: give --tap, --packet, --netns, --qemu, --vhost-user or --fd");
     let target = args.target.target()?.ok_or_else(nothing)?;
-    supervisor::attach(&AttachRequest { plan: args.net.plan()?, target, thaw: None })
+    supervisor::attach(&AttachRequest { plan: args.net.plan()?, target, thaw: None, pid_file: None })
 }
 
 /// Prints to standard output. That nobody reads any more (`| head`) is no failure.

@@ -251,6 +251,12 @@ pub(crate) fn listen_at(path: &Path, kind: LinkKind, mtu: u16) -> Result<Opened,
     Ok(Opened { path: Some(path), ..Opened::new(end, fd) })
 }
 
+/// Connects to QEMU, or another VMM that speaks like it, that listens at a path.
+pub(crate) fn connect_to(path: &Path, mtu: u16) -> Result<Opened, Failure> {
+    let fd = socket_path::connect_to(path)?;
+    Ok(Opened::new(LinkEnd { kind: LinkKind::Stream, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None }, fd))
+}
+
 /// Configures the guest's interface, and loopback, in the current network namespace.
 pub(crate) fn configure(guest: &Guest, config: &Config, name: &str) -> Result<(), Failure> {
     let mut netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;

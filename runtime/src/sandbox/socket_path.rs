@@ -52,6 +52,19 @@ pub(crate) fn listen(path: &Path) -> Result<(OwnedFd, SocketPath), Failure> {
     Ok((socket, SocketPath { path: path_absolute, file: (made.dev(), made.ino()) }))
 }
 
+/// Connects to a stream socket at `path`.
+///
+/// # Errors
+///
+/// [`Status::Link`] if nobody listens there.
+pub(crate) fn connect_to(path: &Path) -> Result<OwnedFd, Failure> {
+    let fail = |e: rustix::io::Errno| Failure::os(Status::Link, format_args!("cannot connect to {}", path.display()), e);
+    let address = SocketAddrUnix::new(path).map_err(fail)?;
+    let socket = stream_socket().map_err(fail)?;
+    connect(&socket, &address).map_err(fail)?;
+    Ok(socket)
+}
+
 /// Removes what is left of a listener that has ended.
 fn make_way(path: &Path, address: &SocketAddrUnix) -> Result<(), Failure> {
     let taken = |why: &str| Err(Failure::new(Status::Link, format!("cannot listen at {}: {why}", path.display())));

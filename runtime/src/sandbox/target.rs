@@ -37,6 +37,8 @@ pub enum Target {
     },
     /// A Unix socket that is made at this path, to which vhost-user front ends connect.
     VhostUser(PathBuf),
+    /// A Unix socket at which QEMU's `-netdev stream` listens.
+    Stream(PathBuf),
     /// An inherited descriptor, and the number under which it was handed over.
     Fd(i32, Arc<OwnedFd>),
 }
@@ -81,6 +83,7 @@ impl Target {
             Target::Fd(number, fd) => guest::attach_fd(*number, fd, plan.guest.mtu)?,
             Target::Streams { path, one_off } => guest::listen_at(path, LinkKind::Streams { one_off: *one_off }, plan.guest.mtu)?,
             Target::VhostUser(path) => guest::listen_at(path, LinkKind::VhostUser, plan.guest.mtu)?,
+            Target::Stream(path) => guest::connect_to(path, plan.guest.mtu)?,
             Target::Process(pid) => {
                 let proc = PathBuf::from(format!("/proc/{}/ns", pid.as_raw_nonzero()));
                 let (helper, opened) = Helper::start(plan, &proc.join("net"), Some(&proc.join("user")))?;
@@ -250,7 +253,7 @@ impl Gone {
                 rustix::fs::inotify::add_watch(&inotify, dir, flags).map_err(fail)?;
                 gone.file = Some((inotify, path.clone(), inode));
             }
-            Target::Tap(_) | Target::Packet(_) | Target::Streams { .. } | Target::VhostUser(_) | Target::Fd(..) => {}
+            Target::Tap(_) | Target::Packet(_) | Target::Streams { .. } | Target::Stream(_) | Target::VhostUser(_) | Target::Fd(..) => {}
         }
         Ok(gone)
     }

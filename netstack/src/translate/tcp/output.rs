@@ -113,13 +113,12 @@ impl Flow {
             if room < u32::from(self.mss) && used > 0 && room < self.snd_wnd_max / 2 {
                 break;
             }
-            if frames == FRAMES_PER_TURN {
+            if frames >= FRAMES_PER_TURN {
                 cx.settle_later(self);
                 break;
             }
             // Where the link does not cut them, many segments are read at once.
-            let want =
-                if room < most { room } else { (room / most).min(FRAMES_PER_TURN - frames).min(BULK / most).max(1) * most };
+            let want = if room < most { room } else { (room / most).min(BULK / most).max(1) * most };
             match cx.edge.tcp_peek(self.sock, self.offset(self.snd_nxt), want) {
                 Ok(Peek::Data(body)) => {
                     let len = body.len;

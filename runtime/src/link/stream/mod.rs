@@ -24,6 +24,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// Nobody asks the epoll what is ready: there is little enough to try.
 const ANY: EventData = EventData::new_u64(0);
 
+/// Bytes that may wait in the kernel for the peer, its bookkeeping included (which it doubles the number for). Enough to keep it busy while we do other things.
+const SEND_BUFFER: libc::c_int = 512 * 1024;
+
 /// Where connections come from.
 #[derive(Debug)]
 enum Origin {
@@ -127,6 +130,8 @@ impl StreamLink {
     }
 
     fn connect(&mut self, fd: OwnedFd) -> io::Result<()> {
+        // The kernel may allow less, with which it works too.
+        let _ = socket::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER);
         epoll::add(&self.epoll, &fd, ANY, EventFlags::IN)?;
         self.watch_listener(false)?;
         if matches!(self.origin, Origin::OneOff(_)) {
@@ -259,6 +264,9 @@ impl StreamLink {
             slots.hold(frame.body.slot);
         }
         self.outbox.push(frame);
+        if self.outbox.is_worth_it() && !self.full {
+            self.write(slots);
+        }
         Ok(())
     }
 
@@ -345,12 +353,9 @@ impl Link for StreamLink {
     }
 
     fn take_over(&mut self, slots: &mut Slots, connection: Connection) {
-        if self.peer.is_some() {
-            return;
-        }
         let Connection { fd, received, unsent } = connection;
-        // Without the bytes that were received the frames behind them could not be found.
-        if self.inbox.begin(slots, &received) && self.connect(fd).is_ok() {
+        // Without the bytes that were received the frames behind them could not be found. A link that was made with the connection has it.
+        if self.inbox.begin(slots, &received) && (self.peer.is_some() || self.connect(fd).is_ok()) {
             self.outbox.begin(slots, unsent);
             // The guest knows us.
             self.news = None;

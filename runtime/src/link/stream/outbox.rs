@@ -9,6 +9,9 @@ use std::io::{self, ErrorKind, IoSlice};
 /// Bytes of heads that are gathered.
 const HEADS: usize = 32 * 1024;
 
+/// From so many bytes on, what waits is better written: it is in the processor's cache, and its buffers can be used again.
+const WORTH: usize = 64 * 1024;
+
 /// A frame that waits: where its head ends in the common buffer, and its body, of which the outbox owns a share.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
@@ -24,6 +27,8 @@ pub(super) struct Outbox {
     frames: Vec<Waiting>,
     /// Heads of the frames, each behind the frame's length.
     heads: Vec<u8>,
+    /// Bytes of the frames.
+    bytes: usize,
     /// Bytes of the rest, or else of the first frame, that were written.
     written: usize,
 }
@@ -41,7 +46,7 @@ pub(super) enum Written {
 
 impl Outbox {
     pub(super) fn new() -> Outbox {
-        Outbox { rest: Vec::new(), frames: Vec::with_capacity(BATCH), heads: Vec::with_capacity(HEADS), written: 0 }
+        Outbox { rest: Vec::new(), frames: Vec::with_capacity(BATCH), heads: Vec::with_capacity(HEADS), bytes: 0, written: 0 }
     }
 
     /// Whether something waits.
@@ -54,9 +59,15 @@ impl Outbox {
         self.frames.len() == BATCH || self.heads.len() + PREFIX + head > HEADS
     }
 
+    /// Whether there is enough for a call of its own.
+    pub(super) fn is_worth_it(&self) -> bool {
+        self.bytes >= WORTH
+    }
+
     /// Adds a frame, whose body has an owner for us.
     pub(super) fn push(&mut self, frame: &TxFrame<'_>) {
         let len = (frame.head.len() + frame.body.len()) as u32;
+        self.bytes += PREFIX + len as usize;
         self.heads.extend_from_slice(&len.to_be_bytes());
         self.heads.extend_from_slice(frame.head);
         self.frames.push(Waiting { head_end: self.heads.len(), body: frame.body });
@@ -146,7 +157,9 @@ impl Outbox {
     /// Lets go of the first `n` frames.
     fn let_go(&mut self, slots: &mut Slots, n: usize) {
         let end = self.head_start(n);
+        self.bytes -= end;
         for w in self.frames.drain(..n) {
+            self.bytes -= w.body.len();
             slots.give(w.body.slot);
         }
         self.heads.drain(..end);

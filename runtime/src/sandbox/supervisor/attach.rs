@@ -4,7 +4,7 @@ use super::AttachRequest;
 use super::base::Base;
 use super::events::{WorkerEnd, follow_resolver, is_to_end, next_child, next_signal, wait_for_events, worker_died, worker_end};
 use crate::control::registry::Registration;
-use crate::sandbox::failure::Failure;
+use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::Opened;
 use crate::sandbox::lifecycle::{Ended, Kit, Network, Server};
 use crate::sandbox::retries::Retries;
@@ -13,7 +13,7 @@ use crate::sandbox::worker_process::{Given, WorkerProcess};
 use std::os::fd::AsFd;
 
 pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
-    let AttachRequest { plan, target, thaw } = request;
+    let AttachRequest { plan, target, thaw, pid_file } = request;
     let mut base = Base::new(plan, &[], None)?;
     let mut gone = Gone::watch(target)?;
     let (Opened { end, fd: link, removal, path: _path }, unconfigured) = target.open(plan)?;
@@ -33,6 +33,10 @@ pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)
     if let Some(r) = &mut base.registration {
         let pid = network.worker().map_or(0, |p| p.as_raw_nonzero().get());
         r.update(|e| e.worker = pid)?;
+    }
+    if let Some(path) = pid_file {
+        let fail = |e| Failure::os(Status::File, format_args!("cannot write the process id to {}", path.display()), e);
+        std::fs::write(path, format!("{}\n", std::process::id())).map_err(fail)?;
     }
     started(base.registration.as_ref().map_or("", Registration::name));
     // What was attached to is gone, and others that joined are served on.

@@ -55,6 +55,8 @@ pub struct AttachRequest {
     pub target: Target,
     /// Go on with an image's network.
     pub thaw: Option<Thawing>,
+    /// Where to write the supervisor's process id, once the link is served.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// An image that a new sandbox's network goes on from.
