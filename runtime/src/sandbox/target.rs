@@ -253,7 +253,12 @@ impl Gone {
                 rustix::fs::inotify::add_watch(&inotify, dir, flags).map_err(fail)?;
                 gone.file = Some((inotify, path.clone(), inode));
             }
-            Target::Tap(_) | Target::Packet(_) | Target::Streams { .. } | Target::Stream(_) | Target::VhostUser(_) | Target::Fd(..) => {}
+            Target::Tap(_)
+            | Target::Packet(_)
+            | Target::Streams { .. }
+            | Target::Stream(_)
+            | Target::VhostUser(_)
+            | Target::Fd(..) => {}
         }
         Ok(gone)
     }
