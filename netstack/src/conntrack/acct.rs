@@ -7,8 +7,6 @@ use super::conn::{ConnId, Dir};
 use super::slot::{Arena, Held};
 use super::sync::{AtomicU32, AtomicU64, OnceLock, Ordering};
 use super::table::Conntrack;
-use crate::nat::MSS_LEN;
-use crate::skb::Skb;
 use Ordering::Relaxed;
 
 /// Lines are allocated in chunks of at least `1 << CHUNK_SHIFT`.
@@ -119,14 +117,13 @@ impl Conntrack {
         self.acct.get(id)
     }
 
-    /// What the connection carried that begins with a packet. (Of errors about a first packet it is not known how long that was.)
-    pub(crate) fn first_counts(&self, skb: &Skb<'_>, related: bool) -> Option<[Counts; 2]> {
-        (self.acct.is_on() && !related).then(|| first(skb))
+    /// What a connection carried that began with a packet of so many bytes and is not in the table.
+    pub(crate) fn first_counts(&self, len: u32) -> Option<[Counts; 2]> {
+        self.acct.is_on().then(|| first(len))
     }
 }
 
-/// What a first packet brings, as it was when it was tracked.
-pub(super) fn first(skb: &Skb<'_>) -> [Counts; 2] {
-    let added = if skb.altered.mss.is_some_and(|m| m.added) { MSS_LEN as u32 } else { 0 };
-    [Counts { packets: 1, bytes: skb.len.saturating_sub(added).into() }, Counts::default()]
+/// What a first packet of so many bytes brings.
+pub(super) fn first(len: u32) -> [Counts; 2] {
+    [Counts { packets: 1, bytes: len.into() }, Counts::default()]
 }

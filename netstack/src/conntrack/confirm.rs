@@ -53,10 +53,8 @@ impl Conntrack {
     /// nothing can go, [`DropReason::ConntrackChain`] if too many connections share a bucket (a guest does not get there by itself:
     /// it does not know the key of the hash).
     pub fn confirm(&self, now: Time, skb: &mut Skb<'_>) -> Result<(), DropReason> {
-        let Track::Fresh { related: false, .. } = &skb.track else { return Ok(()) };
-        let first = if self.acct.is_on() { acct::first(skb) } else { Default::default() };
-        let Track::Fresh { conn, .. } = &mut skb.track else { return Ok(()) };
-        skb.track = self.establish(now, conn, first)?;
+        let Track::Fresh { conn, related: false, len } = &mut skb.track else { return Ok(()) };
+        skb.track = self.establish(now, conn, acct::first(*len))?;
         Ok(())
     }
 

@@ -163,6 +163,8 @@ pub enum Track {
         conn: Conn,
         /// An ICMP error about the first packet: it changes and confirms nothing.
         related: bool,
+        /// How long the first packet was, in bytes.
+        len: u32,
     },
     /// A packet of a connection in the table.
     Known {

@@ -134,6 +134,11 @@ impl Conntrack {
         })
     }
 
+    /// Whether there is a live connection with this tuple that went on for long enough not to be dropped early.
+    pub(crate) fn is_assured(&self, now: Time, tuple: &CtTuple) -> bool {
+        self.hold(now, tuple).is_some_and(|(held, _)| held.conn.status.has(Status::ASSURED))
+    }
+
     /// Connections in the table, those that timed out and were not removed yet included.
     pub fn len(&self) -> usize {
         self.count.load(Relaxed) as usize

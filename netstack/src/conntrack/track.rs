@@ -171,7 +171,7 @@ impl Conntrack {
         let [zone, reply_zone] = skb.zones;
         let tuples = [CtTuple { zone, ..original }, CtTuple { zone: reply_zone, ..reply }];
         let conn = Conn { tuples, status: Status::default(), mark: 0, expires: now + timeout, proto, flow: None };
-        skb.track = Track::Fresh { conn, related: false };
+        skb.track = Track::Fresh { conn, related: false, len: skb.len };
         Ok(())
     }
 }

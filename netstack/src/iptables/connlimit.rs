@@ -64,6 +64,8 @@ pub(super) struct Counting {
     pub(super) addr: [u8; 16],
     /// Original tuple of its connection, or its own.
     pub(super) tuple: CtTuple,
+    /// That connection is ASSURED.
+    pub(super) assured: bool,
 }
 
 impl Counted {
@@ -100,10 +102,20 @@ impl Conns {
         let full = self.total >= ct.most();
         let new = || Group { tuples: HashSet::with_hasher(hasher), looked: tick };
         let group = self.groups.entry(key).or_insert_with(new);
-        if full && !group.tuples.contains(&packet.tuple) {
-            return 0;
+        if !group.tuples.contains(&packet.tuple) {
+            // As Linux: a connection that was ASSURED before the rule saw it counts only if it is the first one.
+            if packet.assured && !group.tuples.is_empty() && group.looked != tick {
+                group.looked = tick;
+                self.total -= group.prune(None, ct, now);
+            }
+            if !packet.assured || group.tuples.is_empty() {
+                if full {
+                    return 0;
+                }
+                group.tuples.insert(packet.tuple);
+                self.total += 1;
+            }
         }
-        self.total += usize::from(group.tuples.insert(packet.tuple));
         if group.tuples.len() > limit && group.looked != tick {
             group.looked = tick;
             self.total -= group.prune(Some(&packet.tuple), ct, now);

@@ -28,7 +28,7 @@ pub fn bind(nat: &mut Nat<'_>, skb: &mut Skb<'_>, manip: Manip, range: &NatRange
 /// # Errors
 /// As [`bind`].
 pub fn bind_null(nat: &mut Nat<'_>, skb: &mut Skb<'_>, manip: Manip) -> Result<(), DropReason> {
-    let Track::Fresh { conn, related: false } = &skb.track else { return Ok(()) };
+    let Track::Fresh { conn, related: false, .. } = &skb.track else { return Ok(()) };
     let addr = Mapping::of(conn).addr(manip).ip(conn.tuples[0].v6);
     decide(nat, skb, manip, &NatRange { addrs: Some((addr, addr)), ..NatRange::default() }, Status::default())
 }
@@ -42,7 +42,7 @@ pub(super) fn decide(
     given: Status,
 ) -> Result<(), DropReason> {
     let v6 = skb.is_v6();
-    let Track::Fresh { conn, related: false } = &mut skb.track else { return Ok(()) };
+    let Track::Fresh { conn, related: false, .. } = &mut skb.track else { return Ok(()) };
     if conn.status.has(manip.done()) {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use crate::verdict::DropReason;
 /// # Errors
 /// [`DropReason::NatAddress`] if the way out has no address of this family; and those of [`bind()`](super::bind()).
 pub fn masquerade(nat: &mut Nat<'_>, skb: &mut Skb<'_>, range: &NatRange) -> Result<(), DropReason> {
-    let Track::Fresh { conn, related: false } = &skb.track else { return Ok(()) };
+    let Track::Fresh { conn, related: false, .. } = &skb.track else { return Ok(()) };
     let source = conn.tuples[Dir::Original as usize].src_ip();
     if source.is_ipv4() && source.is_unspecified() {
         return Ok(());

@@ -55,9 +55,9 @@ pub struct Nat<'a> {
 pub const fn asks(skb: &Skb<'_>, hook: Hook) -> bool {
     let Some(manip) = Manip::at(hook) else { return false };
     match &skb.track {
-        Track::Fresh { conn, related: false } => !conn.status.has(manip.done()),
+        Track::Fresh { conn, related: false, .. } => !conn.status.has(manip.done()),
         // A reset in place of a first segment: Linux asks the rules, though they decide about nothing any more.
-        Track::Fresh { conn, related: true } if matches!(skb.l4, L4::Tcp(..)) => !conn.status.has(manip.done()),
+        Track::Fresh { conn, related: true, .. } if matches!(skb.l4, L4::Tcp(..)) => !conn.status.has(manip.done()),
         Track::Known { info: CtInfo::New, status, .. } => !status.has(manip.done()),
         _ => false,
     }

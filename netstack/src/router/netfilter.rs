@@ -444,7 +444,7 @@ impl Track {
     /// is tracked as any other.
     fn answer(&self) -> Track {
         match *self {
-            Track::Fresh { conn, .. } => Track::Fresh { conn, related: true },
+            Track::Fresh { conn, len, .. } => Track::Fresh { conn, related: true, len },
             Track::Known { id, info, status } => {
                 let info = match info.dir() {
                     Dir::Original => CtInfo::RelatedReply,

@@ -269,7 +269,7 @@ impl Router {
             hop_limit: 64,
             mark: 0,
             zones: [0; 2],
-            track: Track::Fresh { conn, related: false },
+            track: Track::Fresh { conn, related: false, len: 0 },
             quoted: None,
             owner: None,
             cast: Default::default(),

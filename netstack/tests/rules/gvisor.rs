@@ -295,7 +295,7 @@ fn new(mut skb: Skb<'static>) -> Skb<'static> {
         proto: Proto::Generic,
         flow: None,
     };
-    skb.track = Track::Fresh { conn, related: false };
+    skb.track = Track::Fresh { conn, related: false, len: 0 };
     skb.input = Some(Iface::Link(LinkId(0)));
     skb.output = Some(Iface::Host0);
     skb

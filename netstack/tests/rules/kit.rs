@@ -229,7 +229,7 @@ impl Bench {
     /// Puts a connection into the table.
     pub fn confirm(&self, conn: Conn) -> ConnId {
         let mut skb = udp(false, 1, 2);
-        skb.track = Track::Fresh { conn, related: false };
+        skb.track = Track::Fresh { conn, related: false, len: 0 };
         self.ct.confirm(self.now, &mut skb).unwrap();
         let Track::Known { id, .. } = skb.track else { panic!("not in the table") };
         id

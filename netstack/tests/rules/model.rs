@@ -415,7 +415,7 @@ fn skb(f: &Facts, v6: bool, table: TableName) -> Skb<'static> {
         _ if table == Raw => Track::None,
         0 => Track::None,
         1 => Track::Untracked,
-        _ => Track::Fresh { conn, related: false },
+        _ => Track::Fresh { conn, related: false, len: 0 },
     };
     skb.mark = f.mark;
     skb.src_mac = [None, Some(Mac([2; 6])), Some(Mac([4; 6]))][usize::from(f.mac)];

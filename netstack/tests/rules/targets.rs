@@ -36,7 +36,7 @@ fn conn(skb: &Skb<'_>) -> Conn {
 }
 
 fn fresh(skb: &mut Skb<'_>) {
-    skb.track = Track::Fresh { conn: conn(skb), related: false };
+    skb.track = Track::Fresh { conn: conn(skb), related: false, len: 0 };
 }
 
 fn conn_of(skb: &Skb<'_>) -> Conn {

@@ -101,12 +101,16 @@ impl Kernel {
         self.v6 = v6;
         let program = if v6 { "ip6tables-legacy-restore" } else { "iptables-legacy-restore" };
         let sets = rules::sets(rules);
-        if !sets.is_empty() {
-            // Sets cannot go as long as rules name them.
+        let shares = !sets.is_empty() || rules.contains("-m recent") || rules.contains("-m hashlimit");
+        if shares {
+            // What rules share by name does not go as long as rules name it.
             let none = rules::whole("");
             let flush =
                 ["iptables", "ip6tables"].map(|p| format!("{p}-legacy-restore <<'END-OF-RULES'\n{none}END-OF-RULES\n")).concat();
-            self.shell.ok(&format!("{flush}ipset flush; ipset destroy; ipset restore <<'END-OF-SETS'\n{sets}END-OF-SETS"));
+            self.shell.ok(&flush);
+        }
+        if !sets.is_empty() {
+            self.shell.ok(&format!("ipset flush; ipset destroy; ipset restore <<'END-OF-SETS'\n{sets}END-OF-SETS"));
         }
         let script = format!("conntrack -F 2>&1; {program} -c <<'END-OF-RULES' 2>&1\n{}END-OF-RULES", rules::whole(rules));
         let (text, code) = self.shell.run(&script);

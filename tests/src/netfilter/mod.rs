@@ -18,6 +18,10 @@
 //! - `--ctexpire` of a connection that is not confirmed yet: the kernel takes its time-out for a moment, so the answer depends on how long
 //!   the machine is up;
 //! - CT rules in OUTPUT on answers to what is not tracked; the order in which a rule finds a TCP header broken;
+//! - `connlimit` where all connections that a rule counted are over, and a packet comes of one that was ASSURED before: 6.18 drops it;
+//! - `connlimit` of a first packet sent again, which 6.18 finds in its list and looks no further for connections that are over;
+//! - REJECT by ICMP of protocols without a checksum (but ESP, AH, SCTP, UDP-Lite, DCCP): Linux answers only if their bytes happen to have the sum;
+//! - clamping by what Linux learnt of a path from ICMP;
 //! - zones of one direction that overlap with others;
 //! - ICMP timestamp requests to the router, which the kernel answers;
 //! - IPv4 options that a router fills in (record route, timestamp), redirects, sources that are not behind the link.

@@ -101,7 +101,47 @@ fn connlimit(v6: bool) -> Vec<Scenario> {
         dropped.across(Client, 43_000 + port, dport, Body::Udp(10));
         tick(&mut dropped);
     }
-    vec![all, limited, dropped]
+    // ASSURED connections that the rule did not see begin.
+    let later = "-A FORWARD -p tcp --dport 81 -j RETURN\n-A FORWARD -p tcp --sport 81 -j RETURN\n\
+         -A FORWARD -m connlimit --connlimit-above 0 --connlimit-mask 0\n-A FORWARD -m connlimit --connlimit-above 1 --connlimit-mask 0\n\
+         -A FORWARD -m connlimit --connlimit-above 2 --connlimit-mask 0";
+    let later = format!("-N LATER\n-A FORWARD -j LATER\n{}", later.replace("-A FORWARD", "-A LATER"));
+    let later = later
+        .replace("--dport 81 -j RETURN", "--dport 81 -m length --length :52 -j RETURN")
+        .replace("--sport 81 -j", "--sport 81 -m length --length :52 -j");
+    let mut later = scenario("connlimit-later", v6, "", &later.replace(":52", if v6 { ":72" } else { ":52" }));
+    let mut talks = Vec::new();
+    for port in 0..3 {
+        let mut t = Talk::new(&later, Client, 47_000 + port, 81);
+        t.open(&mut later);
+        talks.push(t);
+        tick(&mut later);
+    }
+    later.across(Client, 47_100, 53, Body::Udp(100));
+    for t in &mut talks {
+        tick(&mut later);
+        t.data(&mut later, 0, 100);
+        tick(&mut later);
+        t.data(&mut later, 1, 100);
+        later.check();
+    }
+    let own = "-A OUTPUT\n-A OUTPUT -m connlimit --connlimit-above 0 --connlimit-mask 0\n\
+         -A OUTPUT -m connlimit --connlimit-above 1 --connlimit-mask 0\n-A OUTPUT";
+    let mut own = scenario("connlimit-own", v6, "", own);
+    let closed = own.to(Client, 46_000, own.router(Client), 81, own.syn(7));
+    tick(&mut own);
+    own.check();
+    own.across(Client, 46_001, 53, Body::Udp(10));
+    tick(&mut own);
+    own.across(Client, 46_001, 53, Body::Udp(11));
+    own.ip(|ip| ip.ttl = 1);
+    own.check();
+    tick(&mut own);
+    own.across(Client, 46_001, 53, Body::Udp(11));
+    own.ip(|ip| ip.ttl = 1);
+    own.check();
+    own.again(closed, own.syn(7));
+    vec![all, limited, dropped, later, own]
 }
 
 fn hashlimit(v6: bool) -> Vec<Scenario> {

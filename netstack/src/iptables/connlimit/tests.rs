@@ -35,7 +35,7 @@ fn open(ct: &Conntrack, host: u8, port: u16, ends: Time) -> crate::conntrack::Co
 fn ask(rule: &Counted, ct: &Conntrack, host: u8, port: u16, ms: u64) -> Answer {
     let mut addr = [0; 16];
     addr[..4].copy_from_slice(&[10, 0, host, port as u8]);
-    rule.ask(&Counting { addr, tuple: tuple(host, port) }, ct, at(ms))
+    rule.ask(&Counting { addr, tuple: tuple(host, port), assured: false }, ct, at(ms))
 }
 
 #[test]
@@ -67,6 +67,23 @@ fn a_connection_that_was_there_before_the_rule_counts_from_its_next_packet_on() 
     }
     assert_eq!(ask(&r, &ct, 1, 1, 0), Answer::Yes);
     assert_eq!(ask(&r, &ct, 1, 2, 0), Answer::No);
+}
+
+#[test]
+fn an_assured_connection_that_the_rule_never_saw_counts_only_alone() {
+    let ct = table(1000);
+    let r = rule(true, 1);
+    let mut addr = [0; 16];
+    addr[..4].copy_from_slice(&[10, 0, 1, 1]);
+    let assured = |port, ms| r.ask(&Counting { addr, tuple: tuple(1, port), assured: true }, &ct, at(ms));
+    let ids = [1, 2, 3].map(|port| open(&ct, 1, port, at(60_000)));
+    assert_eq!(assured(1, 0), Answer::No, "the first one");
+    assert_eq!(assured(2, 5), Answer::No, "not counted");
+    assert_eq!(ask(&r, &ct, 1, 3, 5), Answer::Yes);
+    ct.remove(ids[0]);
+    ct.remove(ids[2]);
+    assert_eq!(assured(2, 10), Answer::No, "it is alone now");
+    assert_eq!(r.save().groups[0].1, [tuple(1, 2)]);
 }
 
 #[test]

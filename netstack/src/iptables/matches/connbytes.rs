@@ -8,7 +8,7 @@ use crate::skb::Skb;
 pub(super) fn connbytes(m: &ConnbytesMatch, skb: &Skb<'_>, ct: &Conntrack) -> bool {
     let counts = match &skb.track {
         Track::Known { id, .. } => ct.counts(*id),
-        Track::Fresh { related, .. } => ct.first_counts(skb, *related),
+        Track::Fresh { len, .. } => ct.first_counts(*len),
         Track::None | Track::Untracked => None,
     };
     let Some([original, reply]) = counts else { return false };

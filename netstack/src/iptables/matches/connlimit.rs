@@ -2,7 +2,7 @@
 
 use super::Answer;
 use super::hashlimit::bytes;
-use crate::conntrack::tuple;
+use crate::conntrack::{Status, tuple};
 use crate::iptables::ConnlimitMatch;
 use crate::iptables::connlimit::{Counted, Counting};
 use crate::iptables::eval::{Env, conn_of};
@@ -22,12 +22,15 @@ impl Connlimit {
     }
 
     pub(super) fn ask(&self, skb: &Skb<'_>, env: &Env<'_>) -> Answer {
-        let tuple = match conn_of(skb, env) {
-            Some(conn) => Some(conn.tuples[0]),
-            None => tuple::of(skb),
+        let (tuple, assured) = match conn_of(skb, env) {
+            Some(conn) => (conn.tuples[0], conn.status.has(Status::ASSURED)),
+            // What the packet itself would be, if it is not one of a connection's though that is there.
+            None => match tuple::of(skb) {
+                Some(t) => (t, env.ct.is_assured(env.now, &t)),
+                None => return Answer::Broken,
+            },
         };
-        let Some(tuple) = tuple else { return Answer::Broken };
         let addr = bytes(if self.dest { skb.dst } else { skb.src });
-        self.counted.ask(&Counting { addr, tuple }, env.ct, env.now)
+        self.counted.ask(&Counting { addr, tuple, assured }, env.ct, env.now)
     }
 }

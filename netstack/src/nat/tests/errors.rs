@@ -110,7 +110,7 @@ fn our_own_errors_speak_of_what_the_sender_knows() {
                 let (mut about, header_len) = skb_of(&bytes);
                 about.output = Some(IN);
                 about.track = match skb.track {
-                    Track::Fresh { conn, .. } => Track::Fresh { conn, related: true },
+                    Track::Fresh { conn, len, .. } => Track::Fresh { conn, related: true, len },
                     Track::Known { id, status, .. } => Track::Known { id, info: CtInfo::RelatedReply, status },
                     other => panic!("{other:?}"),
                 };

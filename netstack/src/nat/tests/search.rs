@@ -54,7 +54,7 @@ fn found(protocol: u8, port: u16, range: &NatRange, table: &Taken, seed: u8) -> 
     if protocol == proto::TCP {
         conn.proto = Proto::Tcp(TcpTrack { state: TcpState::SynSent, ..TcpTrack::default() });
     }
-    skb.track = Track::Fresh { conn, related: false };
+    skb.track = Track::Fresh { conn, related: false, len: 0 };
     let addrs = super::world::Router::default();
     let mut nat = Nat { now: Time::ZERO, rng: &mut Rng::new([seed; 16]), table, addrs: &addrs };
     bind(&mut nat, &mut skb, Manip::Source, range)?;

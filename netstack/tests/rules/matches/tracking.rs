@@ -54,7 +54,7 @@ fn fresh(change: impl FnOnce(&mut Conn)) -> Track {
         flow: None,
     };
     change(&mut conn);
-    Track::Fresh { conn, related: false }
+    Track::Fresh { conn, related: false, len: 0 }
 }
 
 /// A packet of a connection in the table.
@@ -74,7 +74,7 @@ fn states() {
         (Track::Untracked, UNTRACKED),
         (fresh(|_| {}), NEW),
         (fresh(|c| c.status.set(Status::DST_NAT)), NEW | DNAT),
-        (Track::Fresh { conn: known(CtInfo::New, status).1, related: true }, RELATED | SNAT),
+        (Track::Fresh { conn: known(CtInfo::New, status).1, related: true, len: 0 }, RELATED | SNAT),
         (known(CtInfo::New, Status::CONFIRMED).0, NEW),
         (known(CtInfo::Established, Status::CONFIRMED).0, ESTABLISHED),
         (known(CtInfo::EstablishedReply, status).0, ESTABLISHED | SNAT),

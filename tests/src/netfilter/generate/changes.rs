@@ -20,6 +20,18 @@ impl Writer<'_> {
             8 if proto == "tcp" => format!(" -m tcpmss {not}--mss {}", self.pick(&["1460", ":1400", "1000:2000"])),
             9 if proto == "tcp" => format!(" -m ecn {not}--ecn-tcp-{}", self.pick(&["ece", "cwr"])),
             8 if proto == "50" => format!(" -m esp {not}--espspi {}", self.pick(&["0", "1:9", "5:"])),
+            8 if proto == "ah" => format!(" -m ah {not}--ahspi {}", self.pick(&["0", "1:2", "3:"])),
+            8 if proto == "ipcomp" => format!(" -m ipcomp {not}--ipcompspi {}", self.pick(&["0", "1:2", "3:"])),
+            8 if proto == "mh" => format!(" -m mh {not}--mh-type {}", self.pick(&["0", "1:2", "3:"])),
+            8 | 9 if proto == "sctp" => {
+                let how = self.pick(&["any", "all", "only"]);
+                let chunks = self.pick(&["DATA", "DATA,SACK", "INIT", "DATA:Be", "ALL", "NONE", "SACK,ABORT"]);
+                let port = self.pick(&["", " --sport 5000", " --dport 80:81"]);
+                format!(" -m sctp{port} {not}--chunk-types {how} {chunks}")
+            }
+            10 if self.v6 && matches!(place, Place::PreRouting | Place::Input | Place::Forward) && self.r.chance(30) => {
+                " -m eui64".into()
+            }
             10 if self.v6 => self
                 .pick(&[" -m hbh", " -m dst", " -m rt --rt-type 0", " -m frag", " -m ipv6header --header protocol --soft"])
                 .into(),
@@ -47,7 +59,7 @@ impl Writer<'_> {
     }
 
     /// A target of the mangle table that changes the packet.
-    pub(super) fn change(&mut self, proto: &str) -> String {
+    pub(super) fn change(&mut self, proto: &str, place: Place) -> String {
         let (target, hop) = if self.v6 { ("HL", "hl") } else { ("TTL", "ttl") };
         match self.r.below(8) {
             0 => format!(" -j {target} --{hop}-set {}", self.pick(&[1, 2, 64, 200])),
@@ -59,8 +71,11 @@ impl Writer<'_> {
             4 => format!(" -j DSCP --set-dscp {}", self.pick(&[0, 10, 63])),
             5 => " -j CHECKSUM --checksum-fill".into(),
             6 if proto == "tcp" => {
-                // (Clamping goes by what the kernel learnt of paths from ICMP errors; ours knows links only.)
-                " -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 700".into()
+                // (Clamping goes by what the kernel learnt of paths from ICMP errors to itself; ours knows links only.)
+                let to = self.pick(&["--set-mss 700", "--clamp-mss-to-pmtu"]);
+                let clamp = matches!(place, Place::Forward | Place::Output | Place::PostRouting);
+                let to = if clamp { to } else { "--set-mss 700" };
+                format!(" -m tcp --tcp-flags SYN,RST SYN -j TCPMSS {to}")
             }
             _ => format!(" -j DSCP --set-dscp-class {}", self.pick(&["EF", "AF21", "CS0"])),
         }

@@ -3,6 +3,7 @@
 //! Packets follow what the kernel did with those before: the other end answers what reached it, errors quote what came out.
 
 mod changes;
+mod memory;
 mod packets;
 mod rules;
 
@@ -10,11 +11,15 @@ use super::compare::Renames;
 use super::run::{Play, play};
 use super::{Change, Difference, Router, Scenario, Step, Summary, elsewhere};
 use crate::SplitMix;
+use std::time::Duration;
 
 /// Source ports of conversations; a few of each of the kernel's classes.
 const SPORTS: [u16; 6] = [40_000, 40_001, 40_002, 2000, 700, 300];
 /// Destination ports.
 const DPORTS: [u16; 6] = [80, 443, 53, 22, 8080, 1000];
+
+/// The rule without which there are no packets of SCTP: the kernel tracks those by ports and states, and we do not.
+const UNTRACKED: &str = "-A PREROUTING -p sctp -j CT --notrack";
 
 /// Family (is it IPv6?) and rules of a seed.
 pub fn ruleset(seed: u64) -> (bool, String) {
@@ -40,8 +45,13 @@ pub fn case<K: Router, O: Router>(
     let (mut r, (v6, text)) = start(seed);
     let scenario = Scenario::new(&format!("seed {seed}"), v6, &text);
     let mut play = Play::new(kernel, ours, &scenario);
-    let mut guests = packets::Guests::new(r.fork(), v6);
+    let mut guests = packets::Guests::new(r.fork(), v6, &text);
+    // The kernel looks for connections that are gone once in a tick of its clock.
+    let waits = text.contains("connlimit");
     for _ in 0..packets {
+        if waits {
+            play.step(Step::Wait(Duration::from_millis(9)))?;
+        }
         let packet = guests.next(&play.past);
         play.step(Step::Send(packet))?;
         guests.sent(&play.past);
@@ -54,7 +64,7 @@ pub fn changing<R: Router>(seed: u64, packets: u64, one: &mut R, other: &mut R) 
     let (mut r, (v6, text)) = start(seed);
     let scenario = Scenario::new(&format!("changing, seed {seed}"), v6, &text);
     let mut play = Play::new(one, Some(other), &scenario);
-    let mut guests = packets::Guests::new(r.fork(), v6);
+    let mut guests = packets::Guests::new(r.fork(), v6, "");
     for _ in 0..packets {
         if let Some(change) = change(&mut r, v6) {
             play.step(Step::Change(change))?;

@@ -1,6 +1,6 @@
 //! Random conversations.
 
-use super::{DPORTS, SPORTS};
+use super::{DPORTS, SPORTS, UNTRACKED};
 use crate::SplitMix;
 use crate::netfilter::frames::Exchange;
 use crate::netfilter::{Body, Ends, IpFields, Packet, Quote, Side, Talk, Tcp, beyond, node, router};
@@ -34,14 +34,21 @@ enum Kind {
 pub(super) struct Guests {
     r: SplitMix,
     v6: bool,
+    /// SCTP is among what they speak.
+    sctp: bool,
+    /// Rules reject: then nobody speaks what Linux looks for a checksum in that the protocol does not have.
+    rejects: bool,
+    /// Nobody says that a packet is too big.
+    all_fit: bool,
     flows: Vec<Flow>,
     /// Flow and end of the packet just made.
     current: Option<(usize, usize)>,
 }
 
 impl Guests {
-    pub(super) fn new(r: SplitMix, v6: bool) -> Guests {
-        Guests { r, v6, flows: Vec::new(), current: None }
+    pub(super) fn new(r: SplitMix, v6: bool, rules: &str) -> Guests {
+        let (sctp, rejects, all_fit) = (rules.contains(UNTRACKED), rules.contains("REJECT"), rules.contains("clamp-mss"));
+        Guests { r, v6, sctp, rejects, all_fit, flows: Vec::new(), current: None }
     }
 
     fn pick<T: Copy>(&mut self, of: &[T]) -> T {
@@ -96,7 +103,12 @@ impl Guests {
             0..=9 => Kind::Tcp,
             10..=15 => Kind::Udp,
             16..=18 => Kind::Echo,
-            _ => Kind::Other(50),
+            _ => {
+                let summed: &[u8] = if v6 { &[50, 135, 108] } else { &[50, 51, 108] };
+                let plain: &[u8] = if v6 { &[50] } else { &[50, 51] };
+                let of = self.pick(if self.rejects { plain } else { summed });
+                Kind::Other(if self.sctp && self.r.chance(60) { 132 } else { of })
+            }
         };
         let mut talk = Talk::between(from, (node(from, v6), sport), (dst, dport));
         talk.next = [self.r.u64() as u32, self.r.u64() as u32];
@@ -154,9 +166,31 @@ impl Guests {
                 };
                 Body::Icmp { ty, code: 0, seq: self.r.below(4) as u16, data: self.r.below(60) as usize }
             }
-            Kind::Other(protocol) => Body::Raw(protocol, vec![0; 8 + self.r.below(30) as usize]),
+            Kind::Other(protocol) => Body::Raw(protocol, self.other(protocol)),
         };
         Packet { from, ends, ip: IpFields::default(), body }
+    }
+
+    /// What a protocol other than TCP, UDP and ICMP says, as far as rules look at it.
+    fn other(&mut self, protocol: u8) -> Vec<u8> {
+        let n = self.r.below(4) as u8;
+        let mut bytes = match protocol {
+            132 => {
+                let mut b = [&5000u16.to_be_bytes()[..], &(80 + u16::from(n)).to_be_bytes(), &[0; 8]].concat();
+                for _ in 0..self.r.range(1, 3) {
+                    let (ty, flags) = (self.pick(&[0, 0, 1, 3, 6, 64]), self.r.below(8) as u8);
+                    b.extend([ty, flags, 0, 8, 0, 0, 0, 0]);
+                }
+                return b;
+            }
+            // Security parameter index, as the protocol has it.
+            51 => vec![59, 4, 0, 0, 0, 0, 0, n],
+            108 => vec![59, 0, 0, n],
+            135 => return vec![59, 1, n, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            _ => vec![0, 0, 0, n],
+        };
+        bytes.resize(24 + self.r.below(30) as usize, 0);
+        bytes
     }
 
     /// The next segment of an end: mostly what a TCP would say, sometimes nearly that.
@@ -222,7 +256,11 @@ impl Guests {
         } else {
             &[(3, 0), (3, 1), (3, 3), (3, 4), (11, 0), (12, 0), (4, 0)]
         };
-        let (ty, code) = self.pick(kinds);
+        let (ty, code) = match self.pick(kinds) {
+            // Linux would remember it, and clamp by that.
+            (2, 0) | (3, 4) if self.all_fit => kinds[0],
+            kind => kind,
+        };
         let len = self.pick(&[None, None, Some(8), Some(20), Some(28), Some(4)]);
         let quote = if self.r.chance(8) { Quote::Sent(about) } else { Quote::Seen(about) };
         let body = Body::Error { ty, code, rest: if self.r.chance(30) { 1280 } else { 0 }, quote, len };

@@ -1,6 +1,6 @@
 //! Random rules, biased to what the packets look like.
 
-use super::{DPORTS, SPORTS};
+use super::{DPORTS, SPORTS, UNTRACKED};
 use crate::SplitMix;
 use crate::netfilter::{Side, beyond, elsewhere, node, router, second};
 use core::fmt::Write;
@@ -21,13 +21,22 @@ pub(super) enum Place {
 pub(super) struct Writer<'a> {
     pub(super) r: &'a mut SplitMix,
     pub(super) v6: bool,
+    pub(super) has_sets: bool,
+    /// What names of tables that rules share end in.
+    pub(super) names: u64,
+    /// Packets of SCTP are not tracked, so there are some.
+    sctp: bool,
     out: String,
 }
 
 /// A ruleset as text for iptables-restore.
 pub(super) fn rules(r: &mut SplitMix, v6: bool) -> String {
-    let mut w = Writer { r, v6, out: String::new() };
-    if w.r.chance(35) {
+    let (has_sets, sctp, names) = (r.chance(15), r.chance(8), r.u64());
+    let mut w = Writer { r, v6, has_sets, names, sctp, out: String::new() };
+    if has_sets {
+        w.out = w.sets();
+    }
+    if sctp || w.r.chance(35) {
         w.table("raw", &[Place::PreRouting, Place::Output]);
     }
     if w.r.chance(45) {
@@ -79,6 +88,9 @@ impl Writer<'_> {
         for i in 0..users {
             writeln!(self.out, ":U{i} - [0:0]").ok();
         }
+        if table == "raw" && self.sctp {
+            writeln!(self.out, "{UNTRACKED}").ok();
+        }
         for i in (0..users).rev() {
             let n = self.r.below(4);
             for _ in 0..n {
@@ -120,7 +132,8 @@ impl Writer<'_> {
         }
         let proto = if self.r.chance(50) {
             let not = self.not(10);
-            let p = self.pick(&["tcp", "tcp", "udp", "udp", "icmp", "50"]);
+            let other = self.pick(&["50", "50", if self.v6 { "mh" } else { "ah" }, "ipcomp", "sctp"]);
+            let p = self.pick(&["tcp", "tcp", "tcp", "udp", "udp", "udp", "icmp", "icmp", other]);
             let text = if p == "icmp" && self.v6 { "ipv6-icmp" } else { p };
             write!(line, " {not}-p {text}").ok();
             tests += 1;
@@ -290,7 +303,7 @@ impl Writer<'_> {
                 };
                 format!(" -m iprange {not}--{which}-range {range}")
             }
-            _ => return None,
+            _ => return self.remembering(table, place),
         })
     }
 
@@ -327,6 +340,12 @@ impl Writer<'_> {
         if self.r.chance(18) {
             return String::new();
         }
+        if self.r.chance(20)
+            && table != "nat"
+            && let Some(target) = self.change_set()
+        {
+            return target;
+        }
         if place == Place::User && self.r.chance(15) {
             return " -j RETURN".into();
         }
@@ -343,7 +362,7 @@ impl Writer<'_> {
             },
             // Of an IPv6 packet for itself, whose header rules changed, the kernel finds the checksum wrong (UDP, long).
             "mangle" if self.r.chance(35) && !(self.v6 && matches!(place, Place::PreRouting | Place::Input | Place::User)) => {
-                self.change(proto)
+                self.change(proto, place)
             }
             "mangle" => match self.r.below(8) {
                 0 | 1 => format!(" -j MARK --set-xmark {}", self.pick(&["0x1/0xffffffff", "0x10/0xf0", "0x1/0x0", "0x0/0xff"])),

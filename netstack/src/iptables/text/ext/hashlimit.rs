@@ -158,7 +158,7 @@ fn build(scope: &Scope, given: &Given<'_>) -> Result<Match, Fault> {
                 expire = BYTES_BURST_EXPIRE * 1000;
             }
             // 32 bits, as there.
-            u64::from(bytes.div_ceil(second) as u32)
+            canonical_burst(u64::from(bytes.div_ceil(second) as u32), second)
         }
         None if rate.bytes => 0,
         Some((packets, word)) if packets > MAX_BURST => {
@@ -175,6 +175,9 @@ fn build(scope: &Scope, given: &Given<'_>) -> Result<Match, Fault> {
             avg /= u64::from(unit);
         }
         interval = Some(given_interval.filter(|n| *n > 0).unwrap_or(unit));
+    }
+    if !rate.bytes {
+        avg = canonical(avg);
     }
     let prefix = |option: &str| given.read(option, |w| read::number_in(w, 0, 255).map(|n| n as u8));
     let whole = read::bits_of(scope.family);
@@ -195,15 +198,15 @@ fn build(scope: &Scope, given: &Given<'_>) -> Result<Match, Fault> {
     })))
 }
 
-/// Bytes in the largest unit that `fits`.
-fn print_bytes(bytes: u64, fits: impl Fn(u64) -> bool, out: &mut String) {
+/// Bytes in the largest unit that `fits`: how many of it, its name, its bytes.
+fn in_unit(bytes: u64, fits: impl Fn(u64) -> bool) -> (u64, &'static str, u64) {
     let units = [("m", 1024 * 1024), ("k", 1024)];
     let (unit, of) = units.into_iter().find(|(_, of)| bytes >= *of && fits(*of)).unwrap_or(("", 1));
-    push(out, format_args!("{}{unit}b", bytes / of));
+    (bytes / of, unit, of)
 }
 
-/// A rate of packets in the smallest unit in which it is a whole number, or nearly; gives the seconds of the unit.
-fn print_rate(period: u64, out: &mut String) -> u32 {
+/// The rate of packets in the smallest unit in which it is a whole number, or nearly: how many, name and seconds of the unit.
+fn per_unit(period: u64) -> (u64, &'static str, u32) {
     let mut best = UNITS[0];
     for unit in UNITS.into_iter().skip(1) {
         let ticks = u64::from(unit.2) * SCALE;
@@ -212,8 +215,19 @@ fn print_rate(period: u64, out: &mut String) -> u32 {
         }
         best = unit;
     }
-    push(out, format_args!("{}/{}", u64::from(best.2) * SCALE / period, best.1));
-    best.2
+    (u64::from(best.2) * SCALE / period, best.1, best.2)
+}
+
+/// What is read of a rate when it was printed: not quite the same, now and then. That is what is kept, so that it stays.
+fn canonical(period: u64) -> u64 {
+    let (rate, _, seconds) = per_unit(period.max(1));
+    (u64::from(seconds) * SCALE).checked_div(rate).unwrap_or(period)
+}
+
+/// The same of a burst of bytes, in seconds' worth.
+fn canonical_burst(burst: u64, second: u64) -> u64 {
+    let (n, _, of) = in_unit(second.saturating_mul(burst), |_| true);
+    (n * of).checked_div(second).map_or(burst, |whole| whole + u64::from((n * of) % second != 0))
 }
 
 pub(super) fn print(m: &HashlimitMatch, family: Family, out: &mut String) {
@@ -224,20 +238,21 @@ pub(super) fn print(m: &HashlimitMatch, family: Family, out: &mut String) {
         let second = bytes_per_second(m.avg);
         // The unit's whole number must mean the same. (32 bits of it, as there.)
         let same = |of: u64| cost(u64::from(second as u32) & !(of - 1)) == m.avg;
-        print_bytes(second, same, out);
-        out.push_str("/s");
+        let (n, unit, _) = in_unit(second, same);
+        push(out, format_args!("{n}{unit}b/s"));
         if m.burst == 0 {
             BYTES_EXPIRE
         } else {
             option(out, false, "hashlimit-burst");
-            out.push(' ');
-            print_bytes(second.saturating_mul(m.burst), |_| true, out);
+            let (n, unit, _) = in_unit(second.saturating_mul(m.burst), |_| true);
+            push(out, format_args!(" {n}{unit}b"));
             BYTES_BURST_EXPIRE
         }
     } else {
-        let unit = print_rate(m.avg.max(1), out);
+        let (n, unit, seconds) = per_unit(m.avg.max(1));
+        push(out, format_args!("{n}/{unit}"));
         option_value(out, false, "hashlimit-burst", m.burst);
-        unit
+        seconds
     };
     if m.mode != 0 {
         option(out, false, "hashlimit-mode");
@@ -268,6 +283,32 @@ pub(super) fn print(m: &HashlimitMatch, family: Family, out: &mut String) {
         option(out, false, "hashlimit-rate-match");
         if interval != 1 {
             option_value(out, false, "hashlimit-rate-interval", interval);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_printed_is_read_as_it_was() {
+        for (_, _, seconds) in UNITS {
+            let ticks = u64::from(seconds) * SCALE;
+            for count in (1..=40_000).chain([ticks / 3, ticks / 2, ticks]) {
+                let Some(period) = ticks.checked_div(count).filter(|p| *p > 0) else { continue };
+                let kept = canonical(period);
+                assert_eq!((canonical(kept), per_unit(kept)), (kept, per_unit(period)), "{count} in {seconds} s");
+            }
+        }
+        for bytes in (0..20_000).map(|n| n * 16).chain([123_456, 1 << 20, 5 << 20, 4095 << 20]) {
+            let avg = cost(bytes);
+            let second = bytes_per_second(avg);
+            assert_eq!(cost(second), avg, "{bytes}");
+            for burst in [1, 2, 7, 11, 1000, 65_537, 1_000_003] {
+                let Some(kept) = (second > 0).then(|| canonical_burst(burst, second)) else { continue };
+                assert!(kept <= burst && canonical_burst(kept, second) == kept, "{burst} times {second}");
+            }
         }
     }
 }
