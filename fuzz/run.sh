@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 [ $# -ge 2 ] || { sed -n '3,4s/^# *//p' "$0" >&2; exit 2; }
 what=$1 arg=$2
 shift 2
-ALL="frames rules image conntrack_image"
+ALL="frames rules image conntrack_image vhost_user"
 [ "$what" = --all ] && targets=$ALL || targets=$what
 
 # What cargo-fuzz passes, without the address sanitizer, which needs nightly: there is no unsafe code to be watched.

@@ -217,9 +217,12 @@ impl FrontEnd {
 
     /// Shares the guest's memory.
     pub fn share_memory(&self) -> io::Result<()> {
-        let mut body = 1u64.to_ne_bytes().to_vec();
-        body.extend(FrontEnd::region(0, self.memory_len(), USER, 0));
-        self.must(code::SET_MEM_TABLE, &body, &[self.file.as_fd()])
+        self.must(code::SET_MEM_TABLE, &self.memory_table(), &[self.file.as_fd()])
+    }
+
+    /// The guest's memory, as the request has it that shares it.
+    pub fn memory_table(&self) -> Vec<u8> {
+        [1u64.to_ne_bytes().to_vec(), FrontEnd::region(0, self.memory_len(), USER, 0)].concat()
     }
 
     /// Two numbers, as requests about rings have them.
@@ -313,6 +316,11 @@ impl FrontEnd {
     pub fn refill(&mut self) {
         self.rx.fill();
         self.kick();
+    }
+
+    /// The descriptor that tells the device of a queue.
+    pub fn kick_fd(&self, index: usize) -> BorrowedFd<'_> {
+        self.kicks[index].as_fd()
     }
 
     /// The descriptor that says that a queue has something.
