@@ -57,6 +57,12 @@ fn they_reach_each_other_by_name_and_the_world_as_any_sandbox() {
         let gateway = if family == Family::V4 { "10.0.3.2" } else { "fd68:6962:6e65:7401::2" };
         ping(&db, family, gateway).ok();
     }
+    // Addresses have names too, without a resolver: programs ask for them.
+    for (addr, name) in [("10.0.3.15", "db"), ("10.0.2.15", "web"), ("fd68:6962:6e65:7401::15", "db")] {
+        let done = web.run(15, &["getent", "hosts", addr]);
+        assert!(done.ok().ends_with(name), "{done}");
+        assert!(done.took < Duration::from_secs(2), "not told at once: {done}");
+    }
     // A name that is nobody's goes to the resolver, which the lab does not have; it must not be taken for a sandbox's.
     assert_ne!(db.run(15, &["getent", "hosts", "nobody"]).code, 0);
     let all = list(&lab);

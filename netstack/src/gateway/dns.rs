@@ -15,7 +15,6 @@ use crate::tuple::{Endpoint, Tuple, proto};
 use crate::verdict::DropReason;
 use crate::wire::dns::{self, Message};
 use crate::wire::{Writer, udp};
-use core::net::IpAddr;
 use core::time::Duration;
 
 /// Port of the service.
@@ -90,10 +89,9 @@ impl Forwarder {
         if self.queries.iter().any(|(_, q)| q.guest == guest && q.is_same(message, &start)) {
             return Err(DropReason::DnsDuplicate);
         }
-        if let Some(addr) = names::lookup(r, message, &start) {
+        if answer(r, edge, ours, guest, message, &start) {
             r.stats.dns_queries += 1;
             r.stats.dns_answers += 1;
-            answer(r, edge, ours, guest, message, &start, addr);
             return Ok(());
         }
         let made = self.queries.insert(|index, generation| Query {
@@ -304,23 +302,17 @@ fn send<E: Edge>(r: &mut Router, edge: &mut E, from: Endpoint, to: Endpoint, l4:
     let _ = r.send(edge, &out);
 }
 
-/// Answers a query for a guest's name.
-fn answer<E: Edge>(
-    r: &mut Router,
-    edge: &mut E,
-    from: Endpoint,
-    to: Endpoint,
-    query: &[u8],
-    start: &Message,
-    addr: Option<IpAddr>,
-) {
+/// Answers a query for a guest's name, or for that of its address. Whether it was one.
+fn answer<E: Edge>(r: &mut Router, edge: &mut E, from: Endpoint, to: Endpoint, query: &[u8], start: &Message) -> bool {
     let mut message = [0; udp::HEADER_LEN + MAX_START + dns::RECORD_LEN + dns::EDNS_LEN];
     let mut w = Writer::new(&mut message);
     w.zeros(udp::HEADER_LEN);
-    if dns::put_answer(query, start, names::record(addr), &mut w) {
-        let n = w.len();
-        send(r, edge, from, to, &mut message[..n], Payload::EMPTY);
+    if !names::answer(r, query, start, &mut w) {
+        return false;
     }
+    let n = w.len();
+    send(r, edge, from, to, &mut message[..n], Payload::EMPTY);
+    true
 }
 
 /// Answers a query with an error of our own.
@@ -349,7 +341,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn query(message: &[u8], id: u16) -> Query {
-        let at = Endpoint::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
+        let at = Endpoint::new(core::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
         Query {
             token: Token::new(TokenKind::Dns, 0, 0),
             guest: at,

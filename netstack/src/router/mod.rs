@@ -213,6 +213,15 @@ impl Router {
         self.links.iter().find(found).map(|l| (l.v4(&self.cfg), l.v6(&self.cfg)))
     }
 
+    /// The name of the guest that has an address, if it has one.
+    pub(crate) fn name_of(&self, addr: IpAddr) -> Option<&str> {
+        let has = |l: &&Link| match addr {
+            IpAddr::V4(a) => l.v4(&self.cfg).is_some_and(|c| c.guest == a),
+            IpAddr::V6(a) => l.v6(&self.cfg).is_some_and(|c| c.guest == a),
+        };
+        self.links.iter().find(has).map(|l| l.name.as_str()).filter(|n| !n.is_empty())
+    }
+
     /// Refuses sources that cannot be, or that are not behind the link.
     pub(crate) fn check_source(&self, link: LinkId, ip: &crate::wire::ip::Header) -> Result<(), DropReason> {
         let martian = match ip.src {

@@ -7,6 +7,14 @@ use core::net::IpAddr;
 pub const HEADER_LEN: usize = 12;
 /// Longest name on the wire, its root label included.
 pub const MAX_NAME: usize = 255;
+/// Type of address records of IPv4.
+pub const A: u16 = 1;
+/// Type of address records of IPv6.
+pub const AAAA: u16 = 28;
+/// Type of records that point to a name.
+pub const PTR: u16 = 12;
+/// Class "Internet".
+pub const IN: u16 = 1;
 /// Longest label.
 const MAX_LABEL: usize = 63;
 
@@ -140,21 +148,60 @@ pub fn name_text<'a>(name: &[u8], out: &'a mut [u8; MAX_NAME]) -> Option<&'a [u8
     }
 }
 
-/// An address record of the name that was asked for.
+/// The address that a name stands for as text in `in-addr.arpa` (RFC 1035) or `ip6.arpa` (RFC 3596); `None` if it is not a whole one.
+pub fn reverse_address(name: &[u8]) -> Option<IpAddr> {
+    let name = core::str::from_utf8(name).ok()?;
+    let (labels, zone) = name.split_at_checked(name.len().checked_sub(9)?)?;
+    if zone.eq_ignore_ascii_case(".ip6.arpa") {
+        let mut bits = 0_u128;
+        let mut count = 0;
+        for label in labels.rsplit('.') {
+            let &[digit] = label.as_bytes() else { return None };
+            bits = bits << 4 | u128::from(char::from(digit).to_digit(16)?);
+            count += 1;
+        }
+        return (count == 32).then(|| IpAddr::from(bits.to_be_bytes()));
+    }
+    let (labels, zone) = name.split_at_checked(name.len().checked_sub(13)?)?;
+    if !zone.eq_ignore_ascii_case(".in-addr.arpa") {
+        return None;
+    }
+    let mut octets = [0; 4];
+    let mut found = labels.rsplit('.');
+    for octet in &mut octets {
+        let label = found.next()?;
+        if label.starts_with('+') {
+            return None;
+        }
+        *octet = label.parse().ok()?;
+    }
+    found.next().is_none().then(|| octets.into())
+}
+
+/// What a record says of the name that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// The address; its family is the record's type.
-    pub addr: IpAddr,
+pub enum Data<'a> {
+    /// Its address, whose family is the record's type.
+    Address(IpAddr),
+    /// The name that it points to, as text (PTR).
+    Pointer(&'a str),
+}
+
+/// A record of the name that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What it says.
+    pub data: Data<'a>,
     /// For how long it may be kept, in seconds.
     pub ttl: u32,
 }
 
 /// Longest record that [`put_answer`] writes.
-pub const RECORD_LEN: usize = 28;
+pub const RECORD_LEN: usize = 12 + MAX_NAME;
 
 /// Appends the answer to `query`, whose start is `m`: the record, or that there is none of the type. Nothing is written, and `false`
-/// returned, if the query has no header, or is a response.
-pub fn put_answer(query: &[u8], m: &Message, record: Option<Record>, w: &mut Writer<'_>) -> bool {
+/// returned, if the query has no header, or is a response, or if the record points to what is no name.
+pub fn put_answer(query: &[u8], m: &Message, record: Option<Record<'_>>, w: &mut Writer<'_>) -> bool {
     put_response(query, Some(m), Message::AUTHORITATIVE, record, w)
 }
 
@@ -167,10 +214,25 @@ pub fn put_error(query: &[u8], m: Option<&Message>, rcode: u16, w: &mut Writer<'
     put_response(query, m, rcode, None, w)
 }
 
-fn put_response(query: &[u8], m: Option<&Message>, flags: u16, record: Option<Record>, w: &mut Writer<'_>) -> bool {
+fn put_response(query: &[u8], m: Option<&Message>, flags: u16, record: Option<Record<'_>>, w: &mut Writer<'_>) -> bool {
     if query.len() < HEADER_LEN || be16(query, 2) & Message::RESPONSE != 0 {
         return false;
     }
+    let mut data = [0; MAX_NAME];
+    let mut data = Writer::new(&mut data);
+    let kind = match record.map(|r| r.data) {
+        Some(Data::Address(IpAddr::V4(a))) => {
+            data.put(&a.octets());
+            A
+        }
+        Some(Data::Address(IpAddr::V6(a))) => {
+            data.put(&a.octets());
+            AAAA
+        }
+        Some(Data::Pointer(name)) if !put_name(name, &mut data) => return false,
+        Some(Data::Pointer(_)) => PTR,
+        None => 0,
+    };
     let kept = be16(query, 2) & (Message::OPCODE | Message::RECURSION_DESIRED);
     let question = m.and_then(|m| query.get(HEADER_LEN..m.question_end.into())).unwrap_or_default();
     // RFC 6891 section 6.1.1: who asks with EDNS is answered with EDNS.
@@ -182,22 +244,14 @@ fn put_response(query: &[u8], m: Option<&Message>, flags: u16, record: Option<Re
     w.zeros(2);
     w.put16(u16::from(edns));
     w.put(question);
-    if let Some(Record { addr, ttl }) = record {
+    if let Some(Record { ttl, .. }) = record {
         // The name is the question's, which stands behind the header.
         w.put16(0xc000 | HEADER_LEN as u16);
-        w.put16(if addr.is_ipv6() { 28 } else { 1 });
-        w.put16(1);
+        w.put16(kind);
+        w.put16(IN);
         w.put(&ttl.to_be_bytes());
-        match addr {
-            IpAddr::V4(a) => {
-                w.put16(4);
-                w.put(&a.octets());
-            }
-            IpAddr::V6(a) => {
-                w.put16(16);
-                w.put(&a.octets());
-            }
-        }
+        w.put16(data.len() as u16);
+        w.put(data.written());
     }
     if edns {
         // Root name, type OPT, a payload of 1232 bytes, no extended code, version 0, no flags, no options.
@@ -249,6 +303,34 @@ mod tests {
         b[5] = 1;
         b[12] = 0xc0;
         assert_eq!(Message::parse(&b), Err(WireError::Malformed));
+    }
+
+    #[test]
+    fn addresses_stand_backwards_in_reverse_names() {
+        let v6 = "5.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.4.7.5.6.e.6.2.6.9.6.8.6.D.f.IP6.arpa";
+        assert_eq!(reverse_address(v6.as_bytes()), Some("fd68:6962:6e65:7401::15".parse().unwrap()));
+        assert_eq!(reverse_address(b"15.3.0.10.in-addr.ARPA"), Some("10.0.3.15".parse().unwrap()));
+        let long = format!("0.{v6}");
+        for bad in
+            ["", "arpa", ".ip6.arpa", ".in-addr.arpa", "3.0.10.in-addr.arpa", "1.2.3.4.5.in-addr.arpa", "256.3.0.10.in-addr.arpa"]
+                .into_iter()
+                .chain(["+1.3.0.10.in-addr.arpa", "..0.10.in-addr.arpa", "15.3.0.10.in-addrxarpa", &v6[2..], &long, "web"])
+        {
+            assert_eq!(reverse_address(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pointer_is_answered_with_a_name_or_not_at_all() {
+        let mut q = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        q.extend(b"\x01a\x00\x00\x0c\x00\x01");
+        let m = Message::parse(&q).unwrap();
+        let mut b = [0; 64];
+        let mut w = Writer::new(&mut b);
+        assert!(!put_answer(&q, &m, Some(Record { data: Data::Pointer("a b"), ttl: 5 }), &mut w) && w.is_empty());
+        assert!(put_answer(&q, &m, Some(Record { data: Data::Pointer("web"), ttl: 5 }), &mut w));
+        let start = b"\x12\x34\x85\x80\x00\x01\x00\x01\x00\x00\x00\x00\x01a\x00\x00\x0c\x00\x01";
+        assert_eq!(w.written(), [&start[..], b"\xc0\x0c\x00\x0c\x00\x01\x00\x00\x00\x05\x00\x05\x03web\x00"].concat());
     }
 
     #[test]
