@@ -109,6 +109,10 @@ impl Kernel {
                 ["iptables", "ip6tables"].map(|p| format!("{p}-legacy-restore <<'END-OF-RULES'\n{none}END-OF-RULES\n")).concat();
             self.shell.ok(&flush);
         }
+        if rules.contains("clamp-mss") {
+            // What errors of earlier cases said of paths.
+            self.shell.ok("ip route flush cache; ip -6 route flush cache");
+        }
         if !sets.is_empty() {
             self.shell.ok(&format!("ipset flush; ipset destroy; ipset restore <<'END-OF-SETS'\n{sets}END-OF-SETS"));
         }

@@ -43,7 +43,7 @@ pub use frames::{Body, Ends, IpFields, Packet, Quote, Tcp, icmp_rest};
 pub use kernel::Kernel;
 pub use ours::Ours;
 pub use record::{Entry, Seen, tables};
-pub use rules::whole;
+pub use rules::{sets, whole};
 pub use run::{Difference, Router, Summary, run, run_alone};
 pub use scenario::{Change, Scenario, Step, StepId};
 pub use talk::Talk;

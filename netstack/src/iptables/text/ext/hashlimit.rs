@@ -224,9 +224,16 @@ fn canonical(period: u64) -> u64 {
     (u64::from(seconds) * SCALE).checked_div(rate).unwrap_or(period)
 }
 
+/// A burst of so many seconds' worth of bytes. Where the whole number of a unit is less than the rate, which cannot be read, it is a smaller unit's; there
+/// the real tool prints what it does not read.
+fn burst_in_unit(burst: u64, second: u64) -> (u64, &'static str, u64) {
+    let bytes = second.saturating_mul(burst);
+    in_unit(bytes, |of| bytes / of * of >= second)
+}
+
 /// The same of a burst of bytes, in seconds' worth.
 fn canonical_burst(burst: u64, second: u64) -> u64 {
-    let (n, _, of) = in_unit(second.saturating_mul(burst), |_| true);
+    let (n, _, of) = burst_in_unit(burst, second);
     (n * of).checked_div(second).map_or(burst, |whole| whole + u64::from((n * of) % second != 0))
 }
 
@@ -244,7 +251,7 @@ pub(super) fn print(m: &HashlimitMatch, family: Family, out: &mut String) {
             BYTES_EXPIRE
         } else {
             option(out, false, "hashlimit-burst");
-            let (n, unit, _) = in_unit(second.saturating_mul(m.burst), |_| true);
+            let (n, unit, _) = burst_in_unit(m.burst, second);
             push(out, format_args!(" {n}{unit}b"));
             BYTES_BURST_EXPIRE
         }
@@ -301,13 +308,15 @@ mod tests {
                 assert_eq!((canonical(kept), per_unit(kept)), (kept, per_unit(period)), "{count} in {seconds} s");
             }
         }
-        for bytes in (0..20_000).map(|n| n * 16).chain([123_456, 1 << 20, 5 << 20, 4095 << 20]) {
+        for bytes in (0..20_000).map(|n| n * 16).chain([123_456, 1 << 20, 5 << 20, 4095 << 20, 1100 << 10]) {
             let avg = cost(bytes);
             let second = bytes_per_second(avg);
             assert_eq!(cost(second), avg, "{bytes}");
             for burst in [1, 2, 7, 11, 1000, 65_537, 1_000_003] {
                 let Some(kept) = (second > 0).then(|| canonical_burst(burst, second)) else { continue };
+                let (n, _, of) = burst_in_unit(kept, second);
                 assert!(kept <= burst && canonical_burst(kept, second) == kept, "{burst} times {second}");
+                assert!(n * of >= second && (n * of).div_ceil(second) == kept, "{burst} times {second}: {n} times {of}");
             }
         }
     }
