@@ -234,7 +234,7 @@ struct TargetArgs {
     /// Listen at this Unix socket for QEMU's `-netdev stream`
     #[arg(long, value_name = "PATH")]
     qemu: Option<PathBuf>,
-    /// Listen at this Unix socket for a vhost-user front end: QEMU, Cloud Hypervisor, ...
+    /// Listen at this Unix socket for a vhost-user front end, such as QEMU
     #[arg(long, value_name = "PATH")]
     vhost_user: Option<PathBuf>,
     /// Connect to this Unix socket, at which QEMU's `-netdev stream` listens (`server=on`), until QEMU ends
