@@ -39,8 +39,8 @@ const SEGMENTS: usize = 2 * MAX_SIZE as usize;
 /// Most requests that are answered before frames have their turn.
 const REQUESTS: usize = 64;
 
-/// Most news that are kept until somebody asks; what comes then is told by nobody.
-const NEWS: usize = 8;
+/// Most troubles with one front end that are told.
+const TROUBLES: u32 = 16;
 
 /// Words of events; a ring's kicks are `KICK` and its index.
 const LISTENER: u64 = 0;
@@ -67,7 +67,9 @@ pub struct VhostUserLink {
     segments: Vec<Segment>,
     chains: Vec<(u16, u32)>,
     changed: bool,
+    /// At most as many as there are requests at a time: it is asked for them afterwards.
     news: VecDeque<LinkNews>,
+    troubles: u32,
     /// The guest receives: it was told that the link is there.
     up: bool,
     stats: LinkStats,
@@ -108,7 +110,8 @@ impl VhostUserLink {
             segments: Vec::with_capacity(SEGMENTS),
             chains: Vec::with_capacity(usize::from(MAX_SIZE)),
             changed: false,
-            news: VecDeque::with_capacity(NEWS),
+            news: VecDeque::new(),
+            troubles: 0,
             up: false,
             stats: LinkStats::default(),
             stopped: false,
@@ -155,6 +158,7 @@ impl VhostUserLink {
         // Others wait in the backlog until this one has gone.
         self.poll.remove(listener);
         self.session = Some(Session::new(socket));
+        self.troubles = 0;
     }
 
     /// Answers requests.
@@ -200,14 +204,11 @@ impl VhostUserLink {
         }
     }
 
-    fn tell_news(&mut self, news: LinkNews) {
-        if self.news.len() < NEWS {
-            self.news.push_back(news);
-        }
-    }
-
     fn trouble(&mut self, what: std::fmt::Arguments<'_>) {
-        self.tell_news(LinkNews::Trouble(what.to_string()));
+        if self.troubles < TROUBLES {
+            self.troubles += 1;
+            self.news.push_back(LinkNews::Trouble(what.to_string()));
+        }
     }
 
     /// Whether the guest receives is known from its rings: a driver that stops, or a machine that is paused, is as one that has gone.
@@ -215,7 +216,7 @@ impl VhostUserLink {
         let ring = &self.device.rings[TO_GUEST];
         let up = ring.is_running() && ring.is_enabled();
         if up != std::mem::replace(&mut self.up, up) {
-            self.tell_news(if up { LinkNews::Connected } else { LinkNews::Disconnected("its guest has stopped".into()) });
+            self.news.push_back(if up { LinkNews::Connected } else { LinkNews::Disconnected("its guest has stopped".into()) });
         }
     }
 
@@ -228,7 +229,7 @@ impl VhostUserLink {
         self.changed = true;
         self.drop_held(slots, TxError::Down);
         if std::mem::take(&mut self.up) {
-            self.tell_news(LinkNews::Disconnected(why.to_string()));
+            self.news.push_back(LinkNews::Disconnected(why.to_string()));
         } else {
             self.trouble(format_args!("{why}, before its guest had a network"));
         }
