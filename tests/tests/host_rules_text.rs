@@ -71,11 +71,14 @@ fn single_rules_come_back_from_the_kernel_as_we_print_them() {
         for table in ["raw", "mangle", "nat", "filter"] {
             let loaded = |l: &&str| l.starts_with(&format!("{table}|")) && !l.contains("|!");
             let users = |l: &&str| lab.is_root() || !l.contains("owner");
+            // What the tool prints of a rate below its smallest, and then does not read.
+            let readable = |l: &&str| !l.contains("|-m hashlimit --hashlimit-above 0b/s");
             let text = golden(file);
             let rules: String = text
                 .lines()
                 .filter(loaded)
                 .filter(users)
+                .filter(readable)
                 .map(|l| l.split('|').collect::<Vec<_>>())
                 .map(|c| format!("-A {} {}\n", c[1], c[2]))
                 .collect();
