@@ -80,6 +80,12 @@ fn where_the_real_tool_forgets_we_do_not() {
             "-m hashlimit --hashlimit-name a --hashlimit-upto 1100kb/s --hashlimit-burst 1100kb",
             Ok("-A INPUT -m hashlimit --hashlimit-upto 1100kb/s --hashlimit-burst 1100kb --hashlimit-name a"),
         ),
+        (
+            "filter",
+            "INPUT",
+            "-m recent --rcheck --name \"two words\"",
+            Ok("-A INPUT -m recent --rcheck --name \"two words\" --mask 255.255.255.255 --rsource"),
+        ),
         ("nat", "POSTROUTING", "-p tcp -j SNAT --to 1.1.1.1:80-90/85", Err(2)),
         ("nat", "PREROUTING", "-j NETMAP --to 1.2.3.4/255.0.255.0", Err(2)),
         ("nat", "PREROUTING", "-j DNAT --to 1.1.1.9-1.1.1.1", Err(2)),

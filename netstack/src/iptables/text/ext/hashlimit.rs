@@ -3,7 +3,7 @@
 use super::super::error::{ErrorKind, Fault};
 use super::super::lexer::Word;
 use super::super::value as read;
-use super::{Extension, Given, Scope, flag, option, option_value, push, value};
+use super::{Extension, Given, Scope, flag, option, option_value, push, table_name, value};
 use crate::iptables::{Family, HashlimitMatch, Match, hashlimit_mode};
 
 pub(super) static HASHLIMIT: Extension<Match> = Extension {
@@ -269,7 +269,8 @@ pub(super) fn print(m: &HashlimitMatch, family: Family, out: &mut String) {
             separator = ',';
         }
     }
-    option_value(out, false, "hashlimit-name", &m.name);
+    option(out, false, "hashlimit-name");
+    table_name(out, &m.name);
     let numbers = [
         ("hashlimit-htable-size", m.size, 0),
         ("hashlimit-htable-max", m.max, 0),

@@ -294,6 +294,17 @@ fn quoted(out: &mut String, text: &str) {
     out.push('"');
 }
 
+/// The name of a table. The real tools never quote it; where they could not read it back it is quoted all the same.
+fn table_name(out: &mut String, name: &str) {
+    if name.is_empty()
+        || name.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control() || matches!(b, b'"' | b'\'' | b'\\'))
+    {
+        return quoted(out, name);
+    }
+    out.push(' ');
+    out.push_str(name);
+}
+
 /// ` -m NAME` and its options.
 pub(super) fn print_match(m: &Match, family: Family, out: &mut String) {
     match m {

@@ -2,7 +2,7 @@
 
 use super::super::error::{ErrorKind, Fault};
 use super::super::value as read;
-use super::{Extension, Given, Scope, flag, option, option_value, value};
+use super::{Extension, Given, Scope, flag, option, option_value, table_name, value};
 use crate::iptables::{Family, Match, RecentAction, RecentMatch};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -95,7 +95,8 @@ pub(super) fn print(m: &RecentMatch, out: &mut String) {
     if m.rttl {
         option(out, false, "rttl");
     }
-    option_value(out, false, "name", &m.name);
+    option(out, false, "name");
+    table_name(out, &m.name);
     option_value(out, false, "mask", read::Shown(m.mask));
     option(out, false, if m.dest { "rdest" } else { "rsource" });
 }
