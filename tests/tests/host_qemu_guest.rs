@@ -22,8 +22,7 @@ struct World {
 impl World {
     fn new(how: How) -> Option<World> {
         let lab = Lab::new(&["qemu-system-x86_64", "busybox", "curl", "python3"])?;
-        let argv = |all: Vec<String>| all;
-        let make = argv(lab.peer("stream.py", &[&lab.path("big"), "10000000"]));
+        let make = lab.peer("stream.py", &[&lab.path("big"), "10000000"]);
         let digest = lab.run(Place::Remote, 60, &make.iter().map(String::as_str).collect::<Vec<_>>()).ok().to_owned();
         let dir = lab.dir().to_string_lossy().into_owned();
         let serve = |(f, port)| lab.serve_peer(Place::Remote, "http_store.py", &[&dir], f, port);

@@ -139,7 +139,7 @@ link_stats! {
     rx_frames,
     /// Bytes in them, from the Ethernet header on.
     rx_bytes,
-    /// Frames dropped because their virtio-net header contradicts itself or them.
+    /// Frames dropped because their virtio-net header contradicts itself or them, or because their descriptors make no sense.
     rx_bad_header,
     /// Frames dropped because they are shorter than an Ethernet header.
     rx_too_short,

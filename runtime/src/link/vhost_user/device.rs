@@ -82,7 +82,7 @@ pub struct Ring {
     call: Option<File>,
     error: Option<File>,
     enabled: bool,
-    /// Begun to be used since it was started.
+    /// Started, and not used since.
     fresh: bool,
     /// It makes no sense, and waits for being set up anew.
     broken: bool,

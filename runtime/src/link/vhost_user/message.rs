@@ -313,7 +313,7 @@ impl Request {
                 (8 + count * REGION, count)
             }
             Code::AddMemReg => (8 + REGION, 1),
-            // Some front ends send a descriptor with it, which was harmless in the first implementation and is now allowed.
+            // The specification lets a descriptor come along that nobody needs.
             Code::RemMemReg => (8 + REGION, fds.min(1)),
             // Those without content: what some front ends send all the same is of no matter.
             _ => (b.len(), 0),
