@@ -3,7 +3,7 @@
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use hibernet::link::channel::{ChannelEnd, channel};
-use hibernet::worker::{Finished, RulesSetup, Worker, WorkerSetup};
+use hibernet::worker::{Finished, Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_netstack::config::V4Config;
 use hibernet_netstack::edge::{LinkInfo, RxChecksum, Tso};
@@ -63,22 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let info =
         LinkInfo { mtu: 1500, checksum: false, tso: Tso::None, uso: false, guest_mac: Some(GUEST_MAC), in_flight: u32::MAX };
     let (link, guest) = channel(info, 64)?;
-    let worker = Worker::new(WorkerSetup {
-        config,
-        rules: RulesSetup::default(),
-        name: String::new(),
-        links: vec![Box::new(link)],
-        joined: Vec::new(),
-        tcp_listeners: Vec::new(),
-        udp_listeners: Vec::new(),
-        raw_icmp4: None,
-        raw_icmp6: None,
-        address_watch: None,
-        resolver_updates: None,
-        control: None,
-        stop: None,
-        log: slog::Logger::root(slog::Discard, slog::o!()),
-    })?;
+    let worker = Worker::new(WorkerSetup::new(config, vec![Box::new(link)], slog::Logger::root(slog::Discard, slog::o!())))?;
 
     let mut events = EventManager::new()?;
     let network = events.add_subscriber(Subscriber::Network(Box::new(worker)));

@@ -4,7 +4,7 @@
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use hibernet::checkpoint::{Held, config_of, known};
 use hibernet::link::socket::SocketLink;
-use hibernet::worker::{Prepare, RestorePolicy, RulesSetup, Worker, WorkerSetup};
+use hibernet::worker::{Prepare, RestorePolicy, Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_snapshot::Image;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -55,22 +55,7 @@ fn soon() -> Instant {
 fn network(image: &str) -> Done<()> {
     let link = SocketLink::messages(std::io::stdin().as_fd().try_clone_to_owned()?, 1500, None)?;
     let vmm = std::io::stdout().as_fd().try_clone_to_owned()?;
-    let setup = |config| WorkerSetup {
-        config,
-        rules: RulesSetup::default(),
-        name: String::new(),
-        links: vec![Box::new(link)],
-        joined: Vec::new(),
-        tcp_listeners: Vec::new(),
-        udp_listeners: Vec::new(),
-        raw_icmp4: None,
-        raw_icmp6: None,
-        address_watch: None,
-        resolver_updates: None,
-        control: None,
-        stop: None,
-        log: slog::Logger::root(slog::Discard, slog::o!()),
-    };
+    let setup = |config| WorkerSetup::new(config, vec![Box::new(link)], slog::Logger::root(slog::Discard, slog::o!()));
     let worker = match std::fs::read(image) {
         Ok(bytes) => {
             let image = Image::parse(&bytes, &known())?;

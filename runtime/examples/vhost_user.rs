@@ -8,7 +8,7 @@
 
 use event_manager::{EventManager, SubscriberOps};
 use hibernet::link::vhost_user::VhostUserLink;
-use hibernet::worker::{RulesSetup, Worker, WorkerSetup};
+use hibernet::worker::{Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use slog::Drain;
 use std::error::Error;
@@ -22,22 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let drain = slog_term::FullFormat::new(slog_term::PlainSyncDecorator::new(std::io::stderr())).build();
     let log = slog::Logger::root(drain.ignore_res(), slog::o!());
     let link = VhostUserLink::listening(listener.into(), mtu, None)?;
-    let worker = Worker::new(WorkerSetup {
-        config: Config::default(),
-        rules: RulesSetup::default(),
-        name: String::new(),
-        links: vec![Box::new(link)],
-        joined: Vec::new(),
-        tcp_listeners: Vec::new(),
-        udp_listeners: Vec::new(),
-        raw_icmp4: None,
-        raw_icmp6: None,
-        address_watch: None,
-        resolver_updates: None,
-        control: None,
-        stop: None,
-        log,
-    })?;
+    let worker = Worker::new(WorkerSetup::new(Config::default(), vec![Box::new(link)], log))?;
     let mut events = EventManager::new()?;
     let network = events.add_subscriber(worker);
     println!("{path} is ready");

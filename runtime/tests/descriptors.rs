@@ -7,7 +7,7 @@ use common::{Host, PATIENCE, token};
 use event_manager::{EventManager, SubscriberOps};
 use hibernet::link::channel::channel;
 use hibernet::sys::rlimit;
-use hibernet::worker::{RulesSetup, Worker, WorkerSetup};
+use hibernet::worker::{Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_netstack::config::Publish;
 use hibernet_netstack::edge::{Close, HostSockets, LinkInfo, SockError, Source, Tso};
@@ -52,20 +52,8 @@ fn listeners_pause_and_go_on() {
     let info = LinkInfo { mtu: 1500, checksum: false, tso: Tso::None, uso: false, guest_mac: None, in_flight: u32::MAX };
     let (link, _guest) = channel(info, 64).unwrap();
     let setup = WorkerSetup {
-        config,
-        rules: RulesSetup::default(),
-        name: String::new(),
-        links: vec![Box::new(link)],
-        joined: Vec::new(),
         tcp_listeners: vec![(0, listener.into())],
-        udp_listeners: Vec::new(),
-        raw_icmp4: None,
-        raw_icmp6: None,
-        address_watch: None,
-        resolver_updates: None,
-        control: None,
-        stop: None,
-        log: slog::Logger::root(slog::Discard, slog::o!()),
+        ..WorkerSetup::new(config, vec![Box::new(link)], slog::Logger::root(slog::Discard, slog::o!()))
     };
     let mut manager = EventManager::new().unwrap();
     let id = manager.add_subscriber(Worker::new(setup).unwrap());

@@ -45,6 +45,28 @@ pub struct WorkerSetup {
     pub log: slog::Logger,
 }
 
+impl WorkerSetup {
+    /// Links and nothing else: no rules, listeners, requests, or updates from elsewhere. An embedder adds what it has.
+    pub fn new(config: Config, links: Vec<Box<dyn Link>>, log: slog::Logger) -> WorkerSetup {
+        WorkerSetup {
+            config,
+            rules: RulesSetup::default(),
+            name: String::new(),
+            links,
+            joined: Vec::new(),
+            tcp_listeners: Vec::new(),
+            udp_listeners: Vec::new(),
+            raw_icmp4: None,
+            raw_icmp6: None,
+            address_watch: None,
+            resolver_updates: None,
+            control: None,
+            stop: None,
+            log,
+        }
+    }
+}
+
 /// Rules that are given at the start. If one family has some and the other has none, the other is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct RulesSetup {

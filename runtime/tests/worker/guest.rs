@@ -3,7 +3,7 @@
 use event_manager::{EventManager, SubscriberId, SubscriberOps};
 use hibernet::link::Link;
 use hibernet::link::channel::{ChannelEnd, channel};
-use hibernet::worker::{Finished, RulesSetup, Worker, WorkerSetup};
+use hibernet::worker::{Finished, Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use hibernet_netstack::edge::{LinkInfo, RxChecksum, Tso};
 use hibernet_netstack::wire::Mac;
@@ -21,22 +21,7 @@ const MAC: Mac = Mac([2, 0, 0, 0, 0, 0x15]);
 
 /// A setup without anything but links.
 pub fn setup(config: Config) -> WorkerSetup {
-    WorkerSetup {
-        config,
-        rules: RulesSetup::default(),
-        name: String::new(),
-        links: Vec::new(),
-        joined: Vec::new(),
-        tcp_listeners: Vec::new(),
-        udp_listeners: Vec::new(),
-        raw_icmp4: None,
-        raw_icmp6: None,
-        address_watch: None,
-        resolver_updates: None,
-        control: None,
-        stop: None,
-        log: slog::Logger::root(slog::Discard, slog::o!()),
-    }
+    WorkerSetup::new(config, Vec::new(), slog::Logger::root(slog::Discard, slog::o!()))
 }
 
 /// A configuration in which the gateway's addresses stand for the host's loopback.
