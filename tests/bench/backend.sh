@@ -1,4 +1,4 @@
-# Backends "hibernet" (TAP link) and "hibernet_packet" (veth and packet socket) for the data-path benchmark; see README.md here.
+# Backends "hibernet" (TAP link), "hibernet_packet" (veth and packet socket), "hibernet_stream" and "hibernet_vhost" for the data-path benchmark; see README.md here.
 # The contract of these functions is at the top of the benchmark's backends.sh.
 
 HIBERNET=${HIBERNET:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/target/release/hibernet}
@@ -16,17 +16,18 @@ hibernet_attach() { # OPTIONS...
 start_backend_hibernet() { hibernet_attach --link tap; }
 start_backend_hibernet_packet() { hibernet_attach --link packet; }
 
-# QEMU's stream socket; the benchmark's own stand-in plays QEMU, as for passt.
-start_backend_hibernet_stream() {
+# QEMU's stream socket and vhost-user; the benchmark's own stand-in plays QEMU, as for passt.
+hibernet_vmm() { # MODE OPTION
   [ -x "$HIBERNET" ] || { echo "$HIBERNET is missing: cargo build --release -p hibernet" >&2; return 77; }
   local socket=$W/open/hibernet.sock
   mkdir -p "$W/open"
-  bg_host hibernet "$HIBERNET" attach --qemu "$socket" --mtu "$MTU" --address $SBX_IP/24 --gateway $GW_IP --no-ipv6 \
+  rm -f "$socket"
+  bg_host hibernet "$HIBERNET" attach "$2" "$socket" --mtu "$MTU" --address $SBX_IP/24 --gateway $GW_IP --no-ipv6 \
     -p "$FWD_FIRST-$FWD_LAST:$FWD_FIRST"
   local supervisor=$BG_PID
   wait_for test -S "$socket" || return 1
   [ -x "$W/bin/vmmsim" ] || cc -O2 -static -o "$W/bin/vmmsim" "$BENCH/tools/vmmsim.c" || return 1
-  (exec ip netns exec "$NS_SBX" "$W/bin/vmmsim" stream "$socket" eth0 >"$W/vmmsim.log" 2>&1) &
+  (exec ip netns exec "$NS_SBX" "$W/bin/vmmsim" "$1" "$socket" eth0 >"$W/vmmsim.log" 2>&1) &
   local sim=$!
   wait_for grep -q ready "$W/vmmsim.log" || return 1
   BACKEND_PIDS="$(cat "/proc/$supervisor/task/$supervisor/children") $sim"
@@ -35,3 +36,5 @@ start_backend_hibernet_stream() {
   in_ns "$NS_SBX" ip route add default via $GW_IP
   ns_sandbox
 }
+start_backend_hibernet_stream() { hibernet_vmm stream --qemu; }
+start_backend_hibernet_vhost() { hibernet_vmm vhost --vhost-user; }
