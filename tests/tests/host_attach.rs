@@ -161,6 +161,33 @@ fn the_interface_side_of_a_vmms_tap() {
     assert_eq!(attach.wait(Duration::from_secs(10)), 0, "{}", attach.output());
 }
 
+#[test]
+fn rings_and_queues_live_through_sleep_and_upgrade() {
+    for options in [&["--ring", "on", "--queues", "4"][..], &["--ring", "on"], &["--ring", "off", "--queues", "2"]] {
+        let Some((lab, _servers, digest)) = lab(true) else { return };
+        let (_vmm, mut attach) = vm(&lab, &[options, &["--name", "vm"]].concat());
+        transfer(&lab, &digest);
+        let script = format!(
+            "nsenter --net=/run/netns/guest bash -c 'curl -sSf --limit-rate 10M {u} | sha256sum & curl -sSf --limit-rate 10M -T big {u} & wait'",
+            u = url(Family::V4)
+        );
+        let before = link_bytes(&lab, "vm");
+        let mut under_way = lab.spawn(Place::Host, &["bash", "-c", &script]);
+        wait_until("much is under way", Duration::from_secs(30), || link_bytes(&lab, "vm") > before + 5_000_000);
+        let image = lab.path("vm.img");
+        for n in 0..3 {
+            lab.hibernet(30, &["checkpoint", "vm", &image]).ok();
+            lab.hibernet(30, &["restore", &image]).ok();
+            lab.hibernet(30, &["upgrade", "vm"]).ok();
+            assert!(n > 0 || under_way.running(), "it was over before: {}", under_way.output());
+        }
+        assert_eq!(under_way.wait(Duration::from_secs(60)), 0, "{}", under_way.output());
+        assert_eq!(under_way.output().matches(&digest).count(), 2, "{options:?}: {}", under_way.output());
+        lab.sh(Place::Host, 5, "ip link del vmtap").ok();
+        assert_eq!(attach.wait(Duration::from_secs(10)), 0, "{}", attach.output());
+    }
+}
+
 /// Bytes that have passed a sandbox's link, both ways.
 fn link_bytes(lab: &Lab, name: &str) -> u64 {
     let stats = lab.hibernet(10, &["stats", name]);
@@ -219,6 +246,8 @@ fn mistakes_of_attach_are_said() {
         (&["attach", "--fd", "77"], 72, "77"),
         (&["attach"], 2, "--netns"),
         (&["attach", "--tap", "a", "--packet", "b"], 2, "--packet"),
+        (&["attach", "--tap", "a", "--queues", "2"], 2, "--queues needs --packet"),
+        (&["attach", "--packet", "a", "--queues", "0"], 2, "--queues"),
     ] {
         let done = lab.hibernet(10, args);
         assert_eq!(done.code, code, "{done}");

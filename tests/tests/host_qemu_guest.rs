@@ -1,6 +1,6 @@
-//! A stock Debian kernel in QEMU, over the stream socket and over vhost-user. Few boots, many checks in each: where there is no KVM that can run it, it is emulated.
+//! A stock Debian kernel in QEMU, over the stream socket, over datagrams and over vhost-user. Few boots, many checks in each: where there is no KVM that can run it, it is emulated.
 
-use hibernet_tests::lab::{DNS4, Family, GUEST4, Guest, Lab, Place, Proc, bracketed, wait_until};
+use hibernet_tests::lab::{DNS4, Family, GUEST4, Guest, Lab, Place, Proc, bracketed, skip, wait_until};
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -9,6 +9,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Stream,
+    Datagrams,
     VhostUser,
 }
 
@@ -32,7 +33,11 @@ impl World {
 
     fn attach(&self, socket: &str, mtu: &str, rules: &str) -> Proc {
         let rules = ["-p", "7070:7000", "--rules", rules, "--rules6", "/dev/null"];
-        let link = if self.how == How::Stream { "--qemu" } else { "--vhost-user" };
+        let link = match self.how {
+            How::Stream => "--qemu",
+            How::Datagrams => "--qemu-dgram",
+            How::VhostUser => "--vhost-user",
+        };
         self.lab.spawn_hibernet(&[&["attach", "--name", "vm", link, socket, "--mtu", mtu], &rules[..]].concat())
     }
 
@@ -47,6 +52,8 @@ impl World {
     /// What has this QEMU connect again: for a stream nothing before 8.0.
     fn reconnect(&self) -> &'static str {
         match self.qemu_version() {
+            // Without connections there is nothing to be done.
+            _ if self.how == How::Datagrams => "itself",
             (..=7, _) if self.how == How::Stream => "",
             (..=8, _) | (9, 0 | 1) => ",reconnect=1",
             _ => ",reconnect-ms=100",
@@ -58,6 +65,11 @@ impl World {
         if self.how == How::Stream {
             let netdev = format!("stream,id=n,server=off,addr.type=unix,addr.path={socket}{}", self.reconnect());
             return Guest::boot(&self.lab, &[&["-netdev", &netdev], &device[..]].concat());
+        }
+        if self.how == How::Datagrams {
+            let (local, remote) =
+                (format!("local.type=unix,local.path={socket}.q"), format!("remote.type=unix,remote.path={socket}"));
+            return Guest::boot(&self.lab, &[&["-netdev", &format!("dgram,id=n,{local},{remote}")], &device[..]].concat());
         }
         let socket = format!("socket,id=c,path={socket}{}", self.reconnect());
         let memory = ["-object", "memory-backend-memfd,id=m,size=256M,share=on", "-machine", "memory-backend=m"];
@@ -105,12 +117,20 @@ fn a_stock_guest_has_the_network_and_both_sides_may_begin_anew() {
 }
 
 #[test]
+fn a_stock_guest_has_the_network_over_datagrams_and_both_sides_may_begin_anew() {
+    from_boot_to_end(How::Datagrams);
+}
+
+#[test]
 fn a_stock_guest_has_the_network_over_vhost_user_and_both_sides_may_begin_anew() {
     from_boot_to_end(How::VhostUser);
 }
 
 fn from_boot_to_end(how: How) {
     let Some(w) = World::new(how) else { return };
+    if how == How::Datagrams && w.qemu_version() < (7, 2) {
+        return skip("QEMU has -netdev dgram since 7.2");
+    }
     let socket = w.lab.path("vm.sock");
     let rules = w.lab.path("rules");
     std::fs::write(&rules, "*filter\n-A FORWARD -p tcp --dport 8999 -j REJECT --reject-with tcp-reset\nCOMMIT\n").expect("file");
@@ -145,10 +165,10 @@ fn from_boot_to_end(how: How) {
     configure(&mut guest, "65520");
     guest.ok(10, "ping -c 3 -W 5 10.99.0.1 && ping -c 3 -W 5 fd99::1");
 
-    // hibernet is killed, and another takes its place; over a stream, where the monitor does not know it, with another MTU.
+    // hibernet is killed, and another takes its place; where the monitor does not know it, with another MTU.
     attach.signal("KILL");
     attach.wait(SOON);
-    let mtu = if how == How::Stream { "1500" } else { "65520" };
+    let mtu = if how != How::VhostUser { "1500" } else { "65520" };
     let mut attach = w.attach(&socket, mtu, &rules);
     if w.reconnect().is_empty() {
         guest.qemu.signal("KILL");

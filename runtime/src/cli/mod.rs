@@ -2,6 +2,7 @@
 
 mod attempt;
 mod checkpoint;
+mod choices;
 mod conntrack;
 mod demo;
 mod doctor;
@@ -190,7 +191,9 @@ Examples:
           -netdev stream,id=n,server=off,addr.type=unix,addr.path=/run/vm1.sock,reconnect-ms=100
   hibernet attach --vhost-user /run/vm1.sock      the same, several times faster; the VM's memory must be shared:
       qemu-system-x86_64 ... -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m -m 1G \\
-          -chardev socket,id=c,path=/run/vm1.sock,reconnect-ms=100 -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n";
+          -chardev socket,id=c,path=/run/vm1.sock,reconnect-ms=100 -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n
+  hibernet attach --qemu-dgram /run/vm1.sock      a VM whose monitor sends datagrams (QEMU, libkrun, vfkit):
+      qemu-system-x86_64 ... -netdev dgram,id=n,local.type=unix,local.path=/run/q.sock,remote.type=unix,remote.path=/run/vm1.sock";
 
 #[derive(Debug, Args)]
 struct RunArgs {
@@ -237,6 +240,9 @@ struct TargetArgs {
     /// Listen at this Unix socket for a vhost-user front end, such as QEMU
     #[arg(long, value_name = "PATH")]
     vhost_user: Option<PathBuf>,
+    /// Take datagrams at this Unix socket, from QEMU's `-netdev dgram`, vfkit and the like, and answer to where they come from or to `remote`
+    #[arg(long, value_name = "PATH[,remote=PATH]", value_parser = Target::datagrams)]
+    qemu_dgram: Option<Target>,
     /// Connect to this Unix socket, at which QEMU's `-netdev stream` listens (`server=on`), until QEMU ends
     #[arg(long, value_name = "PATH")]
     qemu_connect: Option<PathBuf>,
@@ -251,13 +257,13 @@ impl TargetArgs {
         let named = self.tap.map(Target::Tap).or(self.packet.map(Target::Packet));
         let streams = self.qemu.map(|path| Target::Streams { path, one_off: false });
         let monitor = streams.or(self.qemu_connect.map(Target::Stream)).or(self.vhost_user.map(Target::VhostUser));
-        Ok(named.or(self.netns).or(monitor).or(inherited))
+        Ok(named.or(self.netns).or(monitor).or(self.qemu_dgram).or(inherited))
     }
 
     fn is_given(&self) -> bool {
         let named = self.tap.is_some() || self.packet.is_some();
         let monitor = self.qemu.is_some() || self.qemu_connect.is_some() || self.vhost_user.is_some();
-        named || monitor || self.netns.is_some() || self.fd.is_some()
+        named || monitor || self.qemu_dgram.is_some() || self.netns.is_some() || self.fd.is_some()
     }
 }
 
@@ -316,15 +322,21 @@ pub fn main() -> ExitCode {
 
 fn run(args: RunArgs) -> Result<u8, Failure> {
     let plan = args.net.plan()?;
+    args.net.check_queues(None)?;
     let join = args.join.map(|network| args.net.join(network, &plan)).transpose()?;
     let (resolv_conf, output) = (!args.no_resolv_conf, args.output);
     supervisor::run(&RunRequest { plan, argv: args.command, resolv_conf, output, thaw: None, join })
 }
 
 fn attach(args: AttachArgs) -> Result<u8, Failure> {
-    let nothing =
-        || Failure::new(Status::Usage, "nothing to attach to: give --tap, --packet, --netns, --qemu, --vhost-user or --fd");
+    let nothing = || {
+        Failure::new(
+            Status::Usage,
+            "nothing to attach to: give --tap, --packet, --netns, --qemu, --qemu-dgram, --vhost-user or --fd",
+        )
+    };
     let target = args.target.target()?.ok_or_else(nothing)?;
+    args.net.check_queues(Some(&target))?;
     supervisor::attach(&AttachRequest { plan: args.net.plan()?, target, thaw: None, pid_file: None })
 }
 

@@ -1,13 +1,15 @@
 //! Options that `run` and `attach` share, and what they amount to.
 
+pub use super::choices::{EgressArg, LevelArg, LinkArg, RingArg};
 use super::rules::Source;
 use super::values::{self, Prefixed};
 use crate::control::protocol::{Recheck, RulesOf};
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::plan::{Guest, LinkChoice, LogPlan, Plan};
 use crate::sandbox::resolv::{self, HostResolver};
+use crate::sandbox::target::Target;
 use crate::worker::RulesSetup;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use hibernet_netstack::config::{AllowHost, Config, Egress, Publish, Reach, V4Config, V6Config};
 use hibernet_netstack::conntrack::config::{CtConfig, SettingError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -109,6 +111,14 @@ pub struct NetOptions {
     #[arg(long, value_name = "KIND", help_heading = "Link")]
     pub link: Option<LinkArg>,
 
+    /// Receive from a packet socket through memory shared with the kernel: auto (where the kernel can and it pays), on, off
+    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Link")]
+    pub ring: RingArg,
+
+    /// With --packet: so many packet sockets, among which the kernel divides what comes by flows
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16), help_heading = "Link")]
+    pub queues: u32,
+
     /// Write every packet of the link to FILE, for Wireshark or tcpdump
     #[arg(long, value_name = "FILE", help_heading = "Link")]
     pub pcap: Option<PathBuf>,
@@ -132,50 +142,6 @@ pub struct NetOptions {
     /// Log to FILE (appended) instead of standard error
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub log_file: Option<PathBuf>,
-}
-
-/// `--egress`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum EgressArg {
-    /// All but the host itself, its link and metadata services.
-    Open,
-    /// As open, and no private ranges.
-    Public,
-    /// Nothing.
-    None,
-}
-
-/// `--link`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LinkArg {
-    /// A TAP device.
-    Tap,
-    /// A veth pair with a packet socket at its far end.
-    Packet,
-}
-
-/// `--log-level`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LevelArg {
-    /// Only what ends the sandbox.
-    Error,
-    /// And what somebody should look at.
-    Warning,
-    /// And what happened.
-    Info,
-    /// And details.
-    Debug,
-}
-
-impl From<LevelArg> for slog::Level {
-    fn from(l: LevelArg) -> Self {
-        match l {
-            LevelArg::Error => slog::Level::Error,
-            LevelArg::Warning => slog::Level::Warning,
-            LevelArg::Info => slog::Level::Info,
-            LevelArg::Debug => slog::Level::Debug,
-        }
-    }
 }
 
 pub(super) fn usage(message: impl Into<String>) -> Failure {
@@ -248,11 +214,9 @@ impl NetOptions {
                 ifname: self.ifname.clone(),
                 mtu: self.mtu,
                 dhcp: self.dhcp,
-                link: match self.link {
-                    None => LinkChoice::Any,
-                    Some(LinkArg::Tap) => LinkChoice::Tap,
-                    Some(LinkArg::Packet) => LinkChoice::Packet,
-                },
+                link: self.link.map_or(LinkChoice::Any, LinkChoice::from),
+                ring: self.ring.into(),
+                queues: self.queues,
             },
             follow_resolver,
             pcap: self.pcap.clone(),
@@ -260,6 +224,19 @@ impl NetOptions {
             name: self.name.clone(),
             detach: self.detach,
         })
+    }
+
+    /// Several queues are those of a packet link that is attached to.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Usage`] if they were asked for and this is none.
+    pub(super) fn check_queues(&self, target: Option<&Target>) -> Result<(), Failure> {
+        match target {
+            Some(Target::Packet(_)) => Ok(()),
+            _ if self.queues == 1 => Ok(()),
+            _ => Err(usage("--queues needs --packet")),
+        }
     }
 
     /// The first option that was given of those about which an image has its own word.
@@ -289,6 +266,8 @@ impl NetOptions {
             (self.mtu != DEFAULT_MTU, "--mtu"),
             (self.ifname != DEFAULT_IFNAME, "--ifname"),
             (self.link.is_some(), "--link"),
+            (self.ring != RingArg::Auto, "--ring"),
+            (self.queues != 1, "--queues"),
             (self.pcap.is_some(), "--pcap"),
             (self.detach, "--detach"),
             (self.log_level != LevelArg::Warning, "--log-level"),

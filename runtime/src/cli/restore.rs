@@ -184,6 +184,7 @@ fn wake(args: &RestoreArgs, file: &File, image: &Image<'_>, policy: RestorePolic
 
 /// A new sandbox, or a link that somebody else made, that goes on with the image's network.
 fn begin(args: RestoreArgs, target: Option<Target>, file: File, image: &Image<'_>, policy: RestorePolicy) -> Result<u8, Failure> {
+    args.net.check_queues(target.as_ref())?;
     let mut plan = args.net.plan()?;
     let fail = |e: &dyn std::fmt::Display| Failure::new(Status::Image, format!("{}: {e}", args.file.display()));
     image.check().map_err(|e| fail(&e))?;

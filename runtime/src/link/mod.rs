@@ -1,7 +1,9 @@
 //! Links to guests: everything that carries Ethernet frames.
 
 pub mod channel;
+pub mod datagram;
 pub mod pcap;
+pub mod queues;
 pub mod socket;
 pub mod stream;
 pub mod tap;
@@ -126,6 +128,12 @@ macro_rules! link_stats {
         pub struct LinkStats { $($(#[$doc])* pub $name: u64,)* }
 
         impl LinkStats {
+            /// The sums of two links' counters.
+            #[must_use]
+            pub fn plus(self, other: LinkStats) -> LinkStats {
+                LinkStats { $($name: self.$name + other.$name,)* }
+            }
+
             /// Name and value of every counter.
             pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()

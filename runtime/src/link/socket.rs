@@ -5,6 +5,7 @@ use super::{BATCH, IN_FLIGHT, Link, LinkError, LinkStats, Received, RxBatch, che
 use crate::slots::{SLOT_SIZE, Slots};
 use crate::sys::mmsg::{self, Message};
 use crate::sys::packet::{self, PacketSocket};
+use crate::sys::packet_ring::{PacketRing, Waiting};
 use crate::sys::socket::{get_int, set_nonblocking};
 use crate::sys::system;
 use hibernet_netstack::edge::{LinkInfo, Payload, RxChecksum, Tso, TxError, TxFrame};
@@ -27,6 +28,9 @@ const LONG: usize = 8 * 1024;
 
 /// First kernel that knows UDP segmentation in a virtio-net header.
 const USO_KERNEL: (u32, u32) = (6, 2);
+
+/// The first datagram of vfkit and of those who speak as it does, which makes them known; it is no frame.
+const GREETING: &[u8] = b"VFKT";
 
 /// What a socket is, as far as it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,10 @@ pub struct SocketLink {
     kind: Kind,
     info: LinkInfo,
     stats: LinkStats,
+    /// Where frames come that are not too long for it.
+    ring: Option<PacketRing>,
+    /// The ring was empty when it was looked at last.
+    was_empty: bool,
     /// Frames that the kernel dropped; it forgets its count when asked.
     overrun: Cell<u64>,
     /// Buffers to offer to the next call.
@@ -75,13 +83,17 @@ pub struct SocketLink {
 }
 
 impl SocketLink {
-    /// Over a packet socket. `guest_mac`: the guest's address, if it is known.
-    pub fn packet(socket: PacketSocket, guest_mac: Option<Mac>) -> SocketLink {
+    /// Over a packet socket; of several, the first. `guest_mac`: the guest's address, if it is known.
+    ///
+    /// # Errors
+    /// If the socket's ring cannot be mapped.
+    pub fn packet(socket: PacketSocket, guest_mac: Option<Mac>) -> io::Result<SocketLink> {
+        let ring = if socket.ring > 0 { Some(PacketRing::map(socket.fd.as_fd(), socket.ring)?) } else { None };
         let uso = system::kernel_version() >= USO_KERNEL;
         // The kernel counts what its bookkeeping takes too.
         let in_flight = IN_FLIGHT.min(socket.receive_buffer / 4 * 3);
         let info = LinkInfo { mtu: socket.mtu.min(65_535) as u16, checksum: true, tso: Tso::Both, uso, guest_mac, in_flight };
-        SocketLink::with(socket.fd, Kind::Packet, info)
+        Ok(SocketLink { ring, ..SocketLink::with(socket.fd, Kind::Packet, info) })
     }
 
     /// Over a connected datagram or seqpacket socket that carries bare Ethernet frames. `InvalidInput` if it is another kind of
@@ -106,6 +118,8 @@ impl SocketLink {
             kind,
             info,
             stats: LinkStats::default(),
+            ring: None,
+            was_empty: false,
             overrun: Cell::new(0),
             expected: FEW,
             gathered: Vec::with_capacity(BATCH),
@@ -128,6 +142,9 @@ impl SocketLink {
             return None;
         }
         let len = m.len.saturating_sub(skip);
+        if self.kind == Kind::Datagram && slots.bytes(Payload { slot, offset: 0, len: m.len as u32 }) == GREETING {
+            return None;
+        }
         if len < ethernet::HEADER_LEN {
             self.stats.rx_too_short += 1;
             return None;
@@ -171,16 +188,121 @@ impl SocketLink {
         }
     }
 
-    /// Throws waiting frames away.
-    fn discard(&mut self) -> Result<(), LinkError> {
+    /// Receives up to `most` messages. How many came, whatever became of them.
+    fn receive(&mut self, slots: &mut Slots, out: &mut RxBatch, most: usize) -> (usize, Result<(), LinkError>) {
+        let mut taken = [Payload::NO_SLOT; BATCH];
+        let mut offered = 0;
+        while offered < out.room().min(most)
+            && let Some(slot) = slots.take()
+        {
+            taken[offered] = slot;
+            offered += 1;
+        }
+        if offered == 0 {
+            return if out.room() == 0 { (0, Ok(())) } else { self.discard(most) };
+        }
+        let buffers: [Range<usize>; BATCH] = std::array::from_fn(|i| match taken[i] {
+            Payload::NO_SLOT => 0..0,
+            slot => slot as usize * SLOT_SIZE..(slot as usize + 1) * SLOT_SIZE,
+        });
+        let mut messages = [Message::default(); BATCH];
+        let received = mmsg::recv(self.fd.as_fd(), slots.memory_mut(), &buffers[..offered], &mut messages);
+        let mut result = Ok(());
+        let n = received.unwrap_or_else(|e| {
+            result = self.receive_error(e);
+            0
+        });
+        let (mut bytes, mut pushed) = (0, 0);
+        // From the end, so that the slots that were offered first, which are the warm ones, are taken first again.
+        for &slot in taken[n..offered].iter().rev() {
+            slots.give(slot);
+        }
+        for (&slot, &m) in taken.iter().zip(&messages[..n]) {
+            bytes += m.len;
+            if self.kind == Kind::Seqpacket && m.len == 0 {
+                slots.give(slot);
+                result = Err(LinkError::Closed);
+                continue;
+            }
+            match self.accept(slots, slot, m) {
+                Some(r) if out.push(r).is_ok() => pushed += 1,
+                _ => slots.give(slot),
+            }
+        }
+        self.adapt(n, offered, bytes);
+        // Frames received before the end are delivered first; the next call finds the end again.
+        (n, if pushed == 0 { result } else { Ok(()) })
+    }
+
+    /// Takes what the ring has, in order, also of the frames that are too long for it. They are copied into slots of ours: the stack may keep a frame for
+    /// as long as it likes, and the ring is short.
+    fn read_ring(&mut self, ring: &mut PacketRing, slots: &mut Slots, out: &mut RxBatch) -> Result<(), LinkError> {
+        let mut seen = 0;
+        while out.room() > 0
+            && let Some(waiting) = ring.waiting()
+        {
+            seen += 1;
+            match waiting {
+                Waiting::Frame(len) => match slots.take() {
+                    Some(slot) => {
+                        ring.copy(slots.slot_mut(slot));
+                        match self.accept(slots, slot, Message { len, truncated: false }) {
+                            Some(r) if out.push(r).is_ok() => {}
+                            _ => slots.give(slot),
+                        }
+                    }
+                    None => self.stats.rx_no_slot += 1,
+                },
+                Waiting::Message => {
+                    let run = (1..FEW).take_while(|ahead| ring.is_message(*ahead as u32)).count() + 1;
+                    let mut received = self.receive(slots, out, run);
+                    if let (0, Ok(())) = received {
+                        // An error of the interface's comes first, once.
+                        received = self.receive(slots, out, run);
+                    }
+                    match received {
+                        (0, Ok(())) => self.stats.rx_errors += 1,
+                        (n, result) => {
+                            (0..n).for_each(|_| ring.release());
+                            result?;
+                            // They are processed while they are in the cache.
+                            if !out.is_empty() {
+                                break;
+                            }
+                            continue;
+                        }
+                    }
+                }
+                Waiting::Lost => self.overrun.set(self.overrun.get() + 1),
+            }
+            ring.release();
+        }
+        // An error waits in the socket, which is readable as long as it is not asked for: nobody calls it otherwise.
+        if seen == 0 && out.room() > 0 && std::mem::replace(&mut self.was_empty, true) {
+            return self.take_error();
+        }
+        self.was_empty &= seen == 0;
+        Ok(())
+    }
+
+    fn take_error(&mut self) -> Result<(), LinkError> {
+        match get_int(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR)? {
+            0 => Ok(()),
+            e => self.receive_error(io::Error::from_raw_os_error(e)),
+        }
+    }
+
+    /// Throws waiting frames away, up to `most`. How many.
+    fn discard(&mut self, most: usize) -> (usize, Result<(), LinkError>) {
         let buffers: [Range<usize>; FEW] = std::array::from_fn(|_| 0..vnet::LEN);
         let mut messages = [Message::default(); FEW];
-        match mmsg::recv(self.fd.as_fd(), &mut [0; vnet::LEN], &buffers, &mut messages) {
+        let most = most.min(FEW);
+        match mmsg::recv(self.fd.as_fd(), &mut [0; vnet::LEN], &buffers[..most], &mut messages) {
             Ok(n) => {
                 self.stats.rx_no_slot += n as u64;
-                Ok(())
+                (n, Ok(()))
             }
-            Err(e) => self.receive_error(e),
+            Err(e) => (0, self.receive_error(e)),
         }
     }
 
@@ -265,48 +387,14 @@ impl Link for SocketLink {
         if self.stopped {
             return Err(LinkError::Closed);
         }
-        let mut taken = [Payload::NO_SLOT; BATCH];
-        let mut offered = 0;
-        while offered < out.room().min(self.expected)
-            && let Some(slot) = slots.take()
-        {
-            taken[offered] = slot;
-            offered += 1;
-        }
-        if offered == 0 {
-            return if out.room() == 0 { Ok(()) } else { self.discard() };
-        }
-        let buffers: [Range<usize>; BATCH] = std::array::from_fn(|i| match taken[i] {
-            Payload::NO_SLOT => 0..0,
-            slot => slot as usize * SLOT_SIZE..(slot as usize + 1) * SLOT_SIZE,
-        });
-        let mut messages = [Message::default(); BATCH];
-        let received = mmsg::recv(self.fd.as_fd(), slots.memory_mut(), &buffers[..offered], &mut messages);
-        let mut result = Ok(());
-        let n = received.unwrap_or_else(|e| {
-            result = self.receive_error(e);
-            0
-        });
-        let (mut bytes, mut pushed) = (0, 0);
-        // From the end, so that the slots that were offered first, which are the warm ones, are taken first again.
-        for &slot in taken[n..offered].iter().rev() {
-            slots.give(slot);
-        }
-        for (&slot, &m) in taken.iter().zip(&messages[..n]) {
-            bytes += m.len;
-            if self.kind == Kind::Seqpacket && m.len == 0 {
-                slots.give(slot);
-                result = Err(LinkError::Closed);
-                continue;
+        match self.ring.take() {
+            Some(mut ring) => {
+                let received = self.read_ring(&mut ring, slots, out);
+                self.ring = Some(ring);
+                received
             }
-            match self.accept(slots, slot, m) {
-                Some(r) if out.push(r).is_ok() => pushed += 1,
-                _ => slots.give(slot),
-            }
+            None => self.receive(slots, out, self.expected).1,
         }
-        self.adapt(n, offered, bytes);
-        // Frames received before the end are delivered first; the next call finds the end again.
-        if pushed == 0 { result } else { Ok(()) }
     }
 
     fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError> {

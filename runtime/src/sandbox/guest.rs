@@ -1,15 +1,17 @@
 //! The guest's side of the network: the interface in its namespace, and our end of it.
 
-use super::failure::{Failure, Status};
+use super::datagram_peer::DatagramPeer;
+use super::failure::{Failure, Status, complain};
 use super::namespaces;
 use super::netlink::{Interface, Netlink, RemovalWatch};
-use super::plan::{Guest, LinkChoice};
+use super::plan::{Guest, LinkChoice, RingChoice};
 use super::socket_path::{self, SocketPath};
-use crate::sys::packet::{self, PacketSocket};
+use crate::sys::packet::{self, PacketError, PacketOptions, PacketSocket};
 use crate::sys::tun::{self, TunError, TunOptions};
 use crate::sys::{process, socket};
 use hibernet_netstack::config::Config;
 use hibernet_netstack::wire::Mac;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -41,6 +43,9 @@ pub enum LinkKind {
         mac: Mac,
         /// Bytes that may wait to be read.
         receive_buffer: u32,
+        /// Slots of its ring; 0 if there is none.
+        #[serde(default)]
+        ring: u32,
     },
     /// A socket of another kind that keeps message boundaries: bare Ethernet frames.
     Messages,
@@ -53,6 +58,8 @@ pub enum LinkKind {
     Stream,
     /// A listening socket for vhost-user front ends.
     VhostUser,
+    /// A datagram socket bound to a path, bare Ethernet frames; with the worker's end of a bell, by which it hears of peers.
+    Datagrams,
 }
 
 /// A link that was opened.
@@ -60,6 +67,10 @@ pub enum LinkKind {
 pub(crate) struct Opened {
     pub(crate) end: LinkEnd,
     pub(crate) fd: OwnedFd,
+    /// More descriptors of the link: packet sockets among which what comes is divided, the bell of a datagram socket.
+    pub(crate) queues: Vec<OwnedFd>,
+    /// For a datagram socket: finds its peers.
+    pub(crate) peer: Option<DatagramPeer>,
     /// For a packet socket: tells when its interface is removed. (The descriptor of a TAP says so itself.)
     pub(crate) removal: Option<RemovalWatch>,
     /// For a socket that listens at a path: removes that in the end.
@@ -68,13 +79,16 @@ pub(crate) struct Opened {
 
 impl Opened {
     fn new(end: LinkEnd, fd: OwnedFd) -> Self {
-        Opened { end, fd, removal: None, path: None }
+        Opened { end, fd, queues: Vec::new(), peer: None, removal: None, path: None }
     }
 }
 
 /// Frames of the guest that may wait in a TAP that we made. The kernel drops what comes beyond, and no socket of the guest hears of it: with its own
 /// default of 500, connections that all send at once would lose most of it whenever we wait for our turn.
 const TAP_QUEUE: u32 = 2000;
+
+/// Bytes that may wait in the kernel for the peer of a datagram socket, its bookkeeping included.
+const DATAGRAM_BUFFER: libc::c_int = 1 << 20;
 
 /// The far end's name in its own namespace, where nothing else is.
 const FAR: &str = "far0";
@@ -88,8 +102,8 @@ fn tun_failure(e: TunError) -> Failure {
     Failure::new(status, format!("cannot make the TAP: {e}"))
 }
 
-fn packet_failure(e: packet::PacketError) -> Failure {
-    let status = if matches!(e, packet::PacketError::TooManyFiles) { Status::Resources } else { Status::Link };
+fn packet_failure(e: PacketError) -> Failure {
+    let status = if matches!(e, PacketError::TooManyFiles) { Status::Resources } else { Status::Link };
     Failure::new(status, format!("cannot open the packet link: {e}"))
 }
 
@@ -177,7 +191,7 @@ fn open_far(netlink: &mut Netlink, far: &OwnedFd, near: &OwnedFd, guest: &Guest)
     let Interface { index, .. } = netlink.interface(FAR).map_err(|e| link("cannot find the link's far end", e))?;
     netlink.set_up(index, None).map_err(|e| link("cannot set the link's far end up", e))?;
     enter(far)?;
-    let socket = packet::open(FAR).map_err(packet_failure);
+    let socket = open_packet(guest.ring, |ring| packet::open_with(FAR, PacketOptions { ring, queues: 1 }));
     let removal = RemovalWatch::new(index).map_err(|e| link("cannot watch the link's far end", e));
     enter(near)?;
     let mut near_netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
@@ -188,9 +202,25 @@ fn open_far(netlink: &mut Netlink, far: &OwnedFd, near: &OwnedFd, guest: &Guest)
     Ok(opened)
 }
 
+/// Slots of a packet socket's ring, 4 MiB of the kernel's memory: as many frames as wait in a TAP that we make, for the same reason.
+const RING: u32 = 2048;
+
+/// Opens a packet socket with a ring of so many slots, or without one if that is all that is missing.
+fn open_packet(choice: RingChoice, open: impl Fn(u32) -> Result<PacketSocket, PacketError>) -> Result<PacketSocket, Failure> {
+    match open(if choice == RingChoice::Off { 0 } else { RING }) {
+        Err(e @ PacketError::Ring(_)) if choice == RingChoice::Auto => {
+            complain(format_args!("notice: {e}; frames are received by calls"));
+            open(0)
+        }
+        opened => opened,
+    }
+    .map_err(packet_failure)
+}
+
 fn packet_end(s: PacketSocket) -> Opened {
-    let kind = LinkKind::Packet { mac: s.mac, receive_buffer: s.receive_buffer };
-    Opened::new(LinkEnd { kind, ifname: s.name, mtu: s.mtu, guest_mac: None }, s.fd)
+    let kind = LinkKind::Packet { mac: s.mac, receive_buffer: s.receive_buffer, ring: s.ring };
+    let end = LinkEnd { kind, ifname: s.name, mtu: s.mtu, guest_mac: None };
+    Opened { queues: s.queues, ..Opened::new(end, s.fd) }
 }
 
 /// Takes a TAP of this network namespace that somebody else made. Sets it up if it is down.
@@ -214,21 +244,24 @@ fn set_up(name: &str) -> Result<u32, Failure> {
 
 /// Opens a packet socket on an interface of this network namespace, such as a TAP whose descriptor a VMM holds. Sets the
 /// interface up if it is down.
-pub(crate) fn attach_packet(name: &str) -> Result<Opened, Failure> {
-    let mut opened = packet_end(packet::open(name).map_err(packet_failure)?);
+pub(crate) fn attach_packet(name: &str, guest: &Guest) -> Result<Opened, Failure> {
+    let open = |ring| packet::open_with(name, PacketOptions { ring, queues: guest.queues });
+    let mut opened = packet_end(open_packet(guest.ring, open)?);
     let index = set_up(name)?;
     opened.removal = Some(RemovalWatch::new(index).map_err(|e| link(format_args!("cannot watch {name}"), e))?);
     Ok(opened)
 }
 
 /// Takes a link whose descriptor was inherited: a TAP's or a packet socket, whichever it is.
-pub(crate) fn attach_fd(fd: i32, owned: &OwnedFd, mtu: u16) -> Result<Opened, Failure> {
-    let owned = owned.try_clone().map_err(|e| link(format_args!("--fd {fd}"), e))?;
+pub(crate) fn attach_fd(fd: i32, inherited: &OwnedFd, guest: &Guest) -> Result<Opened, Failure> {
+    let mtu = guest.mtu;
+    let owned = inherited.try_clone().map_err(|e| link(format_args!("--fd {fd}"), e))?;
     let stat = rustix::fs::fstat(&owned).map_err(|e| link(format_args!("--fd {fd}"), e.into()))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket {
         let domain = socket::get_int(owned.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN);
         if domain.is_ok_and(|d| d == libc::AF_PACKET) {
-            return packet::adopt(owned, mtu.into()).map(packet_end).map_err(packet_failure);
+            let copy = || inherited.try_clone().map_err(PacketError::io("copying the descriptor"));
+            return open_packet(guest.ring, |ring| packet::adopt(copy()?, mtu.into(), ring)).map(packet_end);
         }
         let is = |option| socket::get_int(owned.as_fd(), libc::SOL_SOCKET, option);
         let kind = match (is(libc::SO_TYPE), is(libc::SO_ACCEPTCONN)) {
@@ -249,6 +282,19 @@ pub(crate) fn listen_at(path: &Path, kind: LinkKind, mtu: u16) -> Result<Opened,
     let (fd, path) = socket_path::listen(path)?;
     let end = LinkEnd { kind, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None };
     Ok(Opened { path: Some(path), ..Opened::new(end, fd) })
+}
+
+/// Takes frames as datagrams at a path, from QEMU's `-netdev dgram`, vfkit and the like. `remote`: where to answer to, whoever sends.
+pub(crate) fn datagrams_at(path: &Path, remote: Option<&Path>, mtu: u16) -> Result<Opened, Failure> {
+    let (fd, path) = socket_path::datagrams(path)?;
+    // The kernel may allow less, with which it works too.
+    let _ = socket::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, DATAGRAM_BUFFER);
+    let fail = |e: io::Error| link("cannot wait for the link's peer", e);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(|e| fail(e.into()))?;
+    let peer = DatagramPeer::new(fd.try_clone().map_err(fail)?, ours, remote.map(Path::to_path_buf)).map_err(fail)?;
+    let end = LinkEnd { kind: LinkKind::Datagrams, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None };
+    Ok(Opened { path: Some(path), queues: vec![theirs], peer: Some(peer), ..Opened::new(end, fd) })
 }
 
 /// Connects to QEMU, or another VMM that speaks like it, that listens at a path.

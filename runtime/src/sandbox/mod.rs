@@ -3,6 +3,7 @@
 pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod confine;
+pub(crate) mod datagram_peer;
 pub mod failure;
 pub mod fds;
 pub(crate) mod guest;

@@ -36,6 +36,21 @@ pub struct Guest {
     pub dhcp: bool,
     /// Kind of link.
     pub link: LinkChoice,
+    /// Whether packet sockets get a ring.
+    pub ring: RingChoice,
+    /// Packet sockets among which what comes is divided, at least one.
+    pub queues: u32,
+}
+
+/// Whether a packet socket gets a ring of memory that it shares with the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingChoice {
+    /// If the kernel gives one, where frames are short enough for it to pay.
+    Auto,
+    /// It must.
+    On,
+    /// It does not.
+    Off,
 }
 
 /// Kinds of links that can be made.

@@ -1,4 +1,4 @@
-//! Sockets that listen at a path.
+//! Sockets that listen, or are bound, at a path.
 
 use super::failure::{Failure, Status};
 use rustix::fs::Mode;
@@ -27,8 +27,12 @@ impl Drop for SocketPath {
     }
 }
 
+fn new(kind: SocketType) -> Result<OwnedFd, rustix::io::Errno> {
+    socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+}
+
 fn stream_socket() -> Result<OwnedFd, rustix::io::Errno> {
-    socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+    new(SocketType::STREAM)
 }
 
 /// Makes a stream socket that listens at `path`, for this user alone. A socket that nobody listens at any more gives way.
@@ -37,17 +41,33 @@ fn stream_socket() -> Result<OwnedFd, rustix::io::Errno> {
 ///
 /// [`Status::Link`] if something is there, or the path is no good.
 pub(crate) fn listen(path: &Path) -> Result<(OwnedFd, SocketPath), Failure> {
+    let bound = bound(path, SocketType::STREAM)?;
+    let fail = |e: rustix::io::Errno| Failure::os(Status::Link, format_args!("cannot listen at {}", path.display()), e);
+    begin(&bound.0, BACKLOG).map_err(fail)?;
+    Ok(bound)
+}
+
+/// Makes a datagram socket that is bound to `path`, otherwise as [`listen`].
+///
+/// # Errors
+///
+/// As [`listen`].
+pub(crate) fn datagrams(path: &Path) -> Result<(OwnedFd, SocketPath), Failure> {
+    bound(path, SocketType::DGRAM)
+}
+
+fn bound(path: &Path, kind: SocketType) -> Result<(OwnedFd, SocketPath), Failure> {
     let fail = |e: std::io::Error| Failure::os(Status::Link, format_args!("cannot listen at {}", path.display()), e);
     // The supervisor's directory may change with its namespaces; what is removed in the end is what was made.
     let path_absolute = std::path::absolute(path).map_err(fail)?;
     let address = SocketAddrUnix::new(path).map_err(|e| fail(e.into()))?;
-    let socket = stream_socket().map_err(|e| fail(e.into()))?;
+    let socket = new(kind).map_err(|e| fail(e.into()))?;
     make_way(path, &address)?;
     // No other thread runs, so that nobody else's files get this mode.
     let before = umask(Mode::from_bits_retain(0o177));
     let bound = bind(&socket, &address);
     umask(before);
-    bound.and_then(|()| begin(&socket, BACKLOG)).map_err(|e| fail(e.into()))?;
+    bound.map_err(|e| fail(e.into()))?;
     let made = std::fs::symlink_metadata(path).map_err(fail)?;
     Ok((socket, SocketPath { path: path_absolute, file: (made.dev(), made.ino()) }))
 }

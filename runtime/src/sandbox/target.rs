@@ -37,6 +37,13 @@ pub enum Target {
     },
     /// A Unix socket that is made at this path, to which vhost-user front ends connect.
     VhostUser(PathBuf),
+    /// A Unix socket of datagrams that is made at this path, for QEMU's `-netdev dgram` and the like.
+    Datagrams {
+        /// Where.
+        path: PathBuf,
+        /// Where to answer to, if not to where datagrams come from.
+        remote: Option<PathBuf>,
+    },
     /// A Unix socket at which QEMU's `-netdev stream` listens.
     Stream(PathBuf),
     /// An inherited descriptor, and the number under which it was handed over.
@@ -62,6 +69,19 @@ impl Target {
         }
     }
 
+    /// `PATH[,remote=PATH]` of a datagram socket.
+    ///
+    /// # Errors
+    ///
+    /// If a path is empty.
+    pub fn datagrams(s: &str) -> Result<Target, String> {
+        let (path, remote) = s.split_once(",remote=").map_or((s, None), |(p, r)| (p, Some(r)));
+        if path.is_empty() || remote == Some("") {
+            return Err("a path is missing: PATH[,remote=PATH]".into());
+        }
+        Ok(Target::Datagrams { path: path.into(), remote: remote.map(PathBuf::from) })
+    }
+
     /// Takes an inherited descriptor over. To be called before this process opens anything, so that the number cannot be one of
     /// its own.
     ///
@@ -79,10 +99,11 @@ impl Target {
     pub(crate) fn open(&self, plan: &Plan) -> Result<(Opened, Unconfigured), Failure> {
         let opened = match self {
             Target::Tap(name) => guest::attach_tap(name)?,
-            Target::Packet(name) => guest::attach_packet(name)?,
-            Target::Fd(number, fd) => guest::attach_fd(*number, fd, plan.guest.mtu)?,
+            Target::Packet(name) => guest::attach_packet(name, &plan.guest)?,
+            Target::Fd(number, fd) => guest::attach_fd(*number, fd, &plan.guest)?,
             Target::Streams { path, one_off } => guest::listen_at(path, LinkKind::Streams { one_off: *one_off }, plan.guest.mtu)?,
             Target::VhostUser(path) => guest::listen_at(path, LinkKind::VhostUser, plan.guest.mtu)?,
+            Target::Datagrams { path, remote } => guest::datagrams_at(path, remote.as_deref(), plan.guest.mtu)?,
             Target::Stream(path) => guest::connect_to(path, plan.guest.mtu)?,
             Target::Process(pid) => {
                 let proc = PathBuf::from(format!("/proc/{}/ns", pid.as_raw_nonzero()));
@@ -161,7 +182,7 @@ impl Helper {
                 let mut fds = fds.into_iter();
                 let fd = fds.next().ok_or_else(|| Failure::new(Status::Internal, "the link's descriptor did not arrive"))?;
                 let removal = fds.next().zip(watched).map(|(fd, index)| RemovalWatch::from_parts(fd, index));
-                Ok((helper, Opened { end, fd, removal, path: None }))
+                Ok((helper, Opened { end, fd, queues: Vec::new(), peer: None, removal, path: None }))
             }
             Some((Report::Failed(e), _)) => Err(e),
             _ => Err(Failure::new(Status::Internal, "the link could not be made in the namespace")),
@@ -257,6 +278,7 @@ impl Gone {
             | Target::Packet(_)
             | Target::Streams { .. }
             | Target::Stream(_)
+            | Target::Datagrams { .. }
             | Target::VhostUser(_)
             | Target::Fd(..) => {}
         }

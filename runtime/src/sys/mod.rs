@@ -13,6 +13,7 @@ pub mod mmap;
 pub mod mmsg;
 pub mod netlink;
 pub mod packet;
+pub mod packet_ring;
 pub mod process;
 pub mod random;
 pub mod repair;
@@ -22,6 +23,7 @@ pub mod stream;
 pub mod system;
 pub mod tcp;
 pub mod tun;
+pub mod unix;
 
 use std::io;
 

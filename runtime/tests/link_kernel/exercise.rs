@@ -81,6 +81,11 @@ impl Bench {
         result
     }
 
+    /// Frames that were received and not looked at.
+    pub fn take(&mut self) -> Vec<Frame> {
+        self.waiting.drain(..).collect()
+    }
+
     /// The next frame for which `wanted` holds; others (neighbour discovery and the like) are passed over.
     pub fn next(&mut self, wanted: impl FnMut(&frames::Ip) -> bool) -> Option<(Frame, frames::Ip)> {
         self.next_within(PATIENCE, wanted)

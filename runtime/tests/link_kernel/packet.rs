@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Waits until an interface has its carrier, which comes a while after its other end is set up.
-fn wait_for_carrier(device: &str) {
+pub fn wait_for_carrier(device: &str) {
     let end = Instant::now() + PATIENCE;
     let has_it = || {
         let out = Command::new("ip").args(["-br", "link", "show", device]).output().unwrap();
@@ -26,7 +26,7 @@ fn wait_for_carrier(device: &str) {
 }
 
 /// The pair, without a socket on it.
-fn interfaces(mtu: u32) {
+pub fn interfaces(mtu: u32) {
     ns::ip(&format!("link add g0 mtu {mtu} type veth peer name h0 mtu {mtu}"));
     if ns::has_ipv6() {
         ns::sysctl("ipv6/conf/h0/disable_ipv6", "1");
@@ -45,7 +45,7 @@ fn on_interfaces(mtu: u32) -> Bench {
     let mac = Interfaces::current().unwrap().mac("g0").unwrap().unwrap();
     let socket = packet::open("h0").unwrap();
     assert_eq!((socket.name.as_str(), socket.mtu), ("h0", mtu));
-    Bench::new(Box::new(SocketLink::packet(socket, Some(mac))), mac)
+    Bench::new(Box::new(SocketLink::packet(socket, Some(mac)).unwrap()), mac)
 }
 
 fn frame(head: &[u8]) -> TxFrame<'_> {

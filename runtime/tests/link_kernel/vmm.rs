@@ -26,7 +26,7 @@ fn pair(offloads: bool) -> Option<(File, Bench)> {
         tun::set_offload(tap.fd.as_fd(), 0).unwrap();
     }
     ns::ip("link set tap0 up");
-    let link = SocketLink::packet(packet::open("tap0").unwrap(), None);
+    let link = SocketLink::packet(packet::open("tap0").unwrap(), None).unwrap();
     Some((File::from(tap.fd), Bench::new(Box::new(link), GUEST)))
 }
 

@@ -44,6 +44,13 @@ enum Stage {
     GivingUp(ProblemKind, String),
 }
 
+impl Freezing {
+    /// Whether its worker was told to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.stage == Stage::Ending
+    }
+}
+
 impl Network {
     /// A client asks for an image.
     pub(super) fn checkpoint(

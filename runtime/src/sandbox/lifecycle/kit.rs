@@ -25,6 +25,7 @@ pub(crate) struct Kit {
     pub(super) name: String,
     end: LinkEnd,
     link: Option<OwnedFd>,
+    queues: Vec<OwnedFd>,
     /// The links of those that joined.
     joined: Vec<JoinedLink>,
     /// Where the worker is asked; while there is none we answer.
@@ -43,6 +44,7 @@ impl Kit {
                 name: given.name.clone(),
                 end: given.end.clone(),
                 link: given.link.as_ref().map(OwnedFd::try_clone).transpose()?,
+                queues: given.queues.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>()?,
                 joined: given.joined.iter().map(JoinedLink::try_clone).collect::<std::io::Result<_>>()?,
                 control: given.control.as_ref().map(OwnedFd::try_clone).transpose()?.map(UnixListener::from),
                 pcap: given.host.pcap.as_ref().map(File::try_clone).transpose()?,
@@ -76,12 +78,14 @@ impl Kit {
     /// Nothing will come of another worker.
     pub(super) fn let_go(&mut self) {
         (self.link, self.control) = (None, None);
+        self.queues.clear();
         self.joined.clear();
     }
 
     /// The first sandbox has left those that joined it, and its published ports with it.
     pub(super) fn let_first_go(&mut self) {
         self.link = None;
+        self.queues.clear();
         self.plan.config.publish.clear();
     }
 
@@ -112,6 +116,7 @@ impl Kit {
             name: self.name.clone(),
             end: self.end.clone(),
             link: self.link.as_ref().map(OwnedFd::try_clone).transpose().map_err(fail)?,
+            queues: self.queues.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>().map_err(fail)?,
             joined: self.joined.iter().map(JoinedLink::try_clone).collect::<std::io::Result<_>>().map_err(fail)?,
             host,
             control: self.control.as_ref().map(UnixListener::try_clone).transpose().map_err(fail)?.map(OwnedFd::from),

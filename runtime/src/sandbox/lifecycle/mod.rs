@@ -468,17 +468,16 @@ impl Network {
         Ok(())
     }
 
-    /// A worker that was told to end has ended.
+    /// A worker that was told to end has ended. It may be that of an upgrade before, which the checkpoint that is under way does not wait for.
     fn has_left(&mut self) {
         match std::mem::take(&mut self.task) {
-            Task::Freeze(f) => self.fall_asleep(f),
+            Task::Freeze(f) if f.is_ending() && self.leaving.is_empty() => self.fall_asleep(f),
             task => self.task = task,
         }
     }
 
     fn answer_changed(&mut self, client: ClientId, changed: bool) {
-        let state = self.state;
-        self.answer(client, &Changed { state, changed });
+        self.answer(client, &Changed { state: self.state, changed });
     }
 
     /// Gives the last answer. A member that gets one is no member any more.

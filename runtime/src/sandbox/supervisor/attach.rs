@@ -4,6 +4,7 @@ use super::AttachRequest;
 use super::base::Base;
 use super::events::{WorkerEnd, follow_resolver, is_to_end, next_child, next_signal, wait_for_events, worker_died, worker_end};
 use crate::control::registry::Registration;
+use crate::sandbox::datagram_peer::DatagramPeer;
 use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::Opened;
 use crate::sandbox::lifecycle::{Ended, Kit, Network, Server};
@@ -16,12 +17,13 @@ pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)
     let AttachRequest { plan, target, thaw, pid_file } = request;
     let mut base = Base::new(plan, &[], None)?;
     let mut gone = Gone::watch(target)?;
-    let (Opened { end, fd: link, removal, path: _path }, unconfigured) = target.open(plan)?;
+    let (Opened { end, fd: link, queues, mut peer, removal, path: _path }, unconfigured) = target.open(plan)?;
     gone.interface = removal;
     let host = std::mem::take(&mut base.host);
     // The link goes when we do: a worker that ends for no reason ends us.
     let control = base.control.take().map(Into::into);
-    let given = Given { name: base.name(), end, link: Some(link), joined: Vec::new(), host, control, capture_goes_on: false };
+    let (name, link, joined) = (base.name(), Some(link), Vec::new());
+    let given = Given { name, end, link, queues, joined, host, control, capture_goes_on: false };
     let kit = Kit::of(plan, &base.program, &given)?;
     let (worker, thawed) = WorkerProcess::start(base.program.as_fd(), plan, given, thaw.as_ref())?;
     if let (Some(t), Some(report)) = (thaw, &thawed) {
@@ -42,7 +44,8 @@ pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)
     // What was attached to is gone, and others that joined are served on.
     let mut first_gone = false;
     loop {
-        let watched = if first_gone { Vec::new() } else { gone.fds() };
+        let mut watched = if first_gone { Vec::new() } else { gone.fds() };
+        watched.extend(peer.iter().flat_map(DatagramPeer::fds));
         wait_for_events(&base, &network, &watched)?;
         while let Some(s) = next_signal(&base.signals)? {
             if is_to_end(s.signal) {
@@ -51,6 +54,9 @@ pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)
             }
         }
         follow_resolver(&mut base, plan, &mut network);
+        if let Some(p) = &mut peer {
+            p.turn();
+        }
         if !first_gone && gone.is_gone() {
             if !network.has_members() {
                 network.end();

@@ -22,8 +22,9 @@ pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> R
     let (child, end, link, namespaces, retries) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
     let host = std::mem::take(&mut base.host);
     let worker_link = link.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the link over", e))?;
+    let (queues, joined) = (Vec::new(), Vec::new());
     let (name, control, link_of_worker) = (base.name(), base.control.take().map(Into::into), Some(worker_link));
-    let given = Given { name, end, link: link_of_worker, joined: Vec::new(), host, control, capture_goes_on: false };
+    let given = Given { name, end, link: link_of_worker, queues, joined, host, control, capture_goes_on: false };
     let kit = Kit::of(plan, &base.program, &given)?;
     let (worker, thawed) = WorkerProcess::start(base.program.as_fd(), plan, given, request.thaw.as_ref())?;
     if let (Some(t), Some(report)) = (&request.thaw, &thawed) {

@@ -6,7 +6,9 @@ use crate::checkpoint::helper::Helper;
 use crate::checkpoint::news::Watched;
 use crate::checkpoint::{CheckpointError, known};
 use crate::link::Link;
+use crate::link::datagram::DatagramLink;
 use crate::link::pcap::PcapLink;
+use crate::link::queues::QueuesLink;
 use crate::link::socket::SocketLink;
 use crate::link::stream::StreamLink;
 use crate::link::tap::TapLink;
@@ -91,9 +93,10 @@ fn run(channel: &Channel) -> Result<(), Failure> {
 
 /// Gives up everything that the worker does not need.
 fn confine_with(parts: Parts) -> Result<WorkerSetup, Failure> {
-    let Parts { config, rules, log, name, end, users, link, joined, resolvers, stop, control, host, capture_goes_on } = parts;
-    let link = link.map(|fd| make_link(&end, fd)).transpose()?;
-    let joined = joined.into_iter().map(|j| Ok((LinkId(j.number), make_link(&j.end, j.fd)?)));
+    let Parts { config, rules, log, name, end, users, link, queues, joined, resolvers, stop, control, host, capture_goes_on } =
+        parts;
+    let link = link.map(|fd| make_link(&end, fd, queues)).transpose()?;
+    let joined = joined.into_iter().map(|j| Ok((LinkId(j.number), make_link(&j.end, j.fd, Vec::new())?)));
     let joined = joined.collect::<Result<_, Failure>>()?;
     confine::drop_privileges()?;
     let log = log::root(&log, host.log);
@@ -320,7 +323,7 @@ impl Served<'_> {
                 Box::new(TapLink::new(tun, Some(mac)))
             }
             (LinkKind::Tap, None) => return Err(internal(&"the TAP's address is not known")),
-            _ => make_link(&end, fd)?,
+            _ => make_link(&end, fd, Vec::new())?,
         };
         self.worker()?.add_link(NewLink { name, net, link }).map_err(|e| internal(&e))
     }
@@ -381,7 +384,8 @@ impl Served<'_> {
     }
 }
 
-fn make_link(end: &LinkEnd, fd: OwnedFd) -> Result<Box<dyn Link>, Failure> {
+/// `queues`: what else belongs to the link, see [`Opened::queues`](crate::sandbox::guest::Opened::queues).
+fn make_link(end: &LinkEnd, fd: OwnedFd, queues: Vec<OwnedFd>) -> Result<Box<dyn Link>, Failure> {
     let fail = |e: String| Failure::new(Status::Link, format!("cannot serve the link {}: {e}", end.ifname));
     let mtu = u16::try_from(end.mtu).unwrap_or(u16::MAX);
     match end.kind {
@@ -389,9 +393,22 @@ fn make_link(end: &LinkEnd, fd: OwnedFd) -> Result<Box<dyn Link>, Failure> {
             let tun = tun::adopt(fd, end.mtu).map_err(|e| fail(e.to_string()))?;
             Ok(Box::new(TapLink::new(tun, end.guest_mac)))
         }
-        LinkKind::Packet { mac, receive_buffer } => {
-            let socket = PacketSocket { fd, name: end.ifname.clone(), mtu: end.mtu, mac, receive_buffer };
-            Ok(Box::new(SocketLink::packet(socket, end.guest_mac)))
+        LinkKind::Packet { mac, receive_buffer, ring } => {
+            let make = |fd| {
+                let name = end.ifname.clone();
+                let socket = PacketSocket { fd, name, mtu: end.mtu, mac, receive_buffer, ring, queues: Vec::new() };
+                SocketLink::packet(socket, end.guest_mac).map_err(|e| fail(format!("its ring cannot be mapped: {e}")))
+            };
+            let first = make(fd)?;
+            if queues.is_empty() {
+                return Ok(Box::new(first));
+            }
+            let others = queues.into_iter().map(make).collect::<Result<_, _>>()?;
+            Ok(Box::new(QueuesLink::new(first, others).map_err(|e| fail(e.to_string()))?))
+        }
+        LinkKind::Datagrams => {
+            let bell = queues.into_iter().next().ok_or_else(|| fail("its bell did not arrive".into()))?;
+            Ok(Box::new(DatagramLink::new(fd, bell, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
         }
         LinkKind::Messages => Ok(Box::new(SocketLink::messages(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
         LinkKind::Streams { one_off } => {

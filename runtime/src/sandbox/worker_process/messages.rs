@@ -205,6 +205,8 @@ pub(crate) struct Start {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     Link,
+    /// One more socket of the link.
+    Queue,
     /// Of a guest that joined, by its place in [`Start::joined`].
     Joined(usize),
     Resolvers,
@@ -232,6 +234,8 @@ pub(crate) struct Parts {
     pub(crate) users: Vec<u32>,
     /// None if the first guest has left those that joined it.
     pub(crate) link: Option<OwnedFd>,
+    /// More sockets of the same link.
+    pub(crate) queues: Vec<OwnedFd>,
     pub(crate) joined: Vec<JoinedLink>,
     pub(crate) resolvers: OwnedFd,
     pub(crate) stop: OwnedFd,
@@ -248,15 +252,16 @@ fn wrong(what: impl std::fmt::Display) -> Failure {
 impl Parts {
     /// The parts that a plan asks for, once their descriptors are there.
     pub(super) fn new(plan: &Plan, users: Vec<u32>, given: super::Given, resolvers: OwnedFd, stop: OwnedFd) -> Parts {
-        let super::Given { name, end, link, joined, host, control, capture_goes_on } = given;
+        let super::Given { name, end, link, queues, joined, host, control, capture_goes_on } = given;
         let (config, rules, log) = (plan.config.clone(), plan.rules.clone(), plan.log.clone());
-        Parts { config, rules, log, name, end, users, link, joined, resolvers, stop, control, host, capture_goes_on }
+        Parts { config, rules, log, name, end, users, link, queues, joined, resolvers, stop, control, host, capture_goes_on }
     }
 
     /// As a message, with its descriptors.
     pub(super) fn into_message(self) -> (ToWorker, Vec<OwnedFd>) {
         let mut all = vec![(Role::Resolvers, self.resolvers), (Role::Stop, self.stop)];
         all.extend(self.link.map(|fd| (Role::Link, fd)));
+        all.extend(self.queues.into_iter().map(|fd| (Role::Queue, fd)));
         let mut joined = Vec::with_capacity(self.joined.len());
         for (i, JoinedLink { number, end, fd }) in self.joined.into_iter().enumerate() {
             joined.push((number, end));
@@ -299,10 +304,11 @@ impl Parts {
         let (mut link, mut resolvers, mut stop, mut control) = (None, None, None, None);
         let mut host = HostFds::default();
         let mut ends: Vec<Option<(u8, LinkEnd)>> = start.joined.into_iter().map(Some).collect();
-        let mut joined = Vec::new();
+        let (mut queues, mut joined) = (Vec::new(), Vec::new());
         for (role, fd) in start.roles.into_iter().zip(fds) {
             match role {
                 Role::Link => link = Some(fd),
+                Role::Queue => queues.push(fd),
                 Role::Joined(i) => {
                     let end = ends.get_mut(i).and_then(Option::take);
                     let (number, end) = end.ok_or_else(|| wrong("there is a link of nobody's"))?;
@@ -351,6 +357,7 @@ impl Parts {
             end: start.link,
             users: start.users,
             link,
+            queues,
             joined,
             resolvers,
             stop,

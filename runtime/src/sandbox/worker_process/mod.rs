@@ -53,6 +53,8 @@ pub(crate) struct Given {
     pub(crate) end: LinkEnd,
     /// None if the first guest has left those that joined it.
     pub(crate) link: Option<OwnedFd>,
+    /// More sockets of the same link.
+    pub(crate) queues: Vec<OwnedFd>,
     pub(crate) joined: Vec<JoinedLink>,
     pub(crate) host: HostFds,
     /// The socket at which it is asked.

@@ -1,0 +1,195 @@
+//! How fast frames are received from a packet socket on a veth: one `readv` for each, by `recvmmsg`, and through the ring.
+//!
+//! Runs itself again in a network namespace of its own, so that it needs no privilege. For each length of frames, the ways take turns in several rounds, and for
+//! each the median is printed of:
+//!
+//! - *flood*: frames a second that are received while another processor sends as fast as it can;
+//! - *alone*: frames a second of a reader that shares one processor with the sender, which is what both cost together;
+//! - *reader*: the reader's processor time for a frame in the flood, nanoseconds;
+//! - *delay*: from sending a frame after a pause to having it, median, microseconds.
+
+use hibernet::link::socket::SocketLink;
+use hibernet::link::{Link, RxBatch};
+use hibernet::slots::Slots;
+use hibernet::sys::mmsg;
+use hibernet::sys::packet::{self, PacketOptions, PacketSocket};
+use hibernet::sys::socket::set_option;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const ROLE: &str = "HIBERNET_PACKET_BENCH";
+const ROUNDS: usize = 5;
+const LASTS: Duration = Duration::from_millis(700);
+const DELAYS: usize = 200;
+/// As the command has it.
+const SLOTS: u32 = 2048;
+const PACKET_QDISC_BYPASS: libc::c_int = 20;
+
+fn main() {
+    if std::env::var(ROLE).is_ok() {
+        return inside();
+    }
+    let exe = std::env::current_exe().expect("this program");
+    match Command::new("unshare").arg("-Urn").arg(exe).env(ROLE, "inside").status() {
+        Ok(s) if s.success() => {}
+        other => println!("no network namespace of our own, nothing measured: {other:?}"),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Readv,
+    Recvmmsg,
+    Ring,
+}
+
+/// Something that receives.
+enum Reader {
+    Link(Box<SocketLink>, RxBatch),
+    Readv(PacketSocket),
+}
+
+impl Reader {
+    fn new(way: Way) -> Reader {
+        let ring = if matches!(way, Way::Ring) { SLOTS } else { 0 };
+        let socket = packet::open_with("far", PacketOptions { ring, queues: 1 }).expect("a packet socket");
+        match way {
+            Way::Readv => Reader::Readv(socket),
+            _ => Reader::Link(Box::new(SocketLink::packet(socket, None).expect("a link")), RxBatch::default()),
+        }
+    }
+
+    /// Waits for frames, and takes all that there are: how many.
+    fn take(&mut self, slots: &mut Slots) -> u64 {
+        let fd = match self {
+            Reader::Link(l, _) => l.fd(),
+            Reader::Readv(s) => s.fd.as_fd(),
+        };
+        let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
+        poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&limit)).expect("poll");
+        let mut n = 0;
+        match self {
+            Reader::Link(link, batch) => loop {
+                link.recv_batch(slots, batch).expect("frames");
+                if batch.is_empty() {
+                    return n;
+                }
+                n += batch.len() as u64;
+                batch.drain().for_each(|r| slots.give(r.slot));
+            },
+            Reader::Readv(s) => {
+                while let Some(slot) = slots.take() {
+                    let read = rustix::io::readv(&s.fd, &mut [std::io::IoSliceMut::new(slots.slot_mut(slot))]);
+                    slots.give(slot);
+                    if read.is_err() {
+                        return n;
+                    }
+                    n += 1;
+                }
+                n
+            }
+        }
+    }
+}
+
+fn stay_on(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).expect("a processor");
+}
+
+fn processor_time() -> Duration {
+    let t = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+fn frame(len: usize) -> Vec<u8> {
+    let mut frame = vec![0; len];
+    frame[..6].fill(0xff);
+    // A protocol that nobody looks at.
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    frame
+}
+
+fn sender() -> PacketSocket {
+    let socket = packet::open("near").expect("a packet socket");
+    set_option(socket.fd.as_fd(), libc::SOL_PACKET, PACKET_QDISC_BYPASS, 1).expect("PACKET_QDISC_BYPASS");
+    socket
+}
+
+/// Frames a second, and the reader's processor time for each.
+fn flood(way: Way, len: usize, cpu: usize) -> (f64, f64) {
+    let (mut reader, mut slots) = (Reader::new(way), Slots::new(4096).expect("slots"));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            stay_on(cpu);
+            let (socket, header, frame) = (sender(), [0; 10], frame(len));
+            let messages = [[IoSlice::new(&header), IoSlice::new(&frame)]; mmsg::MAX];
+            while !stop.load(Ordering::Relaxed) {
+                // What is not taken is sent again.
+                let _ = mmsg::send(socket.fd.as_fd(), &messages);
+            }
+        });
+        stay_on(0);
+        reader.take(&mut slots);
+        let (begun, before, mut n) = (Instant::now(), processor_time(), 0);
+        while begun.elapsed() < LASTS {
+            n += reader.take(&mut slots);
+        }
+        let (elapsed, used) = (begun.elapsed(), processor_time() - before);
+        stop.store(true, Ordering::Relaxed);
+        (n as f64 / elapsed.as_secs_f64(), used.as_nanos() as f64 / n.max(1) as f64)
+    })
+}
+
+/// From sending to having it, microseconds.
+fn delay(way: Way, len: usize) -> f64 {
+    let (mut reader, mut slots) = (Reader::new(way), Slots::new(64).expect("slots"));
+    let (socket, header, frame) = (sender(), [0; 10], frame(len));
+    let mut all: Vec<f64> = (0..DELAYS)
+        .map(|_| {
+            std::thread::sleep(Duration::from_micros(500));
+            let begun = Instant::now();
+            mmsg::send(socket.fd.as_fd(), &[[IoSlice::new(&header), IoSlice::new(&frame)]]).expect("a frame");
+            while reader.take(&mut slots) == 0 {}
+            begun.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    median(&mut all)
+}
+
+fn median(all: &mut [f64]) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+fn inside() {
+    let up = "ip link add near mtu 65520 type veth peer name far mtu 65520 && ip link set near up && ip link set far up";
+    let quiet = "for i in near far; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done 2>/dev/null";
+    let made = Command::new("sh").args(["-c", &format!("{up}; {quiet}; true")]).status().expect("sh runs");
+    assert!(made.success());
+    let other = usize::from(std::thread::available_parallelism().is_ok_and(|n| n.get() > 1));
+    let ways = [Way::Readv, Way::Recvmmsg, Way::Ring];
+    println!("{:>6} {:9} {:>12} {:>12} {:>9} {:>9}", "length", "way", "flood/s", "alone/s", "reader ns", "delay us");
+    for len in [60, 300, 1514, 9000, 65_000] {
+        let mut rounds = ways.map(|_| [const { Vec::new() }; 4]);
+        for _ in 0..ROUNDS {
+            for (way, figures) in ways.into_iter().zip(&mut rounds) {
+                let (rate, cost) = flood(way, len, other);
+                let all = [rate, flood(way, len, 0).0, cost, delay(way, len)];
+                figures.iter_mut().zip(all).for_each(|(f, x)| f.push(x));
+            }
+        }
+        for (way, figures) in ways.into_iter().zip(&mut rounds) {
+            let [rate, alone, cost, delay] = figures.each_mut().map(|f| median(f));
+            println!("{len:>6} {:9} {rate:>12.0} {alone:>12.0} {cost:>9.0} {delay:>9.1}", format!("{way:?}").to_lowercase());
+        }
+    }
+}
