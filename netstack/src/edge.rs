@@ -508,6 +508,13 @@ pub trait HostSockets: PayloadStore {
     /// Reads up to `max` bytes that stand `offset` bytes after the first unconsumed one, and leaves them there.
     fn tcp_peek(&mut self, sock: SockId, offset: u32, max: u32) -> Result<Peek, SockError>;
 
+    /// As [`HostSockets::tcp_peek`], for one who will go on right behind what is peeked, with pieces of the same length up to `more` bytes: the edge may
+    /// read those at once.
+    fn tcp_peek_run(&mut self, sock: SockId, offset: u32, max: u32, more: u32) -> Result<Peek, SockError> {
+        let _ = more;
+        self.tcp_peek(sock, offset, max)
+    }
+
     /// Throws `n` bytes away that were peeked before.
     fn tcp_consume(&mut self, sock: SockId, n: u32) -> Result<(), SockError>;
 

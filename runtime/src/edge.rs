@@ -100,8 +100,12 @@ impl HostSockets for RuntimeEdge {
         self.sockets.tcp_peek(&mut self.slots, sock, offset, max)
     }
 
+    fn tcp_peek_run(&mut self, sock: SockId, offset: u32, max: u32, more: u32) -> Result<Peek, SockError> {
+        self.sockets.tcp_peek_run(&mut self.slots, sock, offset, max, more)
+    }
+
     fn tcp_consume(&mut self, sock: SockId, n: u32) -> Result<(), SockError> {
-        self.sockets.tcp_consume(sock, n)
+        self.sockets.tcp_consume(&mut self.slots, sock, n)
     }
 
     fn tcp_unread(&mut self, sock: SockId) -> u32 {

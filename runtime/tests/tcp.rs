@@ -128,6 +128,74 @@ fn large_peeks_come_up_to_a_slot() {
 }
 
 #[test]
+fn a_run_of_peeks_gives_what_single_ones_would() {
+    everywhere(|mut host, at| {
+        const ALL: usize = 3 << 20;
+        let (sock, mut peer) = host.connected(token(1), at);
+        let (other, mut other_peer) = host.connected(token(2), at);
+        let writer = std::thread::spawn(move || peer.write_all(&stream(0, ALL)).map(|()| peer));
+        other_peer.write_all(&stream(0, 5000)).unwrap();
+        let (mut seen, mut consumed, mut turn) = (0, 0, 0_usize);
+        let until = Instant::now() + PATIENCE;
+        while seen < ALL {
+            turn += 1;
+            // Lengths change now and then, as windows do.
+            let len = [64 << 10, 64 << 10, 64 << 10, 1460, 10_000][turn / 50 % 5];
+            match host.edge.tcp_peek_run(sock, (seen - consumed) as u32, len, 20 * len).unwrap() {
+                Peek::Data(p) => {
+                    let b = host.take(p);
+                    assert!(!b.is_empty() && b.len() <= len as usize);
+                    assert_eq!(b, stream(seen, b.len()), "at {seen}");
+                    seen += b.len();
+                }
+                Peek::Empty => {
+                    host.edge.tcp_consume(sock, (seen - consumed) as u32).unwrap();
+                    consumed = seen;
+                    host.poll(until);
+                }
+                Peek::Eof => panic!("end at {seen}"),
+            }
+            match turn % 17 {
+                // Something is sent again, from the first byte that is not consumed.
+                0 if seen > consumed => {
+                    let b = host.peek_bytes(sock, 0, 100);
+                    assert_eq!(b, stream(consumed, b.len()), "again, at {consumed}");
+                }
+                // Another flow has its turn.
+                5 => assert_eq!(host.peek_bytes(other, 1000, 3000), stream(1000, 3000)),
+                9 => {
+                    let n = (seen - consumed) / 2;
+                    host.edge.tcp_consume(sock, n as u32).unwrap();
+                    consumed += n;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(host.edge.tcp_peek_run(sock, (seen - consumed) as u32, 1000, 1000), Ok(Peek::Empty));
+        drop(writer.join().unwrap().unwrap());
+        assert_eq!(host.peek(sock, (seen - consumed) as u32, 1000), Ok(Peek::Eof));
+        host.edge.close(sock, Close::Reset);
+        host.assert_no_slots();
+    });
+}
+
+#[test]
+fn what_was_read_ahead_is_forgotten_with_its_socket() {
+    let mut host = Host::new();
+    let (sock, mut peer) = host.connected(token(1), loopbacks()[0]);
+    peer.write_all(&stream(0, 60_000)).unwrap();
+    while host.peek_bytes(sock, 59_999, 1).is_empty() {}
+    assert_eq!(host.peek_bytes(sock, 0, 10_000), stream(0, 10_000));
+    let Ok(Peek::Data(p)) = host.edge.tcp_peek_run(sock, 10_000, 10_000, 300_000) else {
+        panic!("nothing behind the first piece")
+    };
+    assert_eq!(host.take(p), stream(10_000, 10_000));
+    assert_eq!(host.edge.slots.in_use(), 4, "the whole pieces behind it were read too");
+    host.edge.close(sock, Close::Reset);
+    host.assert_no_slots();
+}
+
+#[test]
 fn urgent_data_stay_in_the_stream_and_come_once() {
     everywhere(|mut host, at| {
         let (sock, mut peer) = host.connected(token(1), at);

@@ -4,6 +4,7 @@
 //! only after a call that came up short, so nothing needs to be switched. Sockets are named by slot and generation, so an
 //! event of a socket that was closed earlier in the same batch is recognised.
 
+mod ahead;
 mod bytes;
 pub mod error;
 mod gather;
@@ -16,6 +17,7 @@ mod udp;
 
 use crate::slots::Slots;
 use crate::sys::socket;
+use ahead::Ahead;
 pub use bytes::Bytes;
 use error::sock_error;
 use gather::Gather;
@@ -100,6 +102,7 @@ pub struct Sockets {
     peek_offset: [Option<bool>; 2],
     /// Where the bytes before an offset go where there is no peek offset; empty until needed.
     discard: Vec<u8>,
+    ahead: Ahead,
     gather: Gather,
     reserved: Option<Reserved>,
     raw: RawPings,
@@ -165,6 +168,7 @@ impl Sockets {
             free: Vec::new(),
             peek_offset: [None; 2],
             discard: Vec::new(),
+            ahead: Ahead::default(),
             gather: Gather::default(),
             reserved: None,
             raw,
@@ -329,6 +333,7 @@ impl Sockets {
         if self.gather.is_for(id) {
             self.flush(slots);
         }
+        self.ahead.forget_of(slots, id);
         let Some(sock) = self.remove(id) else { return };
         if let Some(fd) = sock.fd() {
             // Fails only for a socket that was never watched.

@@ -40,6 +40,13 @@ impl Tcp {
         Tcp { fd, v6, peek_at: OFF, at_mark: false, urgent: false, ended: false }
     }
 
+    /// So many bytes were peeked.
+    pub(super) fn advance_peek(&mut self, n: usize) {
+        if self.peek_at != OFF {
+            self.peek_at += n as i64;
+        }
+    }
+
     pub(super) fn save(&self) -> io::Result<TcpState> {
         let fingerprint = Fingerprint::of(self.fd.as_fd())?;
         let ended = self.ended || tcp::peer_finished(fingerprint.state) && fingerprint.state != tcp::CLOSE;
@@ -123,6 +130,22 @@ impl Sockets {
         }
     }
 
+    /// See [`HostSockets::tcp_peek_run`](hibernet_netstack::edge::HostSockets::tcp_peek_run).
+    pub fn tcp_peek_run(&mut self, slots: &mut Slots, id: SockId, offset: u32, max: u32, more: u32) -> Result<Peek, SockError> {
+        let (len, pieces) = ((max as usize).min(PEEK_MAX), more.checked_div(max).unwrap_or(0) as usize + 1);
+        if let Some(piece) = self.ahead.take(id, offset, len) {
+            return Ok(Peek::Data(piece));
+        }
+        let s = self.tcp(id)?;
+        if pieces > 1 && !s.urgent && s.peek_at == i64::from(offset) {
+            self.peek_ahead(slots, id, offset, len, pieces);
+            if let Some(piece) = self.ahead.take(id, offset, len) {
+                return Ok(Peek::Data(piece));
+            }
+        }
+        self.tcp_peek(slots, id, offset, max)
+    }
+
     /// Urgent data came.
     pub(super) fn urgent(&mut self, id: SockId) {
         if let Ok(s) = self.tcp(id) {
@@ -174,9 +197,7 @@ impl Sockets {
         }
         let s = self.tcp(id).map_err(stale)?;
         let n = socket::recv(s.fd.as_fd(), out, libc::MSG_PEEK)?;
-        if s.peek_at != OFF {
-            s.peek_at += n as i64;
-        }
+        s.advance_peek(n);
         Ok(n)
     }
 
@@ -217,7 +238,8 @@ impl Sockets {
     }
 
     /// See [`HostSockets::tcp_consume`](hibernet_netstack::edge::HostSockets::tcp_consume).
-    pub fn tcp_consume(&mut self, id: SockId, n: u32) -> Result<(), SockError> {
+    pub fn tcp_consume(&mut self, slots: &mut Slots, id: SockId, n: u32) -> Result<(), SockError> {
+        self.ahead.consumed(slots, id, n);
         let s = self.tcp(id)?;
         let mut left = n as usize;
         while left > 0 {

@@ -2,6 +2,7 @@
 
 use super::check_len;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Most pieces of one `recvmsg` (`UIO_MAXIOV`).
@@ -37,6 +38,24 @@ pub fn peek_behind(fd: BorrowedFd<'_>, skip: usize, scratch: &mut [u8], out: &mu
     // matter to the kernel, which writes one after the other.
     let n = check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })?;
     Ok(n.checked_sub(skip))
+}
+
+/// Peeks into several buffers, one after the other: ranges of `memory`. Returns how many bytes that were. Ranges outside of it, or more than 64 of them, are
+/// `InvalidInput`.
+pub fn peek_into(fd: BorrowedFd<'_>, memory: &mut [u8], buffers: &[Range<usize>]) -> io::Result<usize> {
+    let mut iovs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 64];
+    let iovs = iovs.get_mut(..buffers.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    for (iov, range) in iovs.iter_mut().zip(buffers) {
+        let buffer = memory.get_mut(range.clone()).ok_or(io::ErrorKind::InvalidInput)?;
+        *iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    }
+    // SAFETY: `msghdr` is plain data for which all zeroes are valid.
+    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    msg.msg_iov = iovs.as_mut_ptr();
+    msg.msg_iovlen = iovs.len() as _;
+    // SAFETY: the header points to `iovs`, which point into `memory`, borrowed exclusively during the call; the kernel writes only bytes, within
+    // the lengths given. Overlapping ranges would mix them up, nothing worse.
+    check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
 }
 
 /// Sends the pieces one after the other, without waiting and without a signal if nobody reads any more. Returns how many bytes were taken. Of more

@@ -430,6 +430,7 @@ impl Worker {
     fn trim(&mut self, now: Time) {
         if self.trim_at.is_some_and(|t| t <= now) {
             self.trim_at = None;
+            self.edge.sockets.forget_ahead(&mut self.edge.slots);
             self.edge.slots.trim(WARM_SLOTS);
         }
     }

@@ -119,7 +119,9 @@ impl Flow {
             }
             // Where the link does not cut them, many segments are read at once.
             let want = if room < most { room } else { (room / most).min(BULK / most).max(1) * most };
-            match cx.edge.tcp_peek(self.sock, self.offset(self.snd_nxt), want) {
+            // Whoever has sent a little and no more is not asked for more at once.
+            let more = if frames == 0 { 0 } else { (room - want).min((FRAMES_PER_TURN - frames) * most) };
+            match cx.edge.tcp_peek_run(self.sock, self.offset(self.snd_nxt), want, more) {
                 Ok(Peek::Data(body)) => {
                     let len = body.len;
                     let push = if len < want { Flags::PSH } else { Flags(0) };

@@ -254,10 +254,10 @@ impl StreamLink {
         if frame.gso.is_some() || frame.checksum.is_some() {
             return Err(TxError::TooBig);
         }
-        if self.outbox.is_full(frame.head.len()) && !self.full {
+        if self.outbox.is_full(frame.head.len(), self.full) && !self.full {
             self.write(slots);
         }
-        if self.outbox.is_full(frame.head.len()) {
+        if self.outbox.is_full(frame.head.len(), self.full) {
             return Err(TxError::Full);
         }
         if frame.keep_body {

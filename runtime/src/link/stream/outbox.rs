@@ -6,11 +6,13 @@ use crate::slots::Slots;
 use hibernet_netstack::edge::{Payload, TxFrame};
 use std::io::{self, ErrorKind, IoSlice};
 
+/// Most frames that are gathered: with a head and a body each, as many pieces as a call may have, less that of a rest.
+const FRAMES: usize = 511;
 /// Bytes of heads that are gathered.
-const HEADS: usize = 32 * 1024;
+const HEADS: usize = 64 * 1024;
 
 /// From so many bytes on, what waits is better written: it is in the processor's cache, and its buffers can be used again.
-const WORTH: usize = 64 * 1024;
+const WORTH: usize = 512 * 1024;
 
 /// A frame that waits: where its head ends in the common buffer, and its body, of which the outbox owns a share.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +48,7 @@ pub(super) enum Written {
 
 impl Outbox {
     pub(super) fn new() -> Outbox {
-        Outbox { rest: Vec::new(), frames: Vec::with_capacity(BATCH), heads: Vec::with_capacity(HEADS), bytes: 0, written: 0 }
+        Outbox { rest: Vec::new(), frames: Vec::with_capacity(FRAMES), heads: Vec::with_capacity(HEADS), bytes: 0, written: 0 }
     }
 
     /// Whether something waits.
@@ -54,9 +56,9 @@ impl Outbox {
         self.rest.is_empty() && self.frames.is_empty()
     }
 
-    /// Whether a frame with a head of this length must wait for others to be written.
-    pub(super) fn is_full(&self, head: usize) -> bool {
-        self.frames.len() == BATCH || self.heads.len() + PREFIX + head > HEADS
+    /// Whether a frame with a head of this length must wait for others to be written. While the stream takes none, `stuck`, only a few are kept.
+    pub(super) fn is_full(&self, head: usize, stuck: bool) -> bool {
+        self.frames.len() >= if stuck { BATCH } else { FRAMES } || self.heads.len() + PREFIX + head > HEADS
     }
 
     /// Whether there is enough for a call of its own.
@@ -105,7 +107,7 @@ impl Outbox {
         first: usize,
         send: &mut impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let mut pieces = [IoSlice::new(&[]); 2 * BATCH + 1];
+        let mut pieces = [IoSlice::new(&[]); 2 * FRAMES + 1];
         let mut count = 0;
         let mut skip = self.written;
         let mut add = |bytes| {
