@@ -16,6 +16,9 @@ pub enum CheckpointError {
     /// It is frozen already, and neither committed nor given up.
     #[error("a checkpoint is in progress; commit it or give it up first")]
     InProgress,
+    /// The virtual machine that was to move runs again, or its monitor has left.
+    #[error("the virtual machine does not move any more")]
+    GivenUp,
     /// It is not frozen, or by another freeze.
     #[error("no checkpoint of this generation is in progress")]
     WrongToken,

@@ -1,10 +1,11 @@
 //! `hibernet checkpoint`.
 
-use super::helper::{RepairOptions, RunningHelper};
+use super::helper::RepairOptions;
 use super::{print, print_json};
 use crate::checkpoint::file::Replacement;
 use crate::checkpoint::report::{FlowTier, FreezeReport, Tier};
 use crate::control::lifecycle::{Asking, Event, Request, Tiers, WakeExec};
+use crate::sandbox::carry::RunningHelper;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::worker::{Mode, Prepare};
 use clap::Args;
@@ -99,7 +100,7 @@ pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
     let Tiers { flows } = Asking::new(&args.name, &Request::Tiers { mode }, &[])?.answer()?;
     summary(&flows);
     let (live, require) = (args.live, args.require.unwrap_or(0));
-    let unlocked = args.repair && args.helper.unlocked()?;
+    let unlocked = args.repair && args.helper.carry().unlocked();
     let how = Prepare { mode, live, require, unlocked, name: String::new() };
     let mut fds = vec![match &target {
         Target::File(f) => f.as_fd(),

@@ -27,6 +27,7 @@ mod wait;
 pub use options::NetOptions;
 
 use crate::sandbox::failure::{Failure, Status, complain};
+use crate::sandbox::plan::Plan;
 use crate::sandbox::supervisor::{self, AttachRequest, RunRequest};
 use crate::sandbox::target::Target;
 use crate::sandbox::worker_process::{self, COMMAND};
@@ -219,6 +220,8 @@ struct AttachArgs {
     target: TargetArgs,
     #[command(flatten)]
     net: NetOptions,
+    #[command(flatten)]
+    moving: helper::MoveOptions,
 }
 
 /// A link or namespace that somebody else made.
@@ -337,7 +340,8 @@ fn attach(args: AttachArgs) -> Result<u8, Failure> {
     };
     let target = args.target.target()?.ok_or_else(nothing)?;
     args.net.check_queues(Some(&target))?;
-    supervisor::attach(&AttachRequest { plan: args.net.plan()?, target, thaw: None, pid_file: None })
+    let plan = Plan { carry: args.moving.carry(), ..args.net.plan()? };
+    supervisor::attach(&AttachRequest { plan, target, thaw: None, pid_file: None })
 }
 
 /// Prints to standard output. That nobody reads any more (`| head`) is no failure.

@@ -4,6 +4,7 @@ pub use super::choices::{EgressArg, LevelArg, LinkArg, RingArg};
 use super::rules::Source;
 use super::values::{self, Prefixed};
 use crate::control::protocol::{Recheck, RulesOf};
+use crate::sandbox::carry::Carry;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::plan::{Guest, LinkChoice, LogPlan, Plan};
 use crate::sandbox::resolv::{self, HostResolver};
@@ -223,6 +224,7 @@ impl NetOptions {
             log: LogPlan { level: self.log_level.into(), json: self.log_json, file: self.log_file.clone() },
             name: self.name.clone(),
             detach: self.detach,
+            carry: Carry::default(),
         })
     }
 

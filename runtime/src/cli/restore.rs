@@ -1,11 +1,12 @@
 //! `hibernet restore`.
 
-use super::helper::{RepairOptions, RunningHelper};
+use super::helper::RepairOptions;
 use super::{NetOptions, TargetArgs, print, print_json};
 use crate::checkpoint::report::{Outcome, ThawReport};
 use crate::checkpoint::{self, contents::Origin};
 use crate::control::lifecycle::{Asking, Request, Restore, State};
 use crate::control::registry::Registry;
+use crate::sandbox::carry::RunningHelper;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::supervisor::{self, AttachRequest, RunRequest, Thawing};
 use crate::sandbox::target::Target;
@@ -186,6 +187,7 @@ fn wake(args: &RestoreArgs, file: &File, image: &Image<'_>, policy: RestorePolic
 fn begin(args: RestoreArgs, target: Option<Target>, file: File, image: &Image<'_>, policy: RestorePolicy) -> Result<u8, Failure> {
     args.net.check_queues(target.as_ref())?;
     let mut plan = args.net.plan()?;
+    plan.carry = args.helper.carry();
     let fail = |e: &dyn std::fmt::Display| Failure::new(Status::Image, format!("{}: {e}", args.file.display()));
     image.check().map_err(|e| fail(&e))?;
     let saved = checkpoint::config_of(image).map_err(|e| fail(&e))?;

@@ -30,6 +30,8 @@ pub enum State {
     Paused,
     /// There is no worker: its state is in an image, its sockets are held.
     Asleep,
+    /// Its virtual machine is on its way: its state is saved and it stands still, or it is loaded and has not begun.
+    Moving,
 }
 
 impl State {
@@ -39,6 +41,7 @@ impl State {
             State::Running => "running",
             State::Paused => "paused",
             State::Asleep => "asleep",
+            State::Moving => "moving",
         }
     }
 }

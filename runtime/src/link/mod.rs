@@ -13,6 +13,7 @@ pub mod vnet;
 use crate::slots::Slots;
 use hibernet_netstack::edge::{Gso, LinkInfo, Payload, RxChecksum, TxError, TxFrame};
 use hibernet_netstack::wire::ethernet;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -98,6 +99,28 @@ pub enum LinkNews {
     Disconnected(String),
     /// It did what its operator should hear of.
     Trouble(String),
+    /// It moves its guest, and wants the network's state saved or loaded: [`Link::take_transfer`].
+    Transfer,
+    /// It has left after that, with the guest that is elsewhere now or has not begun here, and why.
+    Left(String),
+}
+
+/// Which way a network's state goes with a virtual machine that moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Direction {
+    /// To where the machine will be.
+    Save,
+    /// From where it was.
+    Load,
+}
+
+/// What the monitor of a virtual machine wants, which moves it: an image of the network, or a network from one.
+#[derive(Debug)]
+pub struct Transfer {
+    /// Which of both.
+    pub direction: Direction,
+    /// Where the image goes or comes from, usually a pipe.
+    pub pipe: OwnedFd,
 }
 
 /// The connection of a link whose peers come and go, as it is handed to a successor: the stream's two ends may stand in the middle of a frame.
@@ -229,6 +252,16 @@ pub trait Link: Send {
         None
     }
 
+    /// What the peer wants done with the network's state, if it has said so ([`LinkNews::Transfer`]); once. It is answered by [`Link::end_transfer`].
+    fn take_transfer(&mut self) -> Option<Transfer> {
+        None
+    }
+
+    /// Tells the peer whether what it wanted was done.
+    fn end_transfer(&mut self, slots: &mut Slots, done: bool) {
+        let _ = (slots, done);
+    }
+
     /// A copy of the connection with the peer, where peers come and go and there is one. The link is not to be used any more if the copy is.
     ///
     /// # Errors
@@ -287,6 +320,14 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn take_news(&mut self) -> Option<LinkNews> {
         (**self).take_news()
+    }
+
+    fn take_transfer(&mut self) -> Option<Transfer> {
+        (**self).take_transfer()
+    }
+
+    fn end_transfer(&mut self, slots: &mut Slots, done: bool) {
+        (**self).end_transfer(slots, done);
     }
 
     fn connection(&self, slots: &Slots) -> io::Result<Option<Connection>> {

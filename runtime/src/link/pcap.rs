@@ -3,7 +3,7 @@
 //! The format is classic pcap with nanoseconds, link type Ethernet. Frames whose checksum or segmentation the link is yet to do
 //! are written as they are, as tcpdump on the sender's side shows them.
 
-use super::{Connection, Link, LinkError, LinkNews, LinkStats, MAX_FRAME, RxBatch};
+use super::{Connection, Link, LinkError, LinkNews, LinkStats, MAX_FRAME, RxBatch, Transfer};
 use crate::slots::Slots;
 use hibernet_netstack::edge::{LinkInfo, TxError, TxFrame};
 use slog::{Logger, warn};
@@ -171,6 +171,14 @@ impl<L: Link> Link for PcapLink<L> {
 
     fn take_news(&mut self) -> Option<LinkNews> {
         self.inner.take_news()
+    }
+
+    fn take_transfer(&mut self) -> Option<Transfer> {
+        self.inner.take_transfer()
+    }
+
+    fn end_transfer(&mut self, slots: &mut Slots, done: bool) {
+        self.inner.end_transfer(slots, done);
     }
 
     fn connection(&self, slots: &Slots) -> io::Result<Option<Connection>> {

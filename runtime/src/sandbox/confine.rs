@@ -145,7 +145,8 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     let only = |values: &[u64]| {
         values.iter().map(|&v| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, v)?])).collect::<Result<Vec<_>, _>>()
     };
-    let fcntl = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
+    // The last is for memory that a virtual machine's monitor shares.
+    let fcntl = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC, libc::F_ADD_SEALS];
     rules.insert(libc::SYS_fcntl, only(&fcntl.map(|c| c as u64))?);
     // Queue lengths; FIONBIO is how the standard library makes a socket non-blocking.
     let ioctl = [libc::TIOCOUTQ, libc::FIONREAD, SIOCOUTQNSD, libc::FIONBIO];

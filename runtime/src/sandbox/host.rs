@@ -4,7 +4,7 @@
 use super::failure::{Failure, Status};
 use super::plan::Plan;
 use crate::sys::{netlink, socket};
-use hibernet_netstack::config::Publish;
+use hibernet_netstack::config::{Config, Publish};
 use hibernet_netstack::tuple::proto;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -53,6 +53,14 @@ impl HostFds {
             netlink::open_address_watch().map_err(|e| Failure::os(Status::Internal, "cannot watch the host's addresses", e))?;
         fds.address_watch = Some(watch);
         Ok(fds)
+    }
+
+    /// Listeners of published TCP ports, as far as they can be had; and why others cannot.
+    pub(crate) fn listeners(config: &Config) -> (Vec<(usize, OwnedFd)>, Vec<Failure>) {
+        let mut fds = HostFds::default();
+        let tcp = config.publish.iter().enumerate().filter(|(_, p)| p.proto == proto::TCP);
+        let failed = tcp.filter_map(|(i, p)| fds.publish(i, p, config.v4.is_some(), config.v6.is_some()).err()).collect();
+        (fds.tcp, failed)
     }
 
     fn publish(&mut self, index: usize, p: &Publish, v4: bool, v6: bool) -> Result<(), Failure> {

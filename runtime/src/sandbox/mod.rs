@@ -1,5 +1,6 @@
 //! The sandbox: its namespaces, the worker's process, and the supervisor of both.
 
+pub mod carry;
 pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod confine;

@@ -1,5 +1,6 @@
 //! What a sandbox is to be, once the options have been understood and checked.
 
+use super::carry::Carry;
 use crate::worker::RulesSetup;
 use hibernet_netstack::config::Config;
 use std::path::PathBuf;
@@ -23,6 +24,8 @@ pub struct Plan {
     pub name: Option<String>,
     /// Run in the background.
     pub detach: bool,
+    /// How host sockets come along when a virtual machine moves.
+    pub carry: Carry,
 }
 
 /// The guest's side of the link.

@@ -130,6 +130,15 @@ impl Sockets {
         out
     }
 
+    /// Whether a state can be that of sockets.
+    ///
+    /// # Errors
+    ///
+    /// What contradicts itself.
+    pub fn validate(state: &SocketsState) -> Result<(), HoldError> {
+        validate(state)
+    }
+
     /// Takes sockets over. `take` is asked for each in the order of the slots. All keep their ids; a slot whose socket is not resumed is free.
     /// Events that are due now are reported by the next [`Sockets::poll`], those included that a former owner did not see.
     ///

@@ -86,10 +86,10 @@ pub(super) enum Freeze {
 /// What is to be undone if sockets are not carried over after all.
 #[derive(Debug)]
 pub(super) struct Carrying {
-    dumped: Dumped,
-    state: SocketsState,
+    pub(super) dumped: Dumped,
+    pub(super) state: SocketsState,
     lock: Option<String>,
-    helper: Helper,
+    pub(super) helper: Helper,
 }
 
 /// Name of the lock of a freeze's packets.

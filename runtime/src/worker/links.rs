@@ -96,7 +96,8 @@ impl Worker {
     }
 
     /// The peer of a link may have come or gone. While there is none its guest is as one that is paused: flows live on, and try again when there is one.
-    pub(super) fn hear_of_peer(&mut self, now: Time, index: usize) {
+    /// What time it is now: a guest may have come with its network.
+    pub(super) fn hear_of_peer(&mut self, mut now: Time, index: usize, ops: &mut EventOps<'_>) -> Time {
         while let Some(news) = self.edge.links[index].as_mut().and_then(Link::take_news) {
             let state = &mut self.links[index];
             match news {
@@ -105,13 +106,19 @@ impl Worker {
                     slog::warn!(self.log, "the link's peer has left, waiting for another"; "link" => index, "why" => why);
                 }
                 LinkNews::Connected => {
+                    self.machine_runs(index, ops);
+                    now = self.after_jump(now);
+                    let state = &mut self.links[index];
                     let alone = state.alone.take();
                     slog::info!(self.log, "the link has a peer"; "link" => index);
                     self.stack.link_back(now, LinkId(index as u8), alone.map(|t| now.since(t)), &mut self.edge);
                 }
                 LinkNews::Trouble(what) => slog::warn!(self.log, "trouble with the link's peer"; "link" => index, "what" => what),
+                LinkNews::Transfer => self.transfer_asked(index, ops),
+                LinkNews::Left(why) => self.machine_left(now, index, &why, ops),
             }
         }
+        now
     }
 
     /// A link cannot be read or written. After many failures, or if it says so, it is gone.

@@ -64,6 +64,25 @@ pub(super) struct Shortage {
 }
 
 impl Worker {
+    /// Serves these published ports, in place of those before.
+    pub(super) fn listen_again(&mut self, listeners: Vec<(usize, OwnedFd)>) {
+        self.listeners.clear();
+        for (publish, fd) in listeners {
+            match Listener::new(publish, fd) {
+                Ok(l) => self.listeners.push(l),
+                Err(e) => slog::error!(self.log, "a published TCP port is lost"; "error" => %e),
+            }
+        }
+    }
+
+    /// Sockets of published UDP ports, copied, with their index in the configuration.
+    pub(super) fn published_udp(&self) -> Vec<(usize, OwnedFd)> {
+        let of = |sock| self.edge.sockets.descriptors().find(|(id, _)| *id == sock);
+        let copies = self.stack.udp_listeners().filter_map(|(_, sock, _)| of(sock)?.1.try_clone_to_owned().ok());
+        // By whom it was published nobody asks any more.
+        copies.map(|fd| (0, fd)).collect()
+    }
+
     pub(super) fn accept(&mut self, now: Time, index: usize, ops: &mut EventOps<'_>) {
         for _ in 0..MAX_ACCEPTS {
             let Some(l) = self.listeners.get(index) else { return };

@@ -10,6 +10,7 @@ mod freeze;
 mod idle;
 mod links;
 mod listen;
+mod moving;
 mod pause;
 mod report;
 mod rule_log;
@@ -22,6 +23,7 @@ mod watch;
 pub use control::ControlSocket;
 pub use freeze::{Mode, Prepare, Prepared};
 pub use links::NewLink;
+pub use moving::Moved;
 pub use setup::{RulesSetup, WorkerError, WorkerSetup, resolver_update};
 pub use thaw::{FlowPolicy, RestorePolicy};
 
@@ -41,8 +43,10 @@ use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
 use hibernet_netstack::{Stack, Time};
 use idle::IdleWatch;
 use listen::{Listener, Shortage};
+use moving::Moving;
 use pause::Stillness;
 use rule_log::RuleLog;
+use setup::listen_udp;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
@@ -106,6 +110,8 @@ pub enum Finished {
     Stopped,
     /// It was frozen, and handed its sockets out.
     Frozen,
+    /// Its virtual machine has moved elsewhere, and its network with it.
+    Moved,
     /// The event loop refused a descriptor; see the log.
     LoopFailed,
 }
@@ -127,6 +133,7 @@ pub struct Worker {
     short: Option<Shortage>,
     stillness: Stillness,
     freeze: Freeze,
+    moving: Moving,
     idle: IdleWatch,
     start: Start,
     addresses: AddressWatch,
@@ -214,17 +221,7 @@ impl Worker {
         let (addresses, list) = AddressWatch::new(watch).map_err(WorkerError::system("list the host's addresses"))?;
         stack.set_host_addresses(list);
         for (_, fd) in udp_listeners {
-            let (id, local) = sockets.udp_listener(fd).map_err(WorkerError::system("prepare a published UDP port"))?;
-            // A stack that was restored knows the port, and has no socket for it if this one is given.
-            let known = stack.udp_listeners().find(|(_, sock, at)| *at == local && sockets.token(*sock).is_none());
-            let token = match known {
-                Some((token, ..)) => {
-                    stack.set_udp_listener(token, id);
-                    token
-                }
-                None => stack.udp_listening(id, local),
-            };
-            sockets.listen(id, token).map_err(WorkerError::system("watch a published UDP port"))?;
+            listen_udp(&mut stack, &mut sockets, fd)?;
         }
         let mut listeners = Vec::with_capacity(tcp_listeners.len());
         for (index, fd) in tcp_listeners {
@@ -261,6 +258,7 @@ impl Worker {
             short: None,
             stillness,
             freeze: Freeze::default(),
+            moving: Moving::default(),
             idle: IdleWatch::default(),
             start,
             addresses,
@@ -328,7 +326,7 @@ impl Worker {
     }
 
     /// Takes frames from a link until it has no more, or others must have their turn.
-    fn read_link(&mut self, now: Time, index: usize, ops: &mut EventOps<'_>) {
+    fn read_link(&mut self, mut now: Time, index: usize, ops: &mut EventOps<'_>) {
         let mut taken = 0;
         while taken < FRAME_BUDGET && !self.links[index].gone {
             let RuntimeEdge { slots, links, .. } = &mut self.edge;
@@ -337,7 +335,7 @@ impl Worker {
             if link.take_change() {
                 self.stack.set_link_info(LinkId(index as u8), link.info());
             }
-            self.hear_of_peer(now, index);
+            now = self.hear_of_peer(now, index, ops);
             match received {
                 Ok(()) => self.links[index].failures = 0,
                 Err(e) => {
@@ -411,6 +409,10 @@ impl Worker {
             for index in 0..self.links.len() {
                 self.read_link(now, index, ops);
             }
+            if self.finished.is_some() {
+                return;
+            }
+            now = self.after_jump(now);
             self.poll_sockets(now);
         }
         self.watch_links(ops);
@@ -460,6 +462,7 @@ impl MutEventSubscriber for Worker {
             return;
         }
         self.wakeups += 1;
+        self.forget_jump();
         let now = self.clock.now();
         self.stack.set_wall_clock(now, Duration::from_nanos(crate::clock::wall()));
         let index = (events.data() & 0xff_ffff) as usize;
@@ -481,6 +484,7 @@ impl MutEventSubscriber for Worker {
             Source::Stop => self.finish(Finished::Stopped, ops),
         }
         if self.finished.is_none() {
+            let now = self.after_jump(now);
             self.settle(now, ops);
         }
     }

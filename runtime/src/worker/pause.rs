@@ -86,7 +86,8 @@ impl Worker {
 
     /// An event that is not for now: its descriptor is not watched until the worker goes on. Whether that is so.
     pub(super) fn park(&mut self, source: Source, index: usize, ops: &mut EventOps<'_>) -> bool {
-        if !self.is_paused() || !source.is_traffic() {
+        // Who has moved a machine away is heard of at its link.
+        if !self.is_paused() || !source.is_traffic() || source == Source::Link && self.is_moving() {
             return false;
         }
         let found = self.watched().into_iter().find(|&(s, i, _)| (s, i) == (source, index));
@@ -99,10 +100,37 @@ impl Worker {
         true
     }
 
+    /// Sockets and listeners are to be closed: they are not watched any more.
+    pub(super) fn unwatch_sockets(&mut self, ops: &mut EventOps<'_>) {
+        for (source, index, fd) in self.watched() {
+            let is_socket = matches!(source, Source::Sockets | Source::Listener);
+            let parked = self.stillness.parked.contains(&(source, index, fd));
+            if is_socket
+                && !parked
+                && let Err(e) = ops.remove(Events::empty_raw(fd))
+            {
+                slog::error!(self.log, "cannot stop watching a descriptor"; "for" => ?source, "error" => ?e);
+            }
+        }
+        self.stillness.parked.retain(|(source, ..)| *source == Source::Link);
+    }
+
+    /// There are others.
+    pub(super) fn watch_sockets(&mut self, ops: &mut EventOps<'_>) {
+        for (source, index, fd) in self.watched() {
+            let is_socket = matches!(source, Source::Sockets | Source::Listener);
+            if is_socket && let Err(e) = ops.add(Events::with_data_raw(fd, word(source, index), EventSet::IN)) {
+                slog::error!(self.log, "cannot watch a descriptor"; "for" => ?source, "error" => ?e);
+            }
+        }
+    }
+
     /// Was woken to go on.
     pub(super) fn kicked(&mut self, ops: &mut EventOps<'_>) {
         let _ = self.stillness.kick.read();
         self.change_links(ops);
+        self.leave(ops);
+        self.listen_supplied(ops);
         if self.is_paused() {
             return;
         }

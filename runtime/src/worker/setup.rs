@@ -3,10 +3,11 @@
 use super::ControlSocket;
 use crate::control::protocol::Recheck;
 use crate::link::Link;
-use hibernet_netstack::Config;
+use crate::sock::Sockets;
 use hibernet_netstack::edge::LinkId;
 use hibernet_netstack::ipset::Sets;
 use hibernet_netstack::iptables::{RuleError, Ruleset};
+use hibernet_netstack::{Config, Stack};
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -111,6 +112,20 @@ impl WorkerError {
     pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> WorkerError {
         move |source| WorkerError::System { what, source }
     }
+}
+
+/// Has a published UDP port served. A stack that was restored knows the port, and has no socket for it if one is given.
+pub(super) fn listen_udp(stack: &mut Stack, sockets: &mut Sockets, fd: OwnedFd) -> Result<(), WorkerError> {
+    let (id, local) = sockets.udp_listener(fd).map_err(WorkerError::system("prepare a published UDP port"))?;
+    let known = stack.udp_listeners().find(|(_, sock, at)| *at == local && sockets.token(*sock).is_none());
+    let token = match known {
+        Some((token, ..)) => {
+            stack.set_udp_listener(token, id);
+            token
+        }
+        None => stack.udp_listening(id, local),
+    };
+    sockets.listen(id, token).map_err(WorkerError::system("watch a published UDP port"))
 }
 
 /// An update for [`WorkerSetup::resolver_updates`]: one address per line, ended by an empty line.

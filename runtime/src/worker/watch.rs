@@ -33,10 +33,17 @@ impl AddressWatch {
         socket::set_nonblocking(&fd)?;
         let buf = vec![0; netlink::BUFFER];
         let mut w = AddressWatch { fd, buf, sequence: 0, found: Vec::new(), asked: false, stale: true };
+        let list = w.list()?;
+        Ok((w, list))
+    }
+
+    /// The list that is true now.
+    fn list(&mut self) -> io::Result<Vec<IpAddr>> {
+        self.stale = true;
         // The kernel answers within the calls, so there is nothing to wait for.
         for _ in 0..MAX_BLOCKS {
-            if let Some(list) = w.ready()? {
-                return Ok((w, list));
+            if let Some(list) = self.ready()? {
+                return Ok(list);
             }
         }
         Err(io::ErrorKind::TimedOut.into())
@@ -167,6 +174,14 @@ impl Worker {
             }
             Ok(None) => {}
             Err(e) => slog::error!(self.log, "cannot list the host's addresses; the last list stays in force"; "error" => %e),
+        }
+    }
+
+    /// Another stack has to hear of the host's addresses.
+    pub(super) fn addresses_anew(&mut self) {
+        match self.addresses.list() {
+            Ok(list) => self.stack.set_host_addresses(list),
+            Err(e) => slog::error!(self.log, "cannot list the host's addresses"; "error" => %e),
         }
     }
 

@@ -5,6 +5,16 @@
 //!   size=N       entries of each queue (256)
 //!   buffer=N     length of a buffer to receive into (1536)
 //!   features=HEX features that the guest takes if they are offered (all)
+//!   orders=PATH  where it listens for orders
+//! ```
+//!
+//! An order is a line over a connection of its own, answered by a line. The guest stands still meanwhile, and goes on whatever comes of it:
+//!
+//! ```text
+//!   move SOCKET     to another back end, with the state of this one, which is left
+//!   stay            the state is saved, but the guest goes on here
+//!   break N         of the state N bytes are read, then nobody reads on
+//!   spoil SOCKET    another back end gets a state that is damaged, and the guest goes on here
 //! ```
 //!
 //! It waits for the socket, prints `ready` when the guest has its interface, and connects anew when the back end has gone, as QEMU does with `reconnect-ms=`.
@@ -14,10 +24,10 @@ use hibernet_tests::vmm::{FrontEnd, Options};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 /// Length of the virtio-net header of a TAP, and of vhost-user, where the number of buffers follows.
 const TAP_HEADER: usize = 10;
@@ -71,8 +81,50 @@ fn receive(tap: &mut File, front: &mut FrontEnd) {
     }
 }
 
+/// Carries an order out; what came of it.
+fn obey(front: &mut FrontEnd, order: &str) -> Result<String, Box<dyn Error>> {
+    let (what, argument) = order.split_once(' ').unwrap_or((order, ""));
+    front.stop_rings()?;
+    let (at_most, saved) = if what == "break" { (argument.parse()?, false) } else { (u64::MAX, true) };
+    let begin = Instant::now();
+    let mut state = match (front.save(at_most)?, saved) {
+        (Some(state), true) => state,
+        (None, false) => {
+            front.start_rings()?;
+            return Ok("it was not saved".into());
+        }
+        (_, true) => return Err("the state cannot be saved".into()),
+        (_, false) => return Err("the back end says that it saved a state that nobody read".into()),
+    };
+    match what {
+        "move" => {
+            let (_old, true) = front.move_to(connect(argument), &state)? else { return Err("it does not take the state".into()) };
+        }
+        "spoil" => {
+            let middle = state.len() / 2;
+            state[middle] ^= 1;
+            let (_other, false) = front.move_to(connect(argument), &state)? else {
+                return Err("it takes a damaged state".into());
+            };
+            front.start_rings()?;
+        }
+        _ => front.start_rings()?,
+    }
+    Ok(format!("done: {} bytes in {} us", state.len(), begin.elapsed().as_micros()))
+}
+
+/// Takes an order, if there is one.
+fn take_order(orders: Option<&UnixListener>, front: &mut FrontEnd) -> Result<(), Box<dyn Error>> {
+    let Some(Ok((stream, _))) = orders.map(UnixListener::accept) else { return Ok(()) };
+    stream.set_nonblocking(false)?;
+    let mut order = String::new();
+    BufReader::new(&stream).read_line(&mut order)?;
+    let said = obey(front, order.trim()).unwrap_or_else(|e| format!("error: {e}"));
+    Ok(writeln!(&stream, "{said}")?)
+}
+
 /// Serves one back end, until it has gone.
-fn serve(tap: &mut File, front: &mut FrontEnd, buffer: &mut [u8]) -> Result<(), Box<dyn Error>> {
+fn serve(tap: &mut File, front: &mut FrontEnd, buffer: &mut [u8], orders: Option<&UnixListener>) -> Result<(), Box<dyn Error>> {
     loop {
         front.tx.reclaim();
         let from_tap = if front.tx.free() > 0 { PollFlags::IN } else { PollFlags::empty() };
@@ -81,18 +133,23 @@ fn serve(tap: &mut File, front: &mut FrontEnd, buffer: &mut [u8]) -> Result<(), 
         } else {
             front.tx.refuse_calls();
         }
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(front.socket(), PollFlags::IN),
             PollFd::from_borrowed_fd(front.call_fd(0), PollFlags::IN),
             PollFd::from_borrowed_fd(front.call_fd(1), PollFlags::IN),
             PollFd::from_borrowed_fd(tap.as_fd(), from_tap),
         ];
+        fds.extend(orders.map(|o| PollFd::new(o, PollFlags::IN)));
         // A buffer that came back before it was asked for is not announced.
         let now = rustix::event::Timespec::default();
         poll(&mut fds, (front.tx.free() == 0 && front.tx.has_used()).then_some(&now))?;
         let [socket, to_guest, from_guest, tap_ready] = [0, 1, 2, 3].map(|i| !fds[i].revents().is_empty());
         if socket {
             return Ok(());
+        }
+        if fds.get(4).is_some_and(|o| !o.revents().is_empty()) {
+            take_order(orders, front)?;
+            receive(tap, front);
         }
         if to_guest {
             front.called(0, Duration::ZERO);
@@ -113,11 +170,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: front_end SOCKET IFNAME [KEY=VALUE...]".into());
     };
     let mut options = Options { features: !0, ..Options::default() };
+    let mut orders = None;
     for arg in args {
         match arg.split_once('=') {
             Some(("size", v)) => options.size = v.parse()?,
             Some(("buffer", v)) => options.rx_buffer = v.parse()?,
             Some(("features", v)) => options.features = u64::from_str_radix(v.trim_start_matches("0x"), 16)?,
+            Some(("orders", v)) => {
+                let listener = UnixListener::bind(v)?;
+                listener.set_nonblocking(true)?;
+                orders = Some(listener);
+            }
             _ => return Err(format!("{arg}: no such option").into()),
         }
     }
@@ -128,7 +191,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     front.set_up()?;
     println!("ready");
     loop {
-        serve(&mut tap, &mut front, &mut buffer)?;
+        serve(&mut tap, &mut front, &mut buffer, orders.as_ref())?;
         // One that is about to go may still take the connection.
         while front.go_on(connect(&path)).is_err() {
             std::thread::sleep(RETRY);

@@ -2,10 +2,11 @@
 
 use super::driver::{DriverQueue, Layout};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::pipe::PipeFlags;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -19,6 +20,8 @@ pub mod code {
     pub const SET_FEATURES: u32 = 2;
     pub const SET_OWNER: u32 = 3;
     pub const SET_MEM_TABLE: u32 = 5;
+    pub const SET_LOG_BASE: u32 = 6;
+    pub const SET_LOG_FD: u32 = 7;
     pub const SET_VRING_NUM: u32 = 8;
     pub const SET_VRING_ADDR: u32 = 9;
     pub const SET_VRING_BASE: u32 = 10;
@@ -32,6 +35,8 @@ pub mod code {
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
     pub const ADD_MEM_REG: u32 = 37;
     pub const REM_MEM_REG: u32 = 38;
+    pub const SET_DEVICE_STATE_FD: u32 = 42;
+    pub const CHECK_DEVICE_STATE: u32 = 43;
 }
 
 /// Features, by bit (virtio 1.3).
@@ -41,6 +46,7 @@ pub mod feature {
     pub const GUEST_TSO4: u64 = 1 << 7;
     pub const GUEST_TSO6: u64 = 1 << 8;
     pub const MRG_RXBUF: u64 = 1 << 15;
+    pub const LOG_ALL: u64 = 1 << 26;
     pub const INDIRECT_DESC: u64 = 1 << 28;
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const PROTOCOL: u64 = 1 << 30;
@@ -50,6 +56,9 @@ pub mod feature {
 /// Where the front end claims to have the guest's memory.
 const USER: u64 = 0x7f00_0000_0000;
 const NEED_REPLY: u32 = 8;
+/// Ways of the back end's state.
+const SAVE: u32 = 0;
+const LOAD: u32 = 1;
 const HEADER: usize = 12;
 
 /// What a guest and its monitor are like.
@@ -88,7 +97,14 @@ pub struct FrontEnd {
     pub tx: DriverQueue,
     kicks: [OwnedFd; 2],
     calls: [OwnedFd; 2],
+    /// The log of pages that the back end has written to.
+    log: Option<OwnedFd>,
 }
+
+/// Bytes of a page of the log.
+pub const LOG_PAGE: u64 = 4096;
+/// Where the log begins in its file.
+const LOG_OFFSET: u64 = 4096;
 
 fn event() -> OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd")
@@ -115,6 +131,7 @@ impl FrontEnd {
             memory,
             kicks: [event(), event()],
             calls: [event(), event()],
+            log: None,
         }
     }
 
@@ -198,12 +215,17 @@ impl FrontEnd {
     }
 
     fn agree(&mut self) -> io::Result<()> {
+        self.greet()?;
+        self.must(code::SET_FEATURES, &self.features.to_ne_bytes(), &[])
+    }
+
+    /// What a monitor says first of all.
+    pub fn greet(&mut self) -> io::Result<()> {
         let offered = self.get(code::GET_FEATURES)?;
         let own = self.get(code::GET_PROTOCOL_FEATURES)?;
         self.send(code::SET_PROTOCOL_FEATURES, 0, &(own & self.options.protocol).to_ne_bytes(), &[])?;
-        self.features = offered & self.options.features;
-        self.send(code::SET_OWNER, 0, &[], &[])?;
-        self.must(code::SET_FEATURES, &self.features.to_ne_bytes(), &[])
+        self.features = offered & self.options.features & !feature::LOG_ALL;
+        self.send(code::SET_OWNER, 0, &[], &[])
     }
 
     /// Goes on with another back end, as a monitor does whose guest knows nothing of it: behind the last buffers that were used.
@@ -211,8 +233,67 @@ impl FrontEnd {
         self.socket = socket;
         self.agree()?;
         self.share_memory()?;
+        self.start_rings()
+    }
+
+    /// Starts both rings where they stand.
+    pub fn start_rings(&self) -> io::Result<()> {
         self.start_ring(0, self.rx.used_index())?;
         self.start_ring(1, self.tx.used_index())
+    }
+
+    /// Stops both rings.
+    pub fn stop_rings(&self) -> io::Result<()> {
+        self.stop_ring(0).and_then(|_| self.stop_ring(1)).map(|_| ())
+    }
+
+    /// Goes on with another back end and with the state of the one before; both connections stay. Whether it takes the state; if not, nothing has changed.
+    pub fn move_to(&mut self, socket: UnixStream, state: &[u8]) -> io::Result<(UnixStream, bool)> {
+        let old = std::mem::replace(&mut self.socket, socket);
+        self.greet()?;
+        if !self.load(state)? {
+            return Ok((std::mem::replace(&mut self.socket, old), false));
+        }
+        self.must(code::SET_FEATURES, &self.features.to_ne_bytes(), &[])?;
+        self.share_memory()?;
+        self.start_rings()?;
+        Ok((old, true))
+    }
+
+    /// Hands over the end of a pipe for the state; whether that is accepted. `way` and `phase` as the specification has them.
+    pub fn transfer(&self, way: u32, phase: u32, pipe: BorrowedFd<'_>) -> io::Result<bool> {
+        let answer = self.ask(code::SET_DEVICE_STATE_FD, &FrontEnd::pair(way, phase), &[pipe], 0)?;
+        assert_eq!(answer & !0xff, 0x100, "the back end wants to use another descriptor");
+        Ok(answer & 0xff == 0)
+    }
+
+    /// Whether the state was saved or loaded.
+    pub fn check_state(&self) -> io::Result<bool> {
+        Ok(self.get(code::CHECK_DEVICE_STATE)? == 0)
+    }
+
+    /// The back end's state, of which at most so many bytes are read before the pipe is closed; or `None` if it says that it was not saved.
+    pub fn save(&self, at_most: u64) -> io::Result<Option<Vec<u8>>> {
+        let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        if !self.transfer(SAVE, 0, theirs.as_fd())? {
+            return Ok(None);
+        }
+        drop(theirs);
+        let mut state = Vec::new();
+        File::from(ours).take(at_most).read_to_end(&mut state)?;
+        Ok(self.check_state()?.then_some(state))
+    }
+
+    /// Has the back end load a state; whether it did.
+    pub fn load(&self, state: &[u8]) -> io::Result<bool> {
+        let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        if !self.transfer(LOAD, 0, theirs.as_fd())? {
+            return Ok(false);
+        }
+        drop(theirs);
+        // One that does not read on has found it bad.
+        let _ = File::from(ours).write_all(state);
+        self.check_state()
     }
 
     /// Shares the guest's memory.
@@ -241,6 +322,54 @@ impl FrontEnd {
         }
         body.extend(0u64.to_ne_bytes());
         body
+    }
+
+    /// The same, with what is written to the used ring logged as written to this address of the guest's.
+    pub fn logged_addresses(index: u32, layout: &Layout, log: u64) -> Vec<u8> {
+        let mut body = FrontEnd::addresses(index, layout);
+        body[4..8].copy_from_slice(&1u32.to_ne_bytes());
+        body[32..].copy_from_slice(&log.to_ne_bytes());
+        body
+    }
+
+    /// Hands over a log with a bit for each page below `end`. Whether it is taken.
+    pub fn share_log(&mut self, end: u64) -> io::Result<bool> {
+        let len = end.div_ceil(8 * LOG_PAGE);
+        let file = memfd_create("log", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, LOG_OFFSET + len)?;
+        let body = [len, LOG_OFFSET].iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<_>>();
+        let taken = self.ask(code::SET_LOG_BASE, &body, &[file.as_fd()], NEED_REPLY)? == 0;
+        self.log = Some(file);
+        Ok(taken)
+    }
+
+    /// Has what the back end writes logged from now on, or no more: buffers, and used rings as a monitor does.
+    pub fn set_logging(&mut self, on: bool) -> io::Result<()> {
+        let features = self.features | if on { feature::LOG_ALL } else { 0 };
+        self.must(code::SET_FEATURES, &features.to_ne_bytes(), &[])?;
+        for (i, l) in [(0, self.rx.layout), (1, self.tx.layout)] {
+            let body = if on { FrontEnd::logged_addresses(i, &l, l.used()) } else { FrontEnd::addresses(i, &l) };
+            self.must(code::SET_VRING_ADDR, &body, &[])?;
+        }
+        Ok(())
+    }
+
+    /// The pages that were logged since this was asked last, by their numbers.
+    pub fn take_logged(&self) -> Vec<u64> {
+        let log = self.log.as_ref().expect("a log");
+        let mut bytes = vec![0; (fstat(log).expect("log").st_size as u64 - LOG_OFFSET) as usize];
+        rustix::io::pread(log, &mut bytes[..], LOG_OFFSET).expect("log");
+        rustix::io::pwrite(log, &vec![0; bytes.len()], LOG_OFFSET).expect("log");
+        let pages = bytes.iter().zip(0..).flat_map(|(b, i)| (0..8).filter(move |n| b >> n & 1 != 0).map(move |n| 8 * i + n));
+        pages.collect()
+    }
+
+    /// What stands before and behind the log in its file, which is nobody's to write to.
+    pub fn beside_log(&self) -> Vec<u8> {
+        let log = self.log.as_ref().expect("a log");
+        let mut bytes = vec![0; LOG_OFFSET as usize];
+        rustix::io::pread(log, &mut bytes[..], 0).expect("log");
+        bytes
     }
 
     /// Starts a ring where it stands.

@@ -4,4 +4,4 @@ mod driver;
 mod front;
 
 pub use driver::{DriverQueue, Layout};
-pub use front::{FrontEnd, Options, code, feature};
+pub use front::{FrontEnd, LOG_PAGE, Options, code, feature};

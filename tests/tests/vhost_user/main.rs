@@ -1,7 +1,9 @@
 //! The vhost-user link, with a front end and a guest's driver that a test plays.
 
 mod hostile;
+mod log;
 mod requests;
+mod state;
 mod traffic;
 
 use hibernet::link::vhost_user::VhostUserLink;

@@ -1,5 +1,6 @@
 //! The device as the front end has set it up: features, memory, two queues.
 
+use super::log::{DirtyLog, LogError};
 use super::memory::{MAX_SLOTS, Memory, MemoryError};
 use super::message::{Reply, Request, RingAddr, feature, protocol};
 use super::poll::Poll;
@@ -29,6 +30,7 @@ pub const OFFERED: u64 = feature::VERSION_1
     | feature::HOST_TSO6
     | feature::HOST_ECN
     | feature::MRG_RXBUF
+    | feature::LOG_ALL
     | feature::INDIRECT_DESC
     | feature::EVENT_IDX
     | feature::GUEST_USO4
@@ -36,7 +38,12 @@ pub const OFFERED: u64 = feature::VERSION_1
     | feature::HOST_USO;
 
 /// What of the protocol we speak.
-pub const PROTOCOL: u64 = protocol::RARP | protocol::REPLY_ACK | protocol::NET_MTU | protocol::CONFIGURE_MEM_SLOTS;
+pub const PROTOCOL: u64 = protocol::LOG_SHMFD
+    | protocol::RARP
+    | protocol::REPLY_ACK
+    | protocol::NET_MTU
+    | protocol::CONFIGURE_MEM_SLOTS
+    | protocol::DEVICE_STATE;
 
 /// Smallest MTU that a front end can ask for: what IPv4 needs (RFC 791).
 const MIN_MTU: u64 = 68;
@@ -62,6 +69,12 @@ pub enum DeviceError {
     /// Not an eventfd.
     #[error("a descriptor for ring {0} is no eventfd")]
     NoEvent(u32),
+    /// Nor that.
+    #[error("the descriptor for word of the log is no eventfd")]
+    NoLogEvent,
+    /// The log of what is written.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// No such MTU.
     #[error("an MTU of {0} is not from {MIN_MTU} to {1}")]
     Mtu(u64, u16),
@@ -137,6 +150,8 @@ pub struct Device {
     pub memory: Memory,
     /// [`TO_GUEST`] and [`FROM_GUEST`].
     pub rings: [Ring; QUEUES],
+    /// What takes word of what was logged.
+    log_event: Option<File>,
     /// Largest packet.
     pub mtu: u16,
     max_mtu: u16,
@@ -145,7 +160,15 @@ pub struct Device {
 impl Device {
     /// As it is before a front end comes.
     pub fn new(max_mtu: u16) -> Device {
-        Device { features: 0, protocol: 0, memory: Memory::default(), rings: Default::default(), mtu: max_mtu, max_mtu }
+        Device {
+            features: 0,
+            protocol: 0,
+            memory: Memory::default(),
+            rings: Default::default(),
+            log_event: None,
+            mtu: max_mtu,
+            max_mtu,
+        }
     }
 
     /// Whether the guest uses all of these features.
@@ -199,7 +222,15 @@ impl Device {
             Request::SetProtocolFeatures(f) => self.protocol = f,
             Request::GetQueueNum => return number(1),
             Request::GetMaxMemSlots => return number(MAX_SLOTS as u64),
-            Request::SetMemTable(regions) => self.memory = Memory::of(&regions, fds)?,
+            Request::SetMemTable(regions) => self.memory.replace(&regions, fds)?,
+            Request::SetLogBase(len, offset) => {
+                if let Some(fd) = fds.pop() {
+                    self.set_log(DirtyLog::map(fd, len, offset)?)?;
+                }
+                // Who shares a log waits for an answer to this.
+                return number(0);
+            }
+            Request::SetLogFd => self.log_event = Some(event(fds.pop(), DeviceError::NoLogEvent)?),
             Request::AddMemReg(r) => {
                 if let Some(fd) = fds.pop() {
                     self.memory.add(r, fd)?;
@@ -231,7 +262,7 @@ impl Device {
             Request::SetVringKick(n, false) => return Err(DeviceError::Polled(n)),
             Request::SetVringKick(n, true) => {
                 let i = self.index(n)?;
-                let kick = event(fds.pop(), n)?;
+                let kick = event(fds.pop(), DeviceError::NoEvent(n))?;
                 let (call, error) = (self.rings[i].call.take(), self.rings[i].error.take());
                 self.stop(poll, i);
                 poll.add(&kick, word(i))?;
@@ -242,13 +273,13 @@ impl Device {
             }
             Request::SetVringCall(n, some) => {
                 let i = self.index(n)?;
-                self.rings[i].call = if some { Some(event(fds.pop(), n)?) } else { None };
+                self.rings[i].call = if some { Some(event(fds.pop(), DeviceError::NoEvent(n))?) } else { None };
                 // What it was to be told meanwhile.
                 self.rings[i].call();
             }
             Request::SetVringErr(n, some) => {
                 let i = self.index(n)?;
-                self.rings[i].error = if some { Some(event(fds.pop(), n)?) } else { None };
+                self.rings[i].error = if some { Some(event(fds.pop(), DeviceError::NoEvent(n))?) } else { None };
             }
             Request::SetVringEnable(n, on) => {
                 let i = self.index(n)?;
@@ -258,7 +289,8 @@ impl Device {
                 let valid = u16::try_from(n).ok().filter(|m| n >= MIN_MTU && *m <= self.max_mtu);
                 self.mtu = valid.ok_or(DeviceError::Mtu(n, self.max_mtu))?;
             }
-            Request::Unknown => {}
+            // These are not the device's.
+            Request::SetDeviceStateFd(_) | Request::CheckDeviceState | Request::Unknown => {}
         }
         Ok(None)
     }
@@ -268,6 +300,7 @@ impl Device {
             return Err(DeviceError::Features(f & !OFFERED));
         }
         self.features = f;
+        self.memory.logging = f & feature::LOG_ALL != 0;
         for ring in &mut self.rings {
             ring.queue.event_idx = f & feature::EVENT_IDX != 0;
             ring.queue.indirect = f & feature::INDIRECT_DESC != 0;
@@ -280,8 +313,26 @@ impl Device {
         let at = |user| self.memory.guest_address(user).ok_or(DeviceError::Address(a));
         let (desc, avail, used) = (at(a.desc)?, at(a.avail)?, at(a.used)?);
         let queue = &mut self.rings[i].queue;
-        (queue.desc, queue.avail, queue.used) = (desc, avail, used);
+        if let (Some(log), Some(at)) = (self.memory.log(), a.log) {
+            log.covers(at.saturating_add(queue.used_len() as u64))?;
+        }
+        (queue.desc, queue.avail, queue.used, queue.log) = (desc, avail, used, a.log);
         Ok(())
+    }
+
+    /// Logs into this from now on, if it has bits for all that is written to.
+    fn set_log(&mut self, log: DirtyLog) -> Result<(), LogError> {
+        for queue in self.rings.iter().map(|r| &r.queue) {
+            log.covers(queue.log.map_or(0, |at| at.saturating_add(queue.used_len() as u64)))?;
+        }
+        self.memory.set_log(log)
+    }
+
+    /// Gives word of what was logged, to whoever wants it.
+    pub fn tell_of_log(&self) {
+        if self.memory.logging {
+            signal(self.log_event.as_ref());
+        }
     }
 
     /// Begins with a ring that was started: goes on where it stands. Asked before each use; `false` if it cannot be used.
@@ -304,15 +355,20 @@ impl Device {
     pub fn acknowledges(&self) -> bool {
         self.protocol & protocol::REPLY_ACK != 0
     }
+
+    /// Whether its state can be saved or loaded: that was agreed on, and no ring runs.
+    pub fn can_move(&self) -> bool {
+        self.protocol & protocol::DEVICE_STATE != 0 && !self.rings.iter().any(Ring::is_running)
+    }
 }
 
 /// An eventfd, made non-blocking. Anything else could block us, or is not what it is for.
-fn event(fd: Option<OwnedFd>, ring: u32) -> Result<File, DeviceError> {
-    let fd = fd.ok_or(DeviceError::NoEvent(ring))?;
+fn event(fd: Option<OwnedFd>, wrong: DeviceError) -> Result<File, DeviceError> {
+    let Some(fd) = fd else { return Err(wrong) };
     // Anonymous files alone have no type; of those, only eventfds take and give eight bytes.
     let stat = rustix::fs::fstat(&fd).map_err(io::Error::from)?;
     if stat.st_mode & libc::S_IFMT != 0 {
-        return Err(DeviceError::NoEvent(ring));
+        return Err(wrong);
     }
     set_nonblocking(&fd)?;
     Ok(File::from(fd))

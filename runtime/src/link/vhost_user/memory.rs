@@ -1,5 +1,6 @@
 //! The guest's memory, as far as the front end shares it.
 
+use super::log::{DirtyLog, LogError};
 use super::message::Region;
 use rustix::fs::{FileType, fstat};
 use std::fs::File;
@@ -41,6 +42,9 @@ pub enum MemoryError {
     /// Too many.
     #[error("more than {MAX_SLOTS} regions of memory")]
     TooMany,
+    /// The log has no bits for it.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// There is none like this.
     #[error("no such region of memory: {0:?}")]
     NotThere(Region),
@@ -62,6 +66,9 @@ pub enum MemoryError {
 pub struct Memory {
     map: GuestMemoryMmap,
     regions: Vec<Region>,
+    log: Option<DirtyLog>,
+    /// What is written is logged, if there is a log.
+    pub logging: bool,
 }
 
 impl std::fmt::Debug for Memory {
@@ -75,13 +82,43 @@ fn overlap(a: (u64, u64), b: (u64, u64)) -> bool {
 }
 
 impl Memory {
-    /// Of a whole table.
-    pub fn of(regions: &[Region], files: Vec<OwnedFd>) -> Result<Memory, MemoryError> {
-        let mut memory = Memory::default();
+    /// Takes a whole table in place of what is there.
+    pub fn replace(&mut self, regions: &[Region], files: Vec<OwnedFd>) -> Result<(), MemoryError> {
+        let mut new = Memory::default();
         for (r, f) in regions.iter().zip(files) {
-            memory.add(*r, f)?;
+            new.add(*r, f)?;
         }
-        Ok(memory)
+        if let Some(log) = &self.log {
+            log.covers(new.end())?;
+        }
+        (self.map, self.regions) = (new.map, new.regions);
+        Ok(())
+    }
+
+    /// Logs into this from now on, or no more.
+    pub fn set_log(&mut self, log: DirtyLog) -> Result<(), LogError> {
+        log.covers(self.end())?;
+        self.log = Some(log);
+        Ok(())
+    }
+
+    /// The log.
+    pub fn log(&self) -> Option<&DirtyLog> {
+        self.log.as_ref()
+    }
+
+    /// Behind the last of the guest's addresses.
+    fn end(&self) -> u64 {
+        self.regions.iter().map(|r| r.guest + r.size).max().unwrap_or(0)
+    }
+
+    /// Logs that something was written.
+    pub fn mark(&self, at: u64, len: usize) {
+        if self.logging
+            && let Some(log) = &self.log
+        {
+            log.mark(at, len);
+        }
     }
 
     /// Adds a region.
@@ -95,6 +132,9 @@ impl Memory {
         let clash = |o: &Region| overlap((o.guest, o.size), (r.guest, r.size)) || overlap((o.user, o.size), (r.user, r.size));
         if self.regions.iter().any(clash) {
             return Err(MemoryError::Overlaps(r));
+        }
+        if let (Some(log), Some(end)) = (&self.log, ends[0]) {
+            log.covers(end)?;
         }
         let about = fstat(&file).map_err(|e| MemoryError::File { region: r, why: e.into() })?;
         let len = about.st_size.max(0) as u64;
@@ -137,6 +177,8 @@ impl Memory {
 
     /// Copies bytes to where the guest has `at`. False if not all of that is there; then some of them may have been copied.
     pub fn write(&self, at: u64, bytes: &[u8]) -> bool {
-        self.map.write_slice(bytes, GuestAddress(at)).is_ok()
+        let written = self.map.write_slice(bytes, GuestAddress(at)).is_ok();
+        self.mark(at, bytes.len());
+        written
     }
 }

@@ -1,5 +1,6 @@
 //! What front end and back end say to each other (QEMU's vhost-user specification, "Front-end message types").
 
+use crate::link::Direction;
 use std::fmt;
 
 /// Length of a message's header: request, flags, length of what follows.
@@ -15,6 +16,9 @@ const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
+
+/// Flag of a ring's addresses: what is written to its used ring is logged (`VHOST_VRING_F_LOG`).
+const LOG_USED: u32 = 1;
 
 /// Virtio features that matter here, by bit (virtio 1.3 sections 5.1.3 and 6; `linux/vhost_types.h`).
 pub mod feature {
@@ -36,6 +40,8 @@ pub mod feature {
     pub const HOST_TSO6: u64 = 1 << 12;
     /// The guest may send super-segments with CWR.
     pub const HOST_ECN: u64 = 1 << 13;
+    /// What is written to the guest's memory is logged.
+    pub const LOG_ALL: u64 = 1 << 26;
     /// A frame may fill several of the guest's buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// Descriptors may stand in a table of their own.
@@ -56,15 +62,25 @@ pub mod feature {
 
 /// vhost-user's own features, by bit.
 pub mod protocol {
+    /// The log of what is written is in shared memory.
+    pub const LOG_SHMFD: u64 = 1 << 1;
     /// A request to announce the guest's address.
     pub const RARP: u64 = 1 << 2;
     /// Any request can ask whether it succeeded.
     pub const REPLY_ACK: u64 = 1 << 3;
     /// The front end may say how large packets are.
     pub const NET_MTU: u64 = 1 << 4;
+    /// The state of the back end moves with the guest.
+    pub const DEVICE_STATE: u64 = 1 << 19;
     /// Regions of memory come and go one by one.
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 }
+
+/// Which way the back end's state goes.
+const SAVE: u32 = 0;
+const LOAD: u32 = 1;
+/// Phase of that: the rings are stopped. There is no other.
+const STOPPED: u32 = 0;
 
 /// Why a message cannot be understood. The connection cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -184,6 +200,8 @@ pub struct RingAddr {
     pub used: u64,
     /// Available ring.
     pub avail: u64,
+    /// Where what is written to the used ring is logged, as an address of the guest's; `None` if it is not to be.
+    pub log: Option<u64>,
 }
 
 macro_rules! codes {
@@ -208,6 +226,8 @@ codes! {
     SetOwner = 3,
     ResetOwner = 4,
     SetMemTable = 5,
+    SetLogBase = 6,
+    SetLogFd = 7,
     SetVringNum = 8,
     SetVringAddr = 9,
     SetVringBase = 10,
@@ -225,6 +245,8 @@ codes! {
     GetMaxMemSlots = 36,
     AddMemReg = 37,
     RemMemReg = 38,
+    SetDeviceStateFd = 42,
+    CheckDeviceState = 43,
 }
 
 /// What is asked for. Descriptors are apart; their number was checked.
@@ -240,6 +262,10 @@ pub enum Request {
     ResetOwner,
     /// All of the guest's memory, one descriptor each.
     SetMemTable(Vec<Region>),
+    /// The log of what is written to the guest's memory: its length, and where in its file it begins.
+    SetLogBase(u64, u64),
+    /// A descriptor that takes word of what was logged.
+    SetLogFd,
     /// Entries of a ring.
     SetVringNum(u32, u32),
     /// Where a ring is.
@@ -274,6 +300,10 @@ pub enum Request {
     AddMemReg(Region),
     /// One region less.
     RemMemReg(Region),
+    /// Save the state into the descriptor, or load it from there. `None`: not as the specification has it.
+    SetDeviceStateFd(Option<Direction>),
+    /// Whether that was done.
+    CheckDeviceState,
     /// One that we do not know.
     Unknown,
 }
@@ -305,6 +335,9 @@ impl Request {
             Code::SetVringNum | Code::SetVringBase | Code::GetVringBase | Code::SetVringEnable => (8, 0),
             Code::SetVringKick | Code::SetVringCall | Code::SetVringErr => (8, usize::from(ring_fd(b).1)),
             Code::SetVringAddr => (40, 0),
+            Code::SetDeviceStateFd => (8, 1),
+            Code::SetLogBase => (16, 1),
+            Code::SetLogFd => (b.len(), 1),
             Code::SetMemTable => {
                 let count = word(b, 0) as usize;
                 if count > MAX_REGIONS {
@@ -330,10 +363,16 @@ impl Request {
             Code::SetOwner => Request::SetOwner,
             Code::ResetOwner => Request::ResetOwner,
             Code::SetMemTable => Request::SetMemTable((0..fds).map(|i| region(b, 8 + i * REGION)).collect()),
+            Code::SetLogBase => Request::SetLogBase(long(b, 0), long(b, 8)),
+            Code::SetLogFd => Request::SetLogFd,
             Code::SetVringNum => Request::SetVringNum(word(b, 0), word(b, 4)),
-            Code::SetVringAddr => {
-                Request::SetVringAddr(RingAddr { index: word(b, 0), desc: long(b, 8), used: long(b, 16), avail: long(b, 24) })
-            }
+            Code::SetVringAddr => Request::SetVringAddr(RingAddr {
+                index: word(b, 0),
+                desc: long(b, 8),
+                used: long(b, 16),
+                avail: long(b, 24),
+                log: (word(b, 4) & LOG_USED != 0).then(|| long(b, 32)),
+            }),
             Code::SetVringBase => Request::SetVringBase(word(b, 0), word(b, 4)),
             Code::GetVringBase => Request::GetVringBase(word(b, 0)),
             Code::SetVringKick => Request::SetVringKick(ring_fd(b).0, ring_fd(b).1),
@@ -349,6 +388,12 @@ impl Request {
             Code::GetMaxMemSlots => Request::GetMaxMemSlots,
             Code::AddMemReg => Request::AddMemReg(region(b, 8)),
             Code::RemMemReg => Request::RemMemReg(region(b, 8)),
+            Code::SetDeviceStateFd => Request::SetDeviceStateFd(match (word(b, 0), word(b, 4)) {
+                (SAVE, STOPPED) => Some(Direction::Save),
+                (LOAD, STOPPED) => Some(Direction::Load),
+                _ => None,
+            }),
+            Code::CheckDeviceState => Request::CheckDeviceState,
         })
     }
 }

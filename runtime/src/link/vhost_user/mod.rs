@@ -8,14 +8,16 @@
 
 mod device;
 mod from_guest;
+mod log;
 mod memory;
 mod message;
 mod poll;
 mod queue;
 mod session;
 mod to_guest;
+mod transfer;
 
-use super::{Link, LinkError, LinkNews, LinkStats, RxBatch, release};
+use super::{Link, LinkError, LinkNews, LinkStats, RxBatch, Transfer, release};
 use crate::slots::Slots;
 use crate::sys::event::Event;
 use device::{Device, DeviceError, TO_GUEST};
@@ -29,6 +31,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use to_guest::{HELD, Held};
+use transfer::StateTransfer;
 
 const _: () = assert!(cfg!(target_endian = "little"), "virtio-net headers are written in the machine's byte order");
 
@@ -72,6 +75,8 @@ pub struct VhostUserLink {
     troubles: u32,
     /// The guest receives: it was told that the link is there.
     up: bool,
+    /// The guest moves, and the network's state with it.
+    transfer: StateTransfer,
     stats: LinkStats,
     stopped: bool,
 }
@@ -113,6 +118,7 @@ impl VhostUserLink {
             news: VecDeque::new(),
             troubles: 0,
             up: false,
+            transfer: StateTransfer::default(),
             stats: LinkStats::default(),
             stopped: false,
         })
@@ -164,6 +170,9 @@ impl VhostUserLink {
     /// Answers requests.
     fn converse(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
         for _ in 0..REQUESTS {
+            if self.transfer.is_awaited() {
+                return Ok(());
+            }
             let Some(session) = &mut self.session else { return Ok(()) };
             let done = session.next().and_then(|asked| match asked {
                 Some(a) => self.carry_out(a).map(|()| true),
@@ -180,6 +189,9 @@ impl VhostUserLink {
 
     fn carry_out(&mut self, asked: Asked) -> Result<(), SessionError> {
         let Asked { header, request, fds } = asked;
+        if let Request::SetDeviceStateFd(_) | Request::CheckDeviceState = request {
+            return self.about_state(header.request, &request, fds);
+        }
         let unknown = request == Request::Unknown;
         let before = self.info();
         let word = |i: usize| KICK + i as u64;
@@ -216,6 +228,10 @@ impl VhostUserLink {
         let ring = &self.device.rings[TO_GUEST];
         let up = ring.is_running() && ring.is_enabled();
         if up != std::mem::replace(&mut self.up, up) {
+            if up {
+                // Whatever was saved or loaded, the guest is here now.
+                self.transfer = StateTransfer::default();
+            }
             self.news.push_back(if up { LinkNews::Connected } else { LinkNews::Disconnected("its guest has stopped".into()) });
         }
     }
@@ -228,7 +244,10 @@ impl VhostUserLink {
         self.device.reset(&self.poll);
         self.changed = true;
         self.drop_held(slots, TxError::Down);
-        if std::mem::take(&mut self.up) {
+        let was_up = std::mem::take(&mut self.up);
+        if std::mem::take(&mut self.transfer).is_some() {
+            self.news.push_back(LinkNews::Left(why.to_string()));
+        } else if was_up {
             self.news.push_back(LinkNews::Disconnected(why.to_string()));
         } else {
             self.trouble(format_args!("{why}, before its guest had a network"));
@@ -259,6 +278,7 @@ impl VhostUserLink {
             Ok(false) => {}
             Err(e) => self.broken(i, e),
         }
+        self.device.tell_of_log();
         if i == TO_GUEST {
             self.untold = 0;
         }
@@ -284,6 +304,14 @@ impl Link for VhostUserLink {
 
     fn take_news(&mut self) -> Option<LinkNews> {
         self.news.pop_front()
+    }
+
+    fn take_transfer(&mut self) -> Option<Transfer> {
+        self.transfer.take()
+    }
+
+    fn end_transfer(&mut self, slots: &mut Slots, done: bool) {
+        self.state_moved(slots, done);
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -70,6 +70,8 @@ pub struct Queue {
     pub avail: u64,
     /// The guest's address of the used ring.
     pub used: u64,
+    /// Where what is written to the used ring is logged, if it is.
+    pub log: Option<u64>,
     /// Each side says from which entry on it wants to be told (`VIRTIO_F_EVENT_IDX`).
     pub event_idx: bool,
     /// Descriptors may refer to tables (`VIRTIO_F_INDIRECT_DESC`).
@@ -88,14 +90,27 @@ pub struct Rings<'m> {
     desc: VolatileSlice<'m>,
     avail: VolatileSlice<'m>,
     used: VolatileSlice<'m>,
+    log: Option<u64>,
+}
+
+impl Rings<'_> {
+    /// Logs that something was written to the used ring.
+    fn mark(&self, at: usize, len: usize) {
+        if let Some(log) = self.log {
+            self.memory.mark(log.saturating_add(at as u64), len);
+        }
+    }
+
+    /// Writes a number to the used ring.
+    fn store(&self, at: usize, v: u16, order: Ordering) -> Result<(), Broken> {
+        self.used.store(v.to_le(), at, order).map_err(|_| Broken::NotMapped)?;
+        self.mark(at, size_of::<u16>());
+        Ok(())
+    }
 }
 
 fn load(ring: &VolatileSlice<'_>, at: usize, order: Ordering) -> Result<u16, Broken> {
     ring.load(at, order).map(u16::from_le).map_err(|_| Broken::NotMapped)
-}
-
-fn store(ring: &VolatileSlice<'_>, at: usize, v: u16, order: Ordering) -> Result<(), Broken> {
-    ring.store(v.to_le(), at, order).map_err(|_| Broken::NotMapped)
 }
 
 /// A descriptor, copied.
@@ -130,8 +145,14 @@ impl Queue {
             memory,
             desc: slice(self.desc, n * DESCRIPTOR)?,
             avail: slice(self.avail, HEAD + 2 * n + 2)?,
-            used: slice(self.used, HEAD + USED * n + 2)?,
+            used: slice(self.used, self.used_len())?,
+            log: self.log,
         })
+    }
+
+    /// Length of the used ring.
+    pub fn used_len(&self) -> usize {
+        HEAD + USED * usize::from(self.size) + 2
     }
 
     /// Goes on behind the last buffer that was given back, as one does who begins with a ring that another has used.
@@ -223,13 +244,14 @@ impl Queue {
         let entry = u64::from(head) | u64::from(len) << 32;
         let at = HEAD + USED * self.entry(self.next_used);
         rings.used.write_slice(&entry.to_le_bytes(), at).map_err(|_| Broken::NotMapped)?;
+        rings.mark(at, USED);
         self.next_used = self.next_used.wrapping_add(1);
         Ok(())
     }
 
     /// Shows the guest what was given back.
     pub fn publish(&self, rings: &Rings<'_>) -> Result<(), Broken> {
-        store(&rings.used, 2, self.next_used, Ordering::Release)
+        rings.store(2, self.next_used, Ordering::Release)
     }
 
     /// Whether the guest wants to hear of what was published since the last time that this was true.
@@ -253,9 +275,9 @@ impl Queue {
     pub fn want_kicks(&self, rings: &Rings<'_>, known: u16) -> Result<bool, Broken> {
         if self.event_idx {
             let next = self.next_avail.wrapping_add(known);
-            store(&rings.used, HEAD + USED * usize::from(self.size), next, Ordering::Relaxed)?;
+            rings.store(HEAD + USED * usize::from(self.size), next, Ordering::Relaxed)?;
         } else {
-            store(&rings.used, 0, 0, Ordering::Relaxed)?;
+            rings.store(0, 0, Ordering::Relaxed)?;
         }
         fence(Ordering::SeqCst);
         Ok(self.available(rings)? > known)
@@ -264,6 +286,6 @@ impl Queue {
     /// Asks for no kicks. The guest may kick all the same.
     pub fn refuse_kicks(&self, rings: &Rings<'_>) -> Result<(), Broken> {
         // With event indices, the one that was asked for last has been passed.
-        if self.event_idx { Ok(()) } else { store(&rings.used, 0, NO_NOTIFY, Ordering::Relaxed) }
+        if self.event_idx { Ok(()) } else { rings.store(0, NO_NOTIFY, Ordering::Relaxed) }
     }
 }

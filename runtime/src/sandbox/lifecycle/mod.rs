@@ -5,7 +5,9 @@ mod addresses;
 mod freeze;
 mod holder;
 mod kit;
+mod listed;
 mod members;
+mod moving;
 mod server;
 mod thaw;
 mod upgrade;
@@ -14,6 +16,7 @@ mod wake;
 mod watch;
 
 pub(crate) use kit::Kit;
+pub(crate) use listed::addresses_of;
 pub(crate) use server::Server;
 
 use super::channel::Heard;
@@ -24,7 +27,7 @@ use super::supervisor::how_ended;
 use super::worker_process::{FromWorker, ToWorker, WorkerProcess};
 use crate::control::lifecycle::{Changed, Request, State, Tiers};
 use crate::control::protocol::ProblemKind;
-use crate::control::registry::{Entry, Registration};
+use crate::control::registry::Registration;
 use crate::worker::Mode;
 use freeze::Freezing;
 use holder::Holder;
@@ -35,7 +38,7 @@ use rustix::process::{Pid, WaitStatus};
 use server::{ClientId, Event};
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use thaw::Thawing;
 use upgrade::Upgrading;
 use waiting::Waiting;
@@ -101,6 +104,8 @@ pub(crate) struct Network {
     inherited: Inherited,
     /// What `hibernet list` knows.
     listed: (State, Option<Pid>),
+    /// The configuration is another one than it knows.
+    relist: bool,
 }
 
 /// What is being done. One at a time: what is asked for meanwhile is refused.
@@ -115,6 +120,8 @@ enum Task {
     Freeze(Box<Freezing>),
     Thaw(Thawing),
     Upgrade(Box<Upgrading>),
+    /// A virtual machine is to move.
+    Move,
 }
 
 /// What the end of a child process means.
@@ -152,6 +159,7 @@ impl Network {
             members: Vec::new(),
             departures: Vec::new(),
             inherited,
+            relist: false,
         }
     }
 
@@ -308,27 +316,6 @@ impl Network {
         }
     }
 
-    /// Lets `hibernet list` know.
-    fn list(&mut self, registration: Option<&mut Registration>) {
-        let is_new = self.state != self.listed.0;
-        if (self.state, self.worker()) == self.listed {
-            return;
-        }
-        self.listed = (self.state, self.worker());
-        let (state, since) = (self.state, SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()));
-        let worker = self.worker().map_or(0, |p| p.as_raw_nonzero().get());
-        let asleep = self.holder.as_ref().map(|h| h.about.clone());
-        let change = |e: &mut Entry| {
-            (e.state, e.worker, e.asleep) = (state, worker, asleep);
-            if is_new {
-                e.since = since;
-            }
-        };
-        if let Err(e) = registration.map_or(Ok(()), |r| r.update(change)) {
-            complain(format_args!("warning: {e}; `list` does not know that the network is {state}"));
-        }
-    }
-
     fn asked(&mut self, client: ClientId, text: &[u8], mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let request = match serde_json::from_slice(text) {
             Ok(r) => r,
@@ -371,6 +358,7 @@ impl Network {
                 self.refuse(client, ProblemKind::State, why.into());
             }
             (_, State::Asleep) => self.refuse(client, ProblemKind::State, ASLEEP.into()),
+            (_, State::Moving) => self.refuse(client, ProblemKind::State, moving::MOVING.into()),
             (Request::Pause {}, State::Paused) | (Request::Resume {}, State::Running) => self.answer_changed(client, false),
             (Request::Pause {}, _) => self.begin(Task::Pause(client), &ToWorker::Pause, &[])?,
             (Request::Resume {}, _) => self.begin(Task::Resume(client), &ToWorker::Resume, &[])?,
@@ -423,6 +411,10 @@ impl Network {
             }
             // The last word of one that has just taken over.
             (FromWorker::Ready, task) => self.task = task,
+            (m, task) if m.is_about_a_move() => {
+                self.task = task;
+                return self.moving(m);
+            }
             (m @ (FromWorker::Joined(_) | FromWorker::NotJoined(_)), Task::Join(j)) => return self.joining(*j, m),
             (m, Task::Freeze(f)) => return self.freezing(f, m, fds),
             (m, Task::Upgrade(u)) => return self.upgrading(u, m, fds),

@@ -7,14 +7,13 @@ use crate::control::registry::{Entry, Registration, Registry, start_time};
 use crate::sandbox::child::Inherited;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::host::HostFds;
-use crate::sandbox::lifecycle::Network;
+use crate::sandbox::lifecycle::{Network, addresses_of};
 use crate::sandbox::plan::Plan;
 use crate::sandbox::resolv::Watch;
 use crate::sandbox::worker_process::own_program;
 use crate::sys::process::{SignalFd, SignalSet};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -100,8 +99,6 @@ fn register(plan: &Plan, command: &[OsString], joined: Option<&str>) -> Result<O
         }
     };
     let pid = rustix::process::getpid().as_raw_nonzero().get();
-    let v4 = plan.config.v4.map(|c| IpAddr::V4(c.guest));
-    let v6 = plan.config.v6.map(|c| IpAddr::V6(c.guest));
     let entry = Entry {
         name: plan.name.clone().unwrap_or_default(),
         pid,
@@ -109,7 +106,7 @@ fn register(plan: &Plan, command: &[OsString], joined: Option<&str>) -> Result<O
         worker: 0,
         command: command.iter().map(|a| a.to_string_lossy().into_owned()).collect(),
         interface: plan.guest.ifname.clone(),
-        addresses: v4.into_iter().chain(v6).collect(),
+        addresses: addresses_of(&plan.config),
         publish: plan.config.publish.iter().map(publish_text).collect(),
         namespaces: None,
         state: State::Running,

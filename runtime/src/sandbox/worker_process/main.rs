@@ -1,6 +1,7 @@
 //! The worker's own side: confines itself, serves the network, and does what the supervisor tells it.
 
 use super::messages::{FromWorker, GoOn, Handed, Join, Parts, ToWorker};
+use super::moving::Move;
 use super::writer::{Writer, Written};
 use crate::checkpoint::helper::Helper;
 use crate::checkpoint::news::Watched;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 use vmm_sys_util::epoll::EventSet;
 
 /// Longest image that is read.
-const MAX_IMAGE: u64 = 8 << 30;
+pub(super) const MAX_IMAGE: u64 = 8 << 30;
 
 /// Is a worker, over the channel with this number; its exit status. The calling process was executed for that and for nothing else.
 ///
@@ -68,6 +69,7 @@ fn run(channel: &Channel) -> Result<(), Failure> {
     drop(null);
     let Some((ToWorker::Start(start), fds)) = channel.recv()? else { return Ok(()) };
     let setup = confine_with(Parts::from_message(*start, fds)?)?;
+    let rules = setup.rules.clone();
     let writer = Writer::start().map_err(|e| Failure::os(Status::Resources, "cannot start the network worker's thread", e))?;
     // Nothing is read or decided before, images least of all.
     confine::restrict_system_calls()?;
@@ -80,6 +82,8 @@ fn run(channel: &Channel) -> Result<(), Failure> {
         Some(_) => return Err(Failure::new(Status::Internal, "the network worker was not told how to begin")),
         None => return Ok(()),
     };
+    let mut worker = worker;
+    worker.ask_for_listeners();
     let fail = |e: event_manager::Error| Failure::new(Status::Internal, format!("cannot start the network worker: {e}"));
     let mut events = EventManager::new().map_err(fail)?;
     let id = events.add_subscriber(Subscriber::Network(Box::new(worker)));
@@ -88,7 +92,8 @@ fn run(channel: &Channel) -> Result<(), Failure> {
         events.add_subscriber(Subscriber::Bell { fd, rung: told.clone() });
     }
     channel.send(&FromWorker::Ready, &[])?;
-    Served { events, id, channel, told, writer, freeze: None, mode: Mode::default(), waiting: None }.serve()
+    let moving = Move::new(rules);
+    Served { events, id, channel, told, writer, freeze: None, mode: Mode::default(), waiting: None, moving }.serve()
 }
 
 /// Gives up everything that the worker does not need.
@@ -187,23 +192,25 @@ fn loop_failed(why: impl std::fmt::Display) -> Failure {
 }
 
 /// A worker that serves and does what its supervisor says.
-struct Served<'a> {
+pub(super) struct Served<'a> {
     events: Loop,
     id: SubscriberId,
-    channel: &'a Channel,
+    pub(super) channel: &'a Channel,
     /// Somebody has said something.
     told: Rc<Cell<bool>>,
-    writer: Writer,
+    pub(super) writer: Writer,
     /// A freeze whose image is written, or about to be committed.
     freeze: Option<Arc<Prepared>>,
     /// What is to become of its sockets.
     mode: Mode,
     /// A freeze that begins when so little is left to copy that it is short, and where its image goes.
     waiting: Option<(Prepare, File, Option<Helper>)>,
+    /// A virtual machine that moves.
+    pub(super) moving: Move,
 }
 
 impl Served<'_> {
-    fn worker(&mut self) -> Result<&mut Worker, Failure> {
+    pub(super) fn worker(&mut self) -> Result<&mut Worker, Failure> {
         match self.events.subscriber_mut(self.id) {
             Ok(Subscriber::Network(w)) => Ok(w),
             _ => Err(loop_failed("the worker is not in it")),
@@ -215,7 +222,7 @@ impl Served<'_> {
         loop {
             match self.worker()?.finished() {
                 None => {}
-                Some(Finished::Stopped | Finished::LinksGone | Finished::Frozen) => return Ok(()),
+                Some(Finished::Stopped | Finished::LinksGone | Finished::Frozen | Finished::Moved) => return Ok(()),
                 Some(Finished::LoopFailed) => return Err(loop_failed("it refused a descriptor")),
             }
             match self.events.run() {
@@ -229,6 +236,7 @@ impl Served<'_> {
             if let Some(idle) = self.worker()?.take_idle() {
                 self.channel.send(&FromWorker::Idle(idle), &[])?;
             }
+            self.follow_move()?;
             if self.told.take() && !self.listen()? {
                 return Ok(());
             }
@@ -238,7 +246,10 @@ impl Served<'_> {
     /// Hears the writing thread and the supervisor; `false` at the end.
     fn listen(&mut self) -> Result<bool, Failure> {
         for news in self.writer.news() {
+            let Some(news) = self.image_moved(news)? else { continue };
             let message = match news {
+                // Only what moves is read.
+                Written::Read(_) => continue,
                 Written::Part(done, total) => FromWorker::Progress(done, total),
                 Written::Done(result) => {
                     // One that went on keeps nothing of it.
@@ -301,6 +312,9 @@ impl Served<'_> {
                 Ok(LinkId(number)) => FromWorker::Joined(number),
                 Err(e) => FromWorker::NotJoined(e.to_string()),
             },
+            m @ (ToWorker::Save(_) | ToWorker::Load | ToWorker::NoTransfer | ToWorker::Listen(_)) => {
+                return self.obey_moving(m, fds);
+            }
             ToWorker::Leave(number) => {
                 self.worker()?.remove_link(LinkId(number));
                 return Ok(());

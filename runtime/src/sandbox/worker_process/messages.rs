@@ -6,7 +6,7 @@ use crate::checkpoint::news::Watched;
 use crate::checkpoint::report::{FlowTier, FreezeReport, ThawReport};
 use crate::control::protocol::Recheck;
 use crate::control::rules;
-use crate::link::Connection;
+use crate::link::{Connection, Direction};
 use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::LinkEnd;
 use crate::sandbox::host::HostFds;
@@ -57,6 +57,15 @@ pub(crate) enum ToWorker {
     Join(Box<Join>),
     /// Serve the guest at the link of this number no longer.
     Leave(u8),
+    /// Of a machine that moves: freeze, and write the image into its pipe; a connection to a helper may come along. Answered by
+    /// [`FromWorker::Moving`] or [`FromWorker::Stays`].
+    Save(Prepare),
+    /// Of a machine that comes: read its image; a connection to a helper may come along. Answered likewise.
+    Load,
+    /// Of a machine that is to move: it cannot.
+    NoTransfer,
+    /// Listeners of published ports, by their index in the configuration; those that cannot be had are missing.
+    Listen(Vec<usize>),
     /// Go on as if nothing had happened; answered by [`FromWorker::Aborted`], behind which nothing more comes of it.
     Abort,
 }
@@ -95,6 +104,17 @@ pub(crate) enum FromWorker {
     Idle(Duration),
     /// It goes on.
     Aborted,
+    /// The machine behind the link is to move; answered by [`ToWorker::Save`], [`ToWorker::Load`], or [`ToWorker::NoTransfer`].
+    Transfer(Direction),
+    /// The machine is on its way: its network is saved, and stands still unless it comes back ([`FromWorker::Here`], [`FromWorker::Stays`]); or it was read,
+    /// and waits for it.
+    Moving(Option<Box<FreezeReport>>),
+    /// Listeners of the published TCP ports of this configuration are wanted; answered by [`ToWorker::Listen`].
+    Ports(Box<Config>),
+    /// Nothing comes, or came, of a move, and why; all is as it was.
+    Stays(String),
+    /// A machine has come with its network, or has come back: what became of its flows, and the configuration now in force.
+    Here(Box<ThawReport>, Box<Config>),
     /// The guest is served, at the link of this number.
     Joined(u8),
     /// It cannot be, and why.
@@ -103,6 +123,14 @@ pub(crate) enum FromWorker {
     Thawed(Box<ThawReport>),
     /// It cannot work, and is about to end.
     Failed(Failure),
+}
+
+impl FromWorker {
+    /// Whether this is about a virtual machine that moves.
+    pub(crate) fn is_about_a_move(&self) -> bool {
+        use FromWorker::{Here, Moving, Ports, Stays, Transfer};
+        matches!(self, Transfer(_) | Moving(_) | Ports(_) | Stays(_) | Here(..))
+    }
 }
 
 /// Which descriptors come along, in this order.

@@ -5,6 +5,7 @@
 
 mod main;
 mod messages;
+mod moving;
 mod writer;
 
 pub(crate) use main::main;

@@ -1,0 +1,199 @@
+//! A virtual machine moves, and its network rides along over vhost-user. A stand-in plays its monitor at both ends, with a namespace as the guest.
+
+#[path = "host_freeze/kit.rs"]
+#[allow(dead_code)]
+mod kit;
+
+use hibernet_tests::lab::{Family, GuestLab, Place, Proc, wait_until};
+use kit::{SOON, Streams, json, numbers};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+const FRONT_END: &str = env!("CARGO_BIN_EXE_front_end");
+const STREAMS: &str = env!("CARGO_BIN_EXE_streams");
+const CONNS: usize = 8;
+
+/// An address that is translated to that of a server outside.
+const RULES: &str = "*nat\n-A PREROUTING -d 10.77.0.1/32 -p tcp --dport 7003 -j DNAT --to-destination 10.99.0.1:7002\nCOMMIT\n";
+
+/// How often the machine moves.
+fn moves() -> usize {
+    std::env::var("HIBERNET_MOVES").map_or(3, |n| n.parse().expect("HIBERNET_MOVES is a number"))
+}
+
+fn socket(n: usize) -> String {
+    format!("/run/vm{n}.sock")
+}
+
+struct World {
+    w: GuestLab,
+    monitor: Proc,
+    orders: String,
+    attach: Proc,
+    /// Connections out of the machine, into a published port of it, and through a translation, all of which move data.
+    streams: Vec<Streams>,
+    pulse: Proc,
+    pulse_stop: String,
+    _echo: Proc,
+}
+
+impl World {
+    fn new() -> Option<World> {
+        let w = GuestLab::new()?;
+        let rules = w.lab.path("rules");
+        std::fs::write(&rules, RULES).expect("file");
+        let options =
+            ["--vhost-user", &socket(0), "--name", "vm0", "-p", "7100-7101:7100", "--rules", &rules, "--rules6", "/dev/null"];
+        let mut attach = w.attach(&options);
+        let orders = w.lab.path("orders");
+        let monitor = w.monitor(&[FRONT_END, &socket(0), "eth0", &format!("orders={orders}")]);
+        w.configure(65_520);
+        w.wait_served(&mut attach);
+        let mut streams = Vec::new();
+        for (i, family) in Family::BOTH.into_iter().enumerate() {
+            streams.push(World::open(&w, family, Some((family.remote(), 7000 + i as u16)), 7000 + i as u16));
+            streams.push(World::open(&w, family, None, 7100 + i as u16));
+        }
+        streams.push(World::open(&w, Family::V4, Some(("10.77.0.1", 7003)), 7002));
+        let echo = w.lab.peer("echo.py", &["udp", "0.0.0.0", "7200"]);
+        let mut echo = w.lab.spawn(Place::Remote, &echo.iter().map(String::as_str).collect::<Vec<_>>());
+        w.lab.wait_bound(Place::Remote, 7200, &mut echo);
+        let pulse_stop = w.lab.path("pulse-stop");
+        let pulse = w.lab.peer("pulse.py", &["10.99.0.1", "7200", &pulse_stop]);
+        let pulse = w.spawn(&pulse.iter().map(String::as_str).collect::<Vec<_>>());
+        Some(World { w, monitor, orders, attach, streams, pulse, pulse_stop, _echo: echo })
+    }
+
+    /// Out of the machine to an address, if one is given, with a server outside at `port`; else into the machine's published port.
+    fn open(w: &GuestLab, family: Family, to: Option<(&str, u16)>, port: u16) -> Streams {
+        let (stop, conns, text) = (Streams::stop_file(&w.lab), format!("conns={CONNS}"), port.to_string());
+        let stop_option = format!("stop={stop}");
+        let pace = ["chunk=2000", "every=10", &conns, &stop_option];
+        let serve = [&[STREAMS, "serve", family.any(), &text], &pace[..]].concat();
+        let streams = if let Some((to, port)) = to {
+            let at = port.to_string();
+            let server = w.lab.serve(Place::Remote, text.parse().expect("a port"), &serve);
+            Streams::of(w.spawn(&[&[STREAMS, "connect", to, &at], &pace[..]].concat()), server, stop)
+        } else {
+            let server = w.spawn(&serve);
+            wait_until("the machine's server listens", SOON, || {
+                let table = w.sh(5, "cat /proc/self/net/tcp /proc/self/net/tcp6").stdout;
+                table.lines().any(|l| l.contains(&format!(":{port:04X} ")) && l.contains(" 0A "))
+            });
+            let connect = [&[STREAMS, "connect", family.host(), &text], &pace[..]].concat();
+            Streams::of(w.lab.spawn(Place::Remote, &connect), server, stop)
+        };
+        streams.wait_up(CONNS as u32);
+        streams
+    }
+
+    /// Another `attach`, which waits for a machine.
+    fn other(&self, n: usize, options: &[&str]) -> Proc {
+        let (socket, name) = (socket(n), format!("vm{n}"));
+        let mut attach = self.w.attach(&[&["--vhost-user", &socket, "--name", &name], options].concat());
+        wait_until("it listens", SOON, || {
+            assert!(attach.running(), "{}", attach.output());
+            self.w.lab.sh(Place::Host, 5, &format!("test -S {socket}")).code == 0
+        });
+        attach
+    }
+
+    /// Gives the monitor an order; what it says.
+    fn order(&mut self, order: &str) -> String {
+        let mut stream = UnixStream::connect(&self.orders).expect("the monitor listens");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
+        writeln!(stream, "{order}").expect("order");
+        let mut said = String::new();
+        BufReader::new(stream).read_line(&mut said).expect("an answer");
+        assert!(self.monitor.running(), "the monitor has ended: {}", self.monitor.output());
+        assert!(!said.starts_with("error"), "{order}: {said}\n{}", self.attach.output());
+        said
+    }
+
+    fn all_move(&self) {
+        self.streams.iter().for_each(|s| s.wait_moved(1));
+    }
+
+    fn state(&self, name: &str) -> String {
+        let list = json(&self.w.lab.hibernet(10, &["list", "--json"]));
+        let entry = list.as_array().expect("a list").iter().find(|e| e["name"] == name);
+        entry.map_or("none", |e| e["state"].as_str().expect("a state")).to_owned()
+    }
+
+    /// Ends all connections: not a byte is missing. Datagrams on their way in `moves` moves may be.
+    fn finish(mut self, moves: u64) {
+        std::fs::write(&self.pulse_stop, "").expect("file");
+        assert_eq!(self.pulse.wait(SOON), 0, "{}", self.pulse.output());
+        let said = self.pulse.output();
+        let done = numbers(&said, "done").unwrap_or_else(|| panic!("no end: {said}"));
+        assert_eq!(done["ports"], 1, "its source has changed");
+        assert!(done["sent"] - done["got"] <= 5 * moves, "{} of {} datagrams came back", done["got"], done["sent"]);
+        let bytes: Vec<_> = self.streams.drain(..).map(Streams::finish).collect();
+        eprintln!("bytes of clients and servers {bytes:?}; datagrams {} of {}", done["got"], done["sent"]);
+    }
+}
+
+#[test]
+fn connections_move_along() {
+    let Some(mut w) = World::new() else { return };
+    let moves = moves();
+    for n in 1..=moves {
+        w.all_move();
+        let next = w.other(n, &[]);
+        let said = w.order(&format!("move {}", socket(n)));
+        eprint!("move {n}: {said}");
+        let mut before = std::mem::replace(&mut w.attach, next);
+        assert_eq!(before.wait(SOON), 0, "{}", before.output());
+        w.all_move();
+        wait_until("it is known to run", SOON, || w.state(&format!("vm{n}")) == "running");
+        assert_eq!(w.state(&format!("vm{}", n - 1)), "none");
+    }
+    // What is in force came along: a new connection through the published port and through the translation.
+    let nat = w.w.lab.hibernet(10, &["rules", "save", &format!("vm{moves}")]);
+    assert!(nat.ok().contains("--to-destination 10.99.0.1:7002"), "{nat}");
+    w.w.transfer();
+    assert!(w.attach.running(), "{}", w.attach.output());
+    w.finish(moves as u64);
+}
+
+#[test]
+fn a_machine_that_stays_loses_nothing() {
+    let Some(mut w) = World::new() else { return };
+    let mut other = w.other(1, &[]);
+    let spoil = format!("spoil {}", socket(1));
+    for order in ["stay", "break 0", &spoil, "break 1000", "stay"] {
+        w.all_move();
+        let said = w.order(order);
+        eprint!("{order}: {said}");
+        w.all_move();
+        wait_until("it is known to run", SOON, || w.state("vm0") == "running");
+        assert!(w.attach.running(), "{}", w.attach.output());
+    }
+    assert!(other.running() && other.output().contains("cannot be loaded"), "{}", other.output());
+    // The other one is as it was before.
+    w.order(&format!("move {}", socket(1)));
+    assert_eq!(w.attach.wait(SOON), 0, "{}", w.attach.output());
+    w.attach = other;
+    w.all_move();
+    w.finish(6);
+}
+
+#[test]
+fn where_connections_cannot_move_the_machine_does_and_they_are_reset() {
+    let Some(mut w) = World::new() else { return };
+    // Only who is asked for it could take them over.
+    let next = w.other(1, &["--repair-helper", "/nonexistent"]);
+    w.all_move();
+    w.order(&format!("move {}", socket(1)));
+    assert_eq!(w.attach.wait(SOON), 0, "{}", w.attach.output());
+    w.attach = next;
+    for s in &w.streams {
+        wait_until("the machine's connections are reset", SOON, || {
+            [&s.client, &s.server].iter().any(|p| p.output().lines().filter(|l| l.contains("reset by peer")).count() == CONNS)
+        });
+    }
+    w.w.wait_served(&mut w.attach);
+    w.w.transfer();
+    assert!(w.attach.output().contains("its connections do not come along"), "{}", w.attach.output());
+}
