@@ -25,6 +25,7 @@ Environment:
   HIBERNET_FUZZ_SECONDS   how long each fuzz target runs (10)
   HIBERNET_NETFILTER_PACKETS  how many generated packets go through the kernel's netfilter and ours (20000)
   HIBERNET_SLEEP_SECONDS  how long a network sleeps whose peers go on sending (10)
+  HIBERNET_MOVES          how often a virtual machine moves, in each suite that moves some (3)
   HIBERNET_TRANSFER_MIB   how much curl moves through three sleeps (256)
 U
   exit 0
@@ -139,7 +140,8 @@ done
 echo
 if [ -s "$SKIPPED" ]; then
   sort -u "$SKIPPED"
-  [ "${HIBERNET_REQUIRE_ALL:-0}" = 1 ] && FAILED+=" (tests were skipped that must run here)"
+  # What needs the network beyond this machine ("NOT TESTED") does not count.
+  [ "${HIBERNET_REQUIRE_ALL:-0}" = 1 ] && grep -q ^SKIPPED "$SKIPPED" && FAILED+=" (tests were skipped that must run here)"
 fi
 if [ -n "$FAILED" ]; then
   echo "FAILED:$FAILED"
