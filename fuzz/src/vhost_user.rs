@@ -6,7 +6,7 @@ use hibernet::slots::Slots;
 use hibernet_netstack::edge::{Gso, GsoKind, Payload, TxChecksum, TxFrame};
 use hibernet_tests::vmm::{FrontEnd, Options, code};
 use std::io::Read;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -17,7 +17,8 @@ const WRITE: u8 = 2;
 const KICK: u8 = 3;
 const SEND: u8 = 4;
 const TURN: u8 = 5;
-const STEPS: u8 = 6;
+const MOVED: u8 = 6;
+const STEPS: u8 = 7;
 
 /// Most turns of the link that one step has: what a hostile guest can keep busy is itself, a batch at a time.
 const TURNS: usize = 64;
@@ -27,6 +28,8 @@ struct Play<'a> {
     front: FrontEnd,
     link: VhostUserLink,
     slots: Slots,
+    /// Both ends of a pipe, for the network's state.
+    pipe: (OwnedFd, OwnedFd),
     over: bool,
 }
 
@@ -66,11 +69,13 @@ impl Play<'_> {
     fn say(&mut self, request: u32, flags: u32, body: &[u8], fds: &[u8]) {
         let all: Vec<BorrowedFd<'_>> = fds
             .iter()
-            .map(|n| match n % 4 {
+            .map(|n| match n % 6 {
                 0 => self.front.file(),
                 1 => self.front.call_fd(0),
                 2 => self.front.kick_fd(0),
-                _ => self.front.kick_fd(1),
+                3 => self.front.kick_fd(1),
+                4 => self.pipe.0.as_fd(),
+                _ => self.pipe.1.as_fd(),
             })
             .collect();
         // Without room for it, or after the end, nothing is said.
@@ -79,7 +84,7 @@ impl Play<'_> {
 
     /// What a front end says that means well, without waiting for answers.
     fn set_up(&mut self, features: u64) {
-        self.say(code::SET_PROTOCOL_FEATURES, 0, &0x801cu64.to_ne_bytes(), &[]);
+        self.say(code::SET_PROTOCOL_FEATURES, 0, &0x8_801eu64.to_ne_bytes(), &[]);
         self.say(code::SET_FEATURES, 0, &features.to_ne_bytes(), &[]);
         let table = self.front.memory_table();
         self.say(code::SET_MEM_TABLE, 0, &table, &[0]);
@@ -137,6 +142,11 @@ impl Play<'_> {
                 let [a, b, how] = self.take(3).try_into().expect("three bytes");
                 self.send(u16::from_le_bytes([a, b]), how);
             }
+            MOVED => {
+                let _ = self.link.take_transfer();
+                let done = self.take(1)[0] & 1 != 0;
+                self.link.end_transfer(&mut self.slots, done);
+            }
             _ => self.turn(),
         }
     }
@@ -151,7 +161,9 @@ pub fn play(bytes: &[u8]) {
     let options = Options { size: 16, rx_buffer: 2048, tx_buffer: 2048, ..Options::default() };
     let front = FrontEnd::new(theirs, options);
     let link = VhostUserLink::connected(ours.into(), 1500, None).expect("link");
-    let mut play = Play { bytes, front, link, slots: Slots::new(600).expect("memory"), over: false };
+    let (reader, writer) = std::io::pipe().expect("pipe");
+    let pipe = (OwnedFd::from(reader), OwnedFd::from(writer));
+    let mut play = Play { bytes, front, link, slots: Slots::new(600).expect("memory"), pipe, over: false };
     while !play.bytes.is_empty() && !play.over {
         play.step();
     }
@@ -181,6 +193,19 @@ pub fn write_seeds_if_asked() {
         story.extend(write(1, 0, &descriptor(1 << 19, 16, 4, 0)));
         story.extend(write(1, avail, &[0, 0, 5, 0]));
         story.extend([KICK, 1, TURN, MESSAGE, code::GET_VRING_BASE as u8, 1, 8, 0, 1, 0, 0, 0, 0, 0, 0, 0, TURN]);
+        // A log in the guest's own memory; then the state is saved.
+        let say = |request: u32, body: &[u8], fds: &[u8]| {
+            [&[MESSAGE, request as u8, 1, body.len() as u8, fds.len() as u8], body, fds].concat()
+        };
+        story.extend(say(code::SET_LOG_BASE, &[4096u64.to_le_bytes(), [0; 8]].concat(), &[0]));
+        story.extend(say(code::SET_LOG_FD, &[], &[1]));
+        story.extend([TURN, SEND, 100, 0, 0]);
+        story.extend(say(code::GET_VRING_BASE, &[0; 8], &[]));
+        let way = n as u8 & 1;
+        story.extend(say(code::SET_DEVICE_STATE_FD, &[way, 0, 0, 0, 0, 0, 0, 0], &[4 + way]));
+        story.push(TURN);
+        story.extend(say(code::CHECK_DEVICE_STATE, &[], &[]));
+        story.extend([TURN, MOVED, n as u8, TURN]);
         play(&story);
         std::fs::write(Path::new(&dir).join(format!("seed-{n:03}")), story).expect("seed is written");
     }
