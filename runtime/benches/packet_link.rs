@@ -1,11 +1,11 @@
 //! How fast frames are received from a packet socket on a veth: one `readv` for each, by `recvmmsg`, and through the ring.
 //!
-//! Runs itself again in a network namespace of its own, so that it needs no privilege. For each length of frames, the ways take turns in several rounds, and for
+//! Runs itself again in a network namespace of its own, so that it needs no privilege. For each length of frames the ways take turns in several rounds, and for
 //! each the median is printed of:
 //!
-//! - *flood*: frames a second that are received while another processor sends as fast as it can;
-//! - *alone*: frames a second of a reader that shares one processor with the sender, which is what both cost together;
-//! - *reader*: the reader's processor time for a frame in the flood, nanoseconds;
+//! - *reader*: frames a second that a reader could take if it did nothing else, by its processor time for bursts that wait already;
+//! - *both*: the same with what it costs to send them, on one processor: part of a ring's work is done where the frames come from;
+//! - *flood*: frames a second that are received while another processor sends as fast as it can, dropped ones left out;
 //! - *delay*: from sending a frame after a pause to having it, median, microseconds.
 
 use hibernet::link::socket::SocketLink;
@@ -25,8 +25,10 @@ use std::time::{Duration, Instant};
 
 const ROLE: &str = "HIBERNET_PACKET_BENCH";
 const ROUNDS: usize = 5;
-const LASTS: Duration = Duration::from_millis(700);
+const LASTS: Duration = Duration::from_millis(400);
 const DELAYS: usize = 200;
+/// Frames that wait when they are read.
+const BURST: usize = 256;
 /// As the command has it.
 const SLOTS: u32 = 2048;
 const PACKET_QDISC_BYPASS: libc::c_int = 20;
@@ -123,8 +125,8 @@ fn sender() -> PacketSocket {
     socket
 }
 
-/// Frames a second, and the reader's processor time for each.
-fn flood(way: Way, len: usize, cpu: usize) -> (f64, f64) {
+/// Frames a second while another processor sends.
+fn flood(way: Way, len: usize, cpu: usize) -> f64 {
     let (mut reader, mut slots) = (Reader::new(way), Slots::new(4096).expect("slots"));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -139,14 +141,41 @@ fn flood(way: Way, len: usize, cpu: usize) -> (f64, f64) {
         });
         stay_on(0);
         reader.take(&mut slots);
-        let (begun, before, mut n) = (Instant::now(), processor_time(), 0);
+        let (begun, mut n) = (Instant::now(), 0);
         while begun.elapsed() < LASTS {
             n += reader.take(&mut slots);
         }
-        let (elapsed, used) = (begun.elapsed(), processor_time() - before);
+        let rate = n as f64 / begun.elapsed().as_secs_f64();
         stop.store(true, Ordering::Relaxed);
-        (n as f64 / elapsed.as_secs_f64(), used.as_nanos() as f64 / n.max(1) as f64)
+        rate
     })
+}
+
+/// Frames a second of processor time: of the reader alone, and with the sender.
+fn bursts(way: Way, len: usize) -> [f64; 2] {
+    let (mut reader, mut slots) = (Reader::new(way), Slots::new(4096).expect("slots"));
+    let (socket, header, frame) = (sender(), [0; 10], frame(len));
+    let messages = [[IoSlice::new(&header), IoSlice::new(&frame)]; mmsg::MAX];
+    stay_on(0);
+    let begun = Instant::now();
+    let (mut frames, mut reading, mut all) = (0, Duration::ZERO, Duration::ZERO);
+    while begun.elapsed() < LASTS {
+        let before = processor_time();
+        let mut sent = 0;
+        for _ in 0..BURST / mmsg::MAX {
+            sent += mmsg::send(socket.fd.as_fd(), &messages).expect("frames") as u64;
+        }
+        let between = processor_time();
+        let mut came = 0;
+        while came < sent {
+            came += reader.take(&mut slots);
+        }
+        let after = processor_time();
+        frames += came;
+        reading += after - between;
+        all += after - before;
+    }
+    [reading, all].map(|t| frames as f64 / t.as_secs_f64())
 }
 
 /// From sending to having it, microseconds.
@@ -177,19 +206,19 @@ fn inside() {
     assert!(made.success());
     let other = usize::from(std::thread::available_parallelism().is_ok_and(|n| n.get() > 1));
     let ways = [Way::Readv, Way::Recvmmsg, Way::Ring];
-    println!("{:>6} {:9} {:>12} {:>12} {:>9} {:>9}", "length", "way", "flood/s", "alone/s", "reader ns", "delay us");
+    println!("{:>6} {:9} {:>11} {:>11} {:>11} {:>9}", "length", "way", "reader/s", "both/s", "flood/s", "delay us");
     for len in [60, 300, 1514, 9000, 65_000] {
         let mut rounds = ways.map(|_| [const { Vec::new() }; 4]);
         for _ in 0..ROUNDS {
             for (way, figures) in ways.into_iter().zip(&mut rounds) {
-                let (rate, cost) = flood(way, len, other);
-                let all = [rate, flood(way, len, 0).0, cost, delay(way, len)];
+                let [alone, both] = bursts(way, len);
+                let all = [alone, both, flood(way, len, other), delay(way, len)];
                 figures.iter_mut().zip(all).for_each(|(f, x)| f.push(x));
             }
         }
         for (way, figures) in ways.into_iter().zip(&mut rounds) {
-            let [rate, alone, cost, delay] = figures.each_mut().map(|f| median(f));
-            println!("{len:>6} {:9} {rate:>12.0} {alone:>12.0} {cost:>9.0} {delay:>9.1}", format!("{way:?}").to_lowercase());
+            let [alone, both, flood, delay] = figures.each_mut().map(|f| median(f));
+            println!("{len:>6} {:9} {alone:>11.0} {both:>11.0} {flood:>11.0} {delay:>9.1}", format!("{way:?}").to_lowercase());
         }
     }
 }

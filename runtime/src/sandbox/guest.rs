@@ -6,7 +6,9 @@ use super::namespaces;
 use super::netlink::{Interface, Netlink, RemovalWatch};
 use super::plan::{Guest, LinkChoice, RingChoice};
 use super::socket_path::{self, SocketPath};
+use crate::sys::interface::Interfaces;
 use crate::sys::packet::{self, PacketError, PacketOptions, PacketSocket};
+use crate::sys::packet_ring;
 use crate::sys::tun::{self, TunError, TunOptions};
 use crate::sys::{process, socket};
 use hibernet_netstack::config::Config;
@@ -191,7 +193,7 @@ fn open_far(netlink: &mut Netlink, far: &OwnedFd, near: &OwnedFd, guest: &Guest)
     let Interface { index, .. } = netlink.interface(FAR).map_err(|e| link("cannot find the link's far end", e))?;
     netlink.set_up(index, None).map_err(|e| link("cannot set the link's far end up", e))?;
     enter(far)?;
-    let socket = open_packet(guest.ring, |ring| packet::open_with(FAR, PacketOptions { ring, queues: 1 }));
+    let socket = open_packet(guest.ring, guest.mtu.into(), |ring| packet::open_with(FAR, PacketOptions { ring, queues: 1 }));
     let removal = RemovalWatch::new(index).map_err(|e| link("cannot watch the link's far end", e));
     enter(near)?;
     let mut near_netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
@@ -205,9 +207,19 @@ fn open_far(netlink: &mut Netlink, far: &OwnedFd, near: &OwnedFd, guest: &Guest)
 /// Slots of a packet socket's ring, 4 MiB of the kernel's memory: as many frames as wait in a TAP that we make, for the same reason.
 const RING: u32 = 2048;
 
-/// Opens a packet socket with a ring of so many slots, or without one if that is all that is missing.
-fn open_packet(choice: RingChoice, open: impl Fn(u32) -> Result<PacketSocket, PacketError>) -> Result<PacketSocket, Failure> {
-    match open(if choice == RingChoice::Off { 0 } else { RING }) {
+/// Opens a packet socket with a ring of so many slots, or without one if that is all that is missing. A ring pays for frames that fit into its slots:
+/// they cost the reader a tenth, and all that happens to them a tenth less; frames of 9000 bytes cost a quarter more (`benches/packet_link.rs`).
+fn open_packet(
+    choice: RingChoice,
+    mtu: u32,
+    open: impl Fn(u32) -> Result<PacketSocket, PacketError>,
+) -> Result<PacketSocket, Failure> {
+    let wanted = match choice {
+        RingChoice::Off => false,
+        RingChoice::Auto => mtu <= packet_ring::LARGEST_MTU,
+        RingChoice::On => true,
+    };
+    match open(if wanted { RING } else { 0 }) {
         Err(e @ PacketError::Ring(_)) if choice == RingChoice::Auto => {
             complain(format_args!("notice: {e}; frames are received by calls"));
             open(0)
@@ -246,7 +258,9 @@ fn set_up(name: &str) -> Result<u32, Failure> {
 /// interface up if it is down.
 pub(crate) fn attach_packet(name: &str, guest: &Guest) -> Result<Opened, Failure> {
     let open = |ring| packet::open_with(name, PacketOptions { ring, queues: guest.queues });
-    let mut opened = packet_end(open_packet(guest.ring, open)?);
+    // What is wrong with it is said by who opens it.
+    let mtu = Interfaces::current().and_then(|i| i.mtu(name)).unwrap_or(0);
+    let mut opened = packet_end(open_packet(guest.ring, mtu, open)?);
     let index = set_up(name)?;
     opened.removal = Some(RemovalWatch::new(index).map_err(|e| link(format_args!("cannot watch {name}"), e))?);
     Ok(opened)
@@ -261,7 +275,7 @@ pub(crate) fn attach_fd(fd: i32, inherited: &OwnedFd, guest: &Guest) -> Result<O
         let domain = socket::get_int(owned.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN);
         if domain.is_ok_and(|d| d == libc::AF_PACKET) {
             let copy = || inherited.try_clone().map_err(PacketError::io("copying the descriptor"));
-            return open_packet(guest.ring, |ring| packet::adopt(copy()?, mtu.into(), ring)).map(packet_end);
+            return open_packet(guest.ring, mtu.into(), |ring| packet::adopt(copy()?, mtu.into(), ring)).map(packet_end);
         }
         let is = |option| socket::get_int(owned.as_fd(), libc::SOL_SOCKET, option);
         let kind = match (is(libc::SO_TYPE), is(libc::SO_ACCEPTCONN)) {

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes of a slot: an Ethernet frame of 1500 bytes behind what the kernel puts before it.
 pub const SLOT: usize = 2048;
+/// Largest MTU whose frames fit into a slot, behind some hundred bytes of the kernel's.
+pub const LARGEST_MTU: u32 = 1900;
 /// Slots are allocated in blocks of so many bytes, contiguous in memory if that can be had.
 const BLOCK: usize = 64 * 1024;
 /// Most slots.
