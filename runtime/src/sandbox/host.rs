@@ -55,12 +55,12 @@ impl HostFds {
         Ok(fds)
     }
 
-    /// Listeners of published TCP ports, as far as they can be had; and why others cannot.
-    pub(crate) fn listeners(config: &Config) -> (Vec<(usize, OwnedFd)>, Vec<Failure>) {
+    /// Sockets of published ports alone, as far as they can be had; and why others cannot. Of UDP too or not.
+    pub(crate) fn ports(config: &Config, udp: bool) -> (Self, Vec<Failure>) {
         let mut fds = HostFds::default();
-        let tcp = config.publish.iter().enumerate().filter(|(_, p)| p.proto == proto::TCP);
-        let failed = tcp.filter_map(|(i, p)| fds.publish(i, p, config.v4.is_some(), config.v6.is_some()).err()).collect();
-        (fds.tcp, failed)
+        let wanted = config.publish.iter().enumerate().filter(|(_, p)| udp || p.proto != proto::UDP);
+        let failed = wanted.filter_map(|(i, p)| fds.publish(i, p, config.v4.is_some(), config.v6.is_some()).err()).collect();
+        (fds, failed)
     }
 
     fn publish(&mut self, index: usize, p: &Publish, v4: bool, v6: bool) -> Result<(), Failure> {

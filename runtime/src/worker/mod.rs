@@ -23,7 +23,7 @@ mod watch;
 pub use control::ControlSocket;
 pub use freeze::{Mode, Prepare, Prepared};
 pub use links::NewLink;
-pub use moving::Moved;
+pub use moving::{Moved, Ports, WantedPorts};
 pub use setup::{RulesSetup, WorkerError, WorkerSetup, resolver_update};
 pub use thaw::{FlowPolicy, RestorePolicy};
 

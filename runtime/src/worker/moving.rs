@@ -7,7 +7,7 @@
 
 use super::freeze::Freeze;
 use super::thaw::Loaded;
-use super::{Finished, Prepare, Prepared, RestorePolicy, RulesSetup, Worker, WorkerError};
+use super::{Finished, Mode, Prepare, Prepared, RestorePolicy, RulesSetup, Worker, WorkerError};
 use crate::checkpoint::helper::Helper;
 use crate::checkpoint::report::{Outcome, ThawReport};
 use crate::checkpoint::{CheckpointError, RestoreError, config_of};
@@ -17,6 +17,7 @@ use crate::sock::Sockets;
 use crate::sys::socket;
 use event_manager::EventOps;
 use hibernet_netstack::edge::LinkId;
+use hibernet_netstack::tuple::proto;
 use hibernet_netstack::{Config, Time};
 use hibernet_snapshot::{GenerationId, Image};
 use std::os::fd::{AsFd, OwnedFd};
@@ -59,8 +60,26 @@ pub(super) struct Expected {
     pub(super) helper: Option<Helper>,
     /// Serves if the image's sockets cannot be watched.
     pub(super) spare: Sockets,
-    /// Of published ports, where they were asked for.
-    pub(super) listeners: Option<Vec<(usize, OwnedFd)>>,
+    /// Sockets of published ports, where they were asked for.
+    pub(super) ports: Option<Ports>,
+}
+
+/// Sockets of published ports, each with its index in the configuration's list.
+#[derive(Debug, Default)]
+pub struct Ports {
+    /// Listening.
+    pub tcp: Vec<(usize, OwnedFd)>,
+    /// Bound.
+    pub udp: Vec<(usize, OwnedFd)>,
+}
+
+/// Sockets of published ports that are wanted.
+#[derive(Clone, Debug)]
+pub struct WantedPorts {
+    /// Published by this configuration.
+    pub config: Config,
+    /// Also UDP's; else those are there.
+    pub udp: bool,
 }
 
 /// See the module's documentation.
@@ -70,13 +89,13 @@ pub(super) struct Moving {
     /// The machine's link.
     link: usize,
     news: Option<Moved>,
-    /// Listeners are asked for, not made.
+    /// Sockets of published ports are asked for, not made.
     asks: bool,
     /// They are wanted.
     wants: bool,
     /// They were asked for, for a machine that runs.
     awaits: bool,
-    /// Those that came, for a machine that runs.
+    /// Listeners that came, for a machine that runs.
     supplied: Option<Vec<(usize, OwnedFd)>>,
     /// The clock shows another time than it did when this wake-up began.
     jumped: bool,
@@ -103,39 +122,39 @@ impl Worker {
         self.moving.news.take()
     }
 
-    /// This process may make no sockets that listen: from now on they are asked for, those of a machine that comes or comes back
-    /// ([`Worker::take_wants_listeners`]).
-    pub fn ask_for_listeners(&mut self) {
+    /// This process may make no sockets that listen: from now on those of published ports are asked for, of a machine that comes or comes back
+    /// ([`Worker::take_wanted_ports`]).
+    pub fn ask_for_ports(&mut self) {
         self.moving.asks = true;
     }
 
-    /// Whether listeners of the published TCP ports are wanted ([`Worker::supply_listeners`]), in which configuration; once. To be asked after
-    /// [`Worker::expect`] and after [`Moved::Here`].
-    pub fn take_wants_listeners(&mut self) -> Option<Config> {
+    /// Which sockets of published ports are wanted ([`Worker::supply_ports`]), if there are any; once. To be asked after [`Worker::expect`] and
+    /// [`Worker::take_moved`].
+    pub fn take_wanted_ports(&mut self) -> Option<WantedPorts> {
         let wants = std::mem::take(&mut self.moving.wants);
         wants.then(|| match &self.moving.stage {
-            Stage::Expected(e) => e.loaded.config().clone(),
+            Stage::Expected(e) => WantedPorts { config: e.loaded.config().clone(), udp: true },
             _ => {
                 self.moving.awaits = true;
-                self.stack.config().clone()
+                WantedPorts { config: self.stack.config().clone(), udp: false }
             }
         })
     }
 
-    /// The listeners that were wanted, with their index in the configuration's list, as far as they can be had.
-    pub fn supply_listeners(&mut self, listeners: Vec<(usize, OwnedFd)>) {
+    /// The sockets that were wanted, as far as they can be had.
+    pub fn supply_ports(&mut self, ports: Ports) {
         if let Stage::Expected(e) = &mut self.moving.stage {
-            e.listeners = Some(listeners);
+            e.ports = Some(ports);
             return self.answer_monitor(true);
         }
         // Others came too late.
         if std::mem::take(&mut self.moving.awaits) {
-            self.moving.supplied = Some(listeners);
+            self.moving.supplied = Some(ports.tcp);
             self.kick();
         }
     }
 
-    /// Freezes, as [`Worker::prepare`], for a machine that moves.
+    /// Freezes, as [`Worker::prepare`], for a machine that moves: without its connections if those cannot be carried over.
     ///
     /// # Errors
     /// Also if the machine has given it up meanwhile.
@@ -143,7 +162,13 @@ impl Worker {
         if !matches!(self.moving.stage, Stage::UnderWay) {
             return Err(CheckpointError::GivenUp);
         }
-        let prepared = self.prepare(how, helper)?;
+        let prepared = match self.prepare(how, helper) {
+            Err(e @ CheckpointError::Carry(_)) => {
+                slog::warn!(self.log, "a virtual machine leaves, its connections do not come along"; "error" => %e);
+                self.prepare(&Prepare { mode: Mode::Drop, ..how.clone() }, None)?
+            }
+            done => done?,
+        };
         self.moving.stage = Stage::Saving(prepared.token);
         Ok(prepared)
     }
@@ -178,7 +203,7 @@ impl Worker {
     }
 
     /// Awaits the machine of which the image is, with this worker's resolvers and, if it has any, published ports; `rules` take the place of the
-    /// image's, family by family. The monitor hears whether the image is good, when listeners that are wanted have come.
+    /// image's, family by family. The monitor hears whether the image is good, when the ports that are wanted have come.
     ///
     /// # Errors
     /// [`RestoreError`]; nothing has changed.
@@ -189,19 +214,24 @@ impl Worker {
             let mut config = config_of(image)?;
             let own = self.stack.config();
             config.resolvers.clone_from(&own.resolvers);
-            if !own.publish.is_empty() {
+            let publishes = !own.publish.is_empty();
+            if publishes {
                 config.publish.clone_from(&own.publish);
             }
             let links: Vec<_> = self.edge.links.iter().map(|l| l.as_ref().map(Link::info)).collect();
-            let loaded = Loaded::from_image(image, &config, &links, &rules, &RestorePolicy::default())?;
+            let mut loaded = Loaded::from_image(image, &config, &links, &rules, &RestorePolicy::default())?;
+            if publishes {
+                loaded.forget_listeners();
+            }
             let spare = Sockets::new(None, None).map_err(WorkerError::system("prepare host sockets"))?;
-            Ok(Expected { loaded, rules, helper, spare, listeners: None })
+            Ok(Expected { loaded, rules, helper, spare, ports: None })
         };
         let expected = read();
         let going_on = matches!(self.moving.stage, Stage::UnderWay);
         match expected {
             Ok(e) if going_on => {
-                self.moving.wants = self.moving.asks && self.listeners.is_empty() && e.loaded.has_listeners();
+                let publishes = !self.stack.config().publish.is_empty();
+                self.moving.wants = self.moving.asks && !publishes && !e.loaded.config().publish.is_empty();
                 self.moving.stage = Stage::Expected(Box::new(e));
                 if !self.moving.wants {
                     self.answer_monitor(true);
@@ -219,7 +249,7 @@ impl Worker {
     }
 
     /// Whether listeners are made by others.
-    pub(super) fn asks_for_listeners(&self) -> bool {
+    pub(super) fn asks_for_ports(&self) -> bool {
         self.moving.asks
     }
 
@@ -296,6 +326,11 @@ impl Worker {
             old.iter().for_each(|(_, fd)| drop(socket::set_linger_reset(fd.as_fd())));
             drop(old);
             self.listeners.clear();
+        } else if self.moving.asks && !self.listeners.is_empty() {
+            // Those can be had again.
+            self.unwatch_sockets(ops);
+            self.listeners.clear();
+            self.watch_sockets(ops);
         }
         drop(pipe);
         self.moving.stage = Stage::Away(token);
@@ -330,15 +365,20 @@ impl Worker {
             _ => None,
         };
         let Some(carrying) = carried else {
-            // Its sockets are where they were.
+            // Its flows' sockets are where they were.
             let _ = self.abort(Some(token));
+            self.moving.wants = self.moving.asks && self.listeners.is_empty() && self.publishes_tcp();
             self.moving.news = Some(Moved::Stayed);
             return;
         };
         self.freeze = Freeze::None;
-        self.moving.wants = self.moving.asks && !carrying.dumped.carried.listeners.is_empty();
+        self.moving.wants = self.moving.asks && self.publishes_tcp();
         let report = self.come_back(*carrying, &token, ops);
         self.machine_is_here("the virtual machine has come back", report);
+    }
+
+    fn publishes_tcp(&self) -> bool {
+        self.stack.config().publish.iter().any(|p| p.proto == proto::TCP)
     }
 
     fn machine_is_here(&mut self, what: &'static str, report: ThawReport) {

@@ -90,9 +90,9 @@ impl Loaded {
         self.stack.config()
     }
 
-    /// Whether there are published TCP ports among what the image carries.
-    pub(super) fn has_listeners(&self) -> bool {
-        !self.carried.listeners.is_empty()
+    /// Other ports than the image's are published.
+    pub(super) fn forget_listeners(&mut self) {
+        self.carried.listeners.clear();
     }
 
     /// Reads an image, for these links. `config` is in force, and `rules` take the place of the image's: they come whole when the network goes on.
@@ -242,9 +242,13 @@ impl Worker {
     /// `spare` serves if none can be watched.
     pub(super) fn take_place(&mut self, expected: Expected, ops: &mut EventOps<'_>) -> ThawReport {
         let timer = Clock::start();
-        let Expected { loaded, rules, mut helper, spare, listeners: supplied } = expected;
+        let Expected { loaded, rules, mut helper, spare, ports } = expected;
         self.unwatch_sockets(ops);
         let mut udp = self.published_udp();
+        let supplied = ports.map(|ports| {
+            udp.extend(ports.udp);
+            ports.tcp
+        });
         let tcp: Vec<_> = self.listeners.drain(..).map(|l| (l.publish(), l.into_fd())).collect();
         // Whoever has found a published port meanwhile has found nobody there.
         let before = self.clock.now();
@@ -294,7 +298,7 @@ impl Worker {
     pub(super) fn come_back(&mut self, carrying: Carrying, token: &GenerationId, ops: &mut EventOps<'_>) -> ThawReport {
         let timer = Clock::start();
         let Carrying { mut dumped, state, mut helper, .. } = carrying;
-        if self.asks_for_listeners() {
+        if self.asks_for_ports() {
             dumped.carried.listeners.clear();
         }
         let [raw_icmp4, raw_icmp6] = self.edge.sockets.raw_descriptors().map(|fd| fd.and_then(|fd| fd.try_clone_to_owned().ok()));

@@ -9,7 +9,7 @@ use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::host::HostFds;
 use crate::sandbox::worker_process::{FromWorker, ToWorker};
 use crate::worker::{Mode, Prepare};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What those are told who ask for something meanwhile.
 pub(super) const MOVING: &str = "its virtual machine is on its way to or from elsewhere";
@@ -22,13 +22,14 @@ impl Network {
             FromWorker::Transfer(direction) => self.transfer(direction),
             // It was refused meanwhile.
             FromWorker::Stays(_) if !is_ours => Ok(()),
-            FromWorker::Ports(config) => {
-                let (listeners, failed) = HostFds::listeners(&config);
+            FromWorker::Ports(config, udp) => {
+                let (ports, failed) = HostFds::ports(&config, udp);
                 failed
                     .iter()
                     .for_each(|e| complain(format_args!("warning: a virtual machine comes without a published port: {e}")));
-                let (indices, fds): (Vec<_>, Vec<_>) = listeners.iter().map(|(i, fd)| (*i, fd.as_fd())).unzip();
-                self.tell(&ToWorker::Listen(indices), &fds)
+                let indices = |list: &[(usize, OwnedFd)]| list.iter().map(|(i, _)| *i).collect();
+                let fds: Vec<_> = ports.tcp.iter().chain(&ports.udp).map(|(_, fd)| fd.as_fd()).collect();
+                self.tell(&ToWorker::Ports(indices(&ports.tcp), indices(&ports.udp)), &fds)
             }
             FromWorker::Moving(_) => {
                 (self.task, self.state) = (Task::None, State::Moving);

@@ -83,7 +83,7 @@ fn run(channel: &Channel) -> Result<(), Failure> {
         None => return Ok(()),
     };
     let mut worker = worker;
-    worker.ask_for_listeners();
+    worker.ask_for_ports();
     let fail = |e: event_manager::Error| Failure::new(Status::Internal, format!("cannot start the network worker: {e}"));
     let mut events = EventManager::new().map_err(fail)?;
     let id = events.add_subscriber(Subscriber::Network(Box::new(worker)));
@@ -312,7 +312,7 @@ impl Served<'_> {
                 Ok(LinkId(number)) => FromWorker::Joined(number),
                 Err(e) => FromWorker::NotJoined(e.to_string()),
             },
-            m @ (ToWorker::Save(_) | ToWorker::Load | ToWorker::NoTransfer | ToWorker::Listen(_)) => {
+            m @ (ToWorker::Save(_) | ToWorker::Load | ToWorker::NoTransfer | ToWorker::Ports(..)) => {
                 return self.obey_moving(m, fds);
             }
             ToWorker::Leave(number) => {

@@ -64,8 +64,8 @@ pub(crate) enum ToWorker {
     Load,
     /// Of a machine that is to move: it cannot.
     NoTransfer,
-    /// Listeners of published ports, by their index in the configuration; those that cannot be had are missing.
-    Listen(Vec<usize>),
+    /// Sockets of published ports, TCP's and then UDP's, by their index in the configuration; those that cannot be had are missing.
+    Ports(Vec<usize>, Vec<usize>),
     /// Go on as if nothing had happened; answered by [`FromWorker::Aborted`], behind which nothing more comes of it.
     Abort,
 }
@@ -109,8 +109,8 @@ pub(crate) enum FromWorker {
     /// The machine is on its way: its network is saved, and stands still unless it comes back ([`FromWorker::Here`], [`FromWorker::Stays`]); or it was read,
     /// and waits for it.
     Moving(Option<Box<FreezeReport>>),
-    /// Listeners of the published TCP ports of this configuration are wanted; answered by [`ToWorker::Listen`].
-    Ports(Box<Config>),
+    /// Sockets of the ports that this configuration publishes are wanted, UDP's too or not; answered by [`ToWorker::Ports`].
+    Ports(Box<Config>, bool),
     /// Nothing comes, or came, of a move, and why; all is as it was.
     Stays(String),
     /// A machine has come with its network, or has come back: what became of its flows, and the configuration now in force.
@@ -129,7 +129,7 @@ impl FromWorker {
     /// Whether this is about a virtual machine that moves.
     pub(crate) fn is_about_a_move(&self) -> bool {
         use FromWorker::{Here, Moving, Ports, Stays, Transfer};
-        matches!(self, Transfer(_) | Moving(_) | Ports(_) | Stays(_) | Here(..))
+        matches!(self, Transfer(_) | Moving(_) | Ports(..) | Stays(_) | Here(..))
     }
 }
 

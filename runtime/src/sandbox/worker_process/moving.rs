@@ -8,7 +8,7 @@ use crate::checkpoint::helper::Helper;
 use crate::checkpoint::report::FreezeReport;
 use crate::link::Transfer;
 use crate::sandbox::failure::Failure;
-use crate::worker::{Moved, Prepare, RulesSetup};
+use crate::worker::{Moved, Ports, Prepare, RulesSetup, WantedPorts};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) struct Move {
     helper: Option<Helper>,
     /// The thread is at it.
     is_under_way: bool,
-    /// It was read, and waits for listeners.
+    /// It was read, and waits for ports.
     is_loaded: bool,
     /// Rules that take the place of those of a machine that comes.
     rules: RulesSetup,
@@ -51,7 +51,7 @@ impl Served<'_> {
             };
             self.end_move();
             self.channel.send(&message, &[])?;
-            self.ask_for_listeners()?;
+            self.ask_for_ports()?;
         }
         if let Some(Transfer { direction, pipe }) = self.worker()?.take_transfer() {
             self.moving.pipe = Some(pipe);
@@ -60,10 +60,10 @@ impl Served<'_> {
         Ok(())
     }
 
-    /// Asks for listeners if there are to be some; whether that is so.
-    fn ask_for_listeners(&mut self) -> Result<bool, Failure> {
-        let Some(config) = self.worker()?.take_wants_listeners() else { return Ok(false) };
-        self.channel.send(&FromWorker::Ports(Box::new(config)), &[])?;
+    /// Asks for sockets of published ports if there are to be some; whether that is so.
+    fn ask_for_ports(&mut self) -> Result<bool, Failure> {
+        let Some(WantedPorts { config, udp }) = self.worker()?.take_wanted_ports() else { return Ok(false) };
+        self.channel.send(&FromWorker::Ports(Box::new(config), udp), &[])?;
         Ok(true)
     }
 
@@ -79,8 +79,10 @@ impl Served<'_> {
         let mut fds = fds.into_iter();
         match message {
             ToWorker::Save(how) => self.save(&how, fds.next().map(Helper::from_socket)),
-            ToWorker::Listen(indices) => {
-                self.worker()?.supply_listeners(indices.into_iter().zip(fds).collect());
+            ToWorker::Ports(tcp, udp) => {
+                let tcp = tcp.into_iter().zip(&mut fds).collect();
+                let udp = udp.into_iter().zip(fds).collect();
+                self.worker()?.supply_ports(Ports { tcp, udp });
                 if std::mem::take(&mut self.moving.is_loaded) {
                     self.channel.send(&FromWorker::Moving(None), &[])?;
                 }
@@ -142,7 +144,7 @@ impl Served<'_> {
                 self.moving.is_under_way = false;
                 let (rules, helper) = (self.moving.rules.clone(), self.moving.helper.take());
                 match self.worker()?.expect(&image, rules, helper) {
-                    Ok(()) if self.ask_for_listeners()? => self.moving.is_loaded = true,
+                    Ok(()) if self.ask_for_ports()? => self.moving.is_loaded = true,
                     Ok(()) => self.channel.send(&FromWorker::Moving(None), &[])?,
                     Err(e) => self.stays(format!("its image cannot be loaded: {e}"))?,
                 }
