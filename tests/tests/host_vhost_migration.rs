@@ -164,7 +164,7 @@ fn a_machine_that_stays_loses_nothing() {
     let Some(mut w) = World::new(&[]) else { return };
     let mut other = w.other(1, &[]);
     let spoil = format!("spoil {}", socket(1));
-    for order in ["stay", "break 0", &spoil, "break 1000", "stay"] {
+    for order in ["stay", "break 0", &spoil, "return", "break 1000", "stay"] {
         w.all_move();
         let said = w.order(order);
         eprint!("{order}: {said}");
@@ -179,7 +179,7 @@ fn a_machine_that_stays_loses_nothing() {
     assert_eq!(w.attach.wait(SOON), 0, "{}", w.attach.output());
     w.attach = other;
     w.all_move();
-    w.finish(6);
+    w.finish(7);
 }
 
 /// Neither side may take connections over, or only the one that they leave.

@@ -258,7 +258,7 @@ impl Worker {
             short: None,
             stillness,
             freeze: Freeze::default(),
-            moving: Moving::default(),
+            moving: Moving::new(start == Start::Thawed),
             idle: IdleWatch::default(),
             start,
             addresses,

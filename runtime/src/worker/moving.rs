@@ -12,7 +12,8 @@ use crate::checkpoint::helper::Helper;
 use crate::checkpoint::report::{Outcome, ThawReport};
 use crate::checkpoint::{CheckpointError, RestoreError, config_of};
 use crate::clock::Clock;
-use crate::link::{Link, Transfer};
+use crate::edge::RuntimeEdge;
+use crate::link::{Direction, Link, Transfer};
 use crate::sock::Sockets;
 use crate::sys::socket;
 use event_manager::EventOps;
@@ -95,10 +96,19 @@ pub(super) struct Moving {
     wants: bool,
     /// They were asked for, for a machine that runs.
     awaits: bool,
+    /// A guest has run here.
+    had_guest: bool,
     /// Listeners that came, for a machine that runs.
     supplied: Option<Vec<(usize, OwnedFd)>>,
     /// The clock shows another time than it did when this wake-up began.
     jumped: bool,
+}
+
+impl Moving {
+    /// Of none; a guest may have run here before.
+    pub(super) fn new(had_guest: bool) -> Moving {
+        Moving { had_guest, ..Moving::default() }
+    }
 }
 
 impl Worker {
@@ -269,7 +279,7 @@ impl Worker {
     }
 
     fn answer_monitor(&mut self, done: bool) {
-        let crate::edge::RuntimeEdge { slots, links, .. } = &mut self.edge;
+        let RuntimeEdge { slots, links, .. } = &mut self.edge;
         if let Some(Some(link)) = links.get_mut(self.moving.link) {
             link.end_transfer(slots, done);
         }
@@ -279,6 +289,15 @@ impl Worker {
     pub(super) fn transfer_asked(&mut self, index: usize, ops: &mut EventOps<'_>) {
         let Some(Some(link)) = self.edge.links.get_mut(index) else { return };
         let Some(transfer) = link.take_transfer() else { return };
+        // An image brings rules along, and whom the guest may reach. A monitor that its guest has taken over has no say in that.
+        if transfer.direction == Direction::Load && self.moving.had_guest {
+            slog::warn!(self.log, "no state is loaded where a guest has run already; start another hibernet for it"; "link" => index);
+            let RuntimeEdge { slots, links, .. } = &mut self.edge;
+            if let Some(Some(link)) = links.get_mut(index) {
+                link.end_transfer(slots, false);
+            }
+            return;
+        }
         match std::mem::take(&mut self.moving.stage) {
             // Once more: from where it stands.
             Stage::Away(token) => self.machine_is_back(token, ops),
@@ -340,6 +359,7 @@ impl Worker {
 
     /// The machine runs, before any frame of it is looked at.
     pub(super) fn machine_runs(&mut self, index: usize, ops: &mut EventOps<'_>) {
+        self.moving.had_guest = true;
         if index != self.moving.link {
             return;
         }

@@ -14,6 +14,7 @@
 //!   move SOCKET     to another back end, with the state of this one, which is left
 //!   stay            the state is saved, but the guest goes on here
 //!   break N         of the state N bytes are read, then nobody reads on
+//!   return          the back end gets the state back that it gave, which it must not take
 //!   spoil SOCKET    another back end gets a state that is damaged, and the guest goes on here
 //! ```
 //!
@@ -99,6 +100,12 @@ fn obey(front: &mut FrontEnd, order: &str) -> Result<String, Box<dyn Error>> {
     match what {
         "move" => {
             let (_old, true) = front.move_to(connect(argument), &state)? else { return Err("it does not take the state".into()) };
+        }
+        "return" => {
+            if front.load(&state)? {
+                return Err("it takes a state although it had a guest".into());
+            }
+            front.start_rings()?;
         }
         "spoil" => {
             let middle = state.len() / 2;
