@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     listener.set_nonblocking(true)?;
     let drain = slog_term::FullFormat::new(slog_term::PlainSyncDecorator::new(std::io::stderr())).build();
     let log = slog::Logger::root(drain.ignore_res(), slog::o!());
-    let link = VhostUserLink::listening(listener.into(), mtu, None)?;
+    let link = VhostUserLink::listening(listener.into(), false, mtu, None)?;
     let worker = Worker::new(WorkerSetup::new(Config::default(), vec![Box::new(link)], log))?;
     let mut events = EventManager::new()?;
     let network = events.add_subscriber(worker);

@@ -244,6 +244,6 @@ fn under_the_name_of_passt() {
     w.transfer();
     drop(qemu);
     wait_until("it ends with the VM", SOON, || !runs());
-    let refused = w.lab.run(Place::Host, 10, &[&passt, "--vhost-user"]);
+    let refused = w.lab.run(Place::Host, 10, &[&passt, "--no-tcp"]);
     assert_eq!(refused.code, 2, "{refused}");
 }

@@ -74,3 +74,34 @@ fn either_side_is_killed_and_begins_anew() {
     w.wait_served(&mut attach);
     w.transfer();
 }
+
+/// As libvirt starts passt for a vhost-user interface.
+#[test]
+fn in_the_place_of_passt() {
+    let Some(w) = GuestLab::new() else { return };
+    let pid = w.lab.path("pid");
+    let options = [
+        "--vhost-user",
+        "--one-off",
+        "--socket",
+        SOCKET,
+        "--pid",
+        &pid,
+        "--mac-addr",
+        "52:54:00:12:34:56",
+        "-t",
+        "7070:7000",
+        "-q",
+    ];
+    w.lab.hibernet(20, &[&["passt"], &options[..]].concat()).ok();
+    let number = std::fs::read_to_string(&pid).expect("the process id").trim().to_owned();
+    let runs = || w.lab.sh(Place::Host, 5, &format!("kill -0 {number}")).code == 0;
+    let monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
+    w.configure(65_520);
+    wait_until("the guest has a network", SOON, || w.sh(5, "ping -c1 -W1 10.0.2.2").code == 0);
+    w.transfer();
+    w.published(7070, 7000);
+    assert!(runs());
+    drop(monitor);
+    wait_until("it ends with the VM", SOON, || !runs());
+}

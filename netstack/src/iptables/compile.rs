@@ -157,8 +157,8 @@ impl Compiler<'_> {
         let matches = self.ops.list.len();
         self.header(&mut head, rule);
         for m in &rule.matches {
-            // A test may become part of the header test only if those before change nothing.
-            let may_fold = !self.ops.list[matches..].iter().any(Op::is_stateful);
+            // A test may become part of the header test only if those before change nothing, and drop no packet that it would let pass by.
+            let may_fold = !self.ops.list[matches..].iter().any(|op| op.is_stateful() || op.may_drop(rule.proto));
             self.ops.compile(m, self.rules.family, &mut head, may_fold, self.named)?;
         }
         let (action, arg) = self.action(&rule.target, to)?;

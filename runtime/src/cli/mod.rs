@@ -259,7 +259,8 @@ impl TargetArgs {
         let inherited = self.fd.map(Target::inherited).transpose()?;
         let named = self.tap.map(Target::Tap).or(self.packet.map(Target::Packet));
         let streams = self.qemu.map(|path| Target::Streams { path, one_off: false });
-        let monitor = streams.or(self.qemu_connect.map(Target::Stream)).or(self.vhost_user.map(Target::VhostUser));
+        let vhost_user = self.vhost_user.map(|path| Target::VhostUser { path, one_off: false });
+        let monitor = streams.or(self.qemu_connect.map(Target::Stream)).or(vhost_user);
         Ok(named.or(self.netns).or(monitor).or(self.qemu_dgram).or(inherited))
     }
 

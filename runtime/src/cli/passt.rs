@@ -1,4 +1,4 @@
-//! `hibernet passt`: the command line of passt for the stream socket, so that what starts passt can start this.
+//! `hibernet passt`: the command line of passt for the stream socket and vhost-user, so that what starts passt can start this.
 //!
 //! It is translated into options of `attach`. What would change who may reach what, and is not there, is refused; what only tells passt how to go about its
 //! own work is ignored.
@@ -16,7 +16,7 @@ As a link named `passt` to this program is started, `hibernet passt` is what run
 
 What differs from passt: the guest has addresses of its own (10.0.2.15 and a stable IPv6 address, as `attach` gives them, or those of -a), not the host's; it does
 not reach the host, unless --map-host-loopback says how. Ignored: --interface, --outbound*, --mac-addr, --search, --runas, --repair-path, --no-map-gw,
---host-lo-to-ns-lo, --log-size, --stats. Refused, since it would mean something else: --vhost-user, --no-tcp, --no-udp, --no-icmp, --no-dhcp, --no-dhcpv6,
+--host-lo-to-ns-lo, --log-size, --stats. Refused, since it would mean something else: --no-tcp, --no-udp, --no-icmp, --no-dhcp, --no-dhcpv6,
 --no-ndp, --no-ra, port specifications with `all`, `auto`, or exceptions (~), and interfaces in them.";
 
 /// passt's options.
@@ -29,6 +29,9 @@ pub(super) struct PasstArgs {
     /// A connected socket instead, which was inherited
     #[arg(short = 'F', long, value_name = "N", conflicts_with = "socket")]
     fd: Option<i32>,
+    /// Serve a vhost-user front end at the socket, in place of a stream of frames
+    #[arg(long, conflicts_with = "fd")]
+    vhost_user: bool,
     /// End when the first VM has left
     #[arg(short = '1', long)]
     one_off: bool,
@@ -237,7 +240,8 @@ pub(super) fn passt(args: &PasstArgs) -> Result<u8, Failure> {
         None => {
             let path = args.socket.clone().map_or_else(free_path, Ok)?;
             complain(format_args!("UNIX domain socket bound at {}", path.display()));
-            Target::Streams { path, one_off: args.one_off }
+            let one_off = args.one_off;
+            if args.vhost_user { Target::VhostUser { path, one_off } } else { Target::Streams { path, one_off } }
         }
     };
     supervisor::attach(&AttachRequest { plan: net.plan()?, target, thaw: None, pid_file: args.pid.clone() })
@@ -264,6 +268,7 @@ mod tests {
     fn what_libvirt_and_people_give_is_understood() {
         for (given, meant) in [
             ("--one-off --socket /run/s --mac-addr 52:54:00:11:22:33 --pid /run/p -q", "--log-level warning --detach"),
+            ("--one-off --socket /run/s --vhost-user --pid /run/p --repair-path none", "--log-level info --detach"),
             (
                 "-f -s /s -t 2222:22,8000-8010 -t 127.0.0.1/80:8080 -u fd99::2/53 -u none",
                 "--publish 2222-2222:22/tcp --publish 8000-8010:8000/tcp --publish 127.0.0.1:80-80:8080/tcp --publish [fd99::2]:53-53:53/udp --log-level info",
@@ -294,7 +299,7 @@ mod tests {
             "-t 10-12:20-25",
             "-t x",
             "-t 70000",
-            "--vhost-user",
+            "--vhost-user -F 3",
             "--no-tcp",
             "--no-dhcp",
             "-n 255.0.255.0 -a 10.0.0.1",

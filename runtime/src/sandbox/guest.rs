@@ -59,7 +59,10 @@ pub enum LinkKind {
     /// Such a stream.
     Stream,
     /// A listening socket for vhost-user front ends.
-    VhostUser,
+    VhostUser {
+        /// The link is gone when the first has left.
+        one_off: bool,
+    },
     /// A datagram socket bound to a path, bare Ethernet frames; with the worker's end of a bell, by which it hears of peers.
     Datagrams,
 }

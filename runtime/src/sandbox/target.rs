@@ -36,7 +36,12 @@ pub enum Target {
         one_off: bool,
     },
     /// A Unix socket that is made at this path, to which vhost-user front ends connect.
-    VhostUser(PathBuf),
+    VhostUser {
+        /// Where.
+        path: PathBuf,
+        /// Until the first front end has left.
+        one_off: bool,
+    },
     /// A Unix socket of datagrams that is made at this path, for QEMU's `-netdev dgram` and the like.
     Datagrams {
         /// Where.
@@ -102,7 +107,9 @@ impl Target {
             Target::Packet(name) => guest::attach_packet(name, &plan.guest)?,
             Target::Fd(number, fd) => guest::attach_fd(*number, fd, &plan.guest)?,
             Target::Streams { path, one_off } => guest::listen_at(path, LinkKind::Streams { one_off: *one_off }, plan.guest.mtu)?,
-            Target::VhostUser(path) => guest::listen_at(path, LinkKind::VhostUser, plan.guest.mtu)?,
+            Target::VhostUser { path, one_off } => {
+                guest::listen_at(path, LinkKind::VhostUser { one_off: *one_off }, plan.guest.mtu)?
+            }
             Target::Datagrams { path, remote } => guest::datagrams_at(path, remote.as_deref(), plan.guest.mtu)?,
             Target::Stream(path) => guest::connect_to(path, plan.guest.mtu)?,
             Target::Process(pid) => {
@@ -279,7 +286,7 @@ impl Gone {
             | Target::Streams { .. }
             | Target::Stream(_)
             | Target::Datagrams { .. }
-            | Target::VhostUser(_)
+            | Target::VhostUser { .. }
             | Target::Fd(..) => {}
         }
         Ok(gone)

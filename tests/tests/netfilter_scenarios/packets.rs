@@ -116,6 +116,18 @@ fn fields(v6: bool) -> Vec<Scenario> {
     syns(&mut s, true);
     all.push(s);
 
+    // A test that drops what is malformed does so, whatever those behind it say.
+    let header = |flags| vec![1, 44, 0, 53, 0, 0, 0, 0, 0, 0, 0, 0, 0x40, flags, 0, 9, 0, 0, 0, 0];
+    for rule in ["-m tcpmss --mss 1000:2000", "-m tcp --tcp-option 2", "-m multiport --dports 53"] {
+        let rules = format!("*filter\n-A INPUT -p tcp {rule} -m state --state ESTABLISHED -j ACCEPT\n-A INPUT\nCOMMIT\n");
+        let mut s = Scenario::new(&format!("behind {rule}"), v6, &rules);
+        for (port, flags) in [(300, SYN), (301, ACK), (302, 0x11)] {
+            s.to(Client, port, router(Client, v6), 53, Body::Raw(6, header(flags)));
+        }
+        s.across(Client, 400, 80, Body::Udp(5));
+        all.push(s);
+    }
+
     let ah =
         if v6 { "" } else { "-A FORWARD -p ah -m ah --ahspi 5\n-A FORWARD -p ah -m ah ! --ahspi 1:4\n-A FORWARD -p ah -m ah\n" };
     let rules = format!(

@@ -1,8 +1,8 @@
 //! Frames.
 
 use super::{LONG, connected, frame, running};
-use hibernet::link::Link;
 use hibernet::link::vhost_user::VhostUserLink;
+use hibernet::link::{Link, LinkError};
 use hibernet::slots::Slots;
 use hibernet_netstack::edge::{Gso, GsoKind, Payload, RxChecksum, Tso, TxChecksum, TxError, TxFrame};
 use hibernet_tests::SplitMix;
@@ -196,14 +196,33 @@ fn a_disabled_ring_throws_frames_away() {
     assert_eq!((served.frames.len(), front.tx.used_index()), (0, 1));
 }
 
+/// A link at a socket, and the socket's path.
+fn listening(name: &str, one_off: bool) -> (super::Served, std::path::PathBuf) {
+    let path = std::env::temp_dir().join(format!("hibernet-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let link = VhostUserLink::listening(listener.into(), one_off, 1500, None).unwrap();
+    (super::Served { link, slots: Slots::new(64).unwrap(), frames: Vec::new() }, path)
+}
+
+#[test]
+fn the_link_ends_with_its_only_front_end() {
+    let (mut served, path) = listening("one-off", true);
+    let mut front = FrontEnd::new(UnixStream::connect(&path).unwrap(), Options::default());
+    served.while_does(|| front.set_up().unwrap()).unwrap();
+    front.transmit(&[1; 60]);
+    served.until_frames(1);
+    drop(front);
+    assert!(served.wait(LONG));
+    assert!(matches!(served.turn(), Err(LinkError::Closed)));
+    UnixStream::connect(&path).unwrap_err();
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[test]
 fn front_ends_come_and_go() {
-    let dir = std::env::temp_dir().join(format!("hibernet-vhost-{}", std::process::id()));
-    let _ = std::fs::remove_file(&dir);
-    let listener = UnixListener::bind(&dir).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let link = VhostUserLink::listening(listener.into(), 1500, None).unwrap();
-    let mut served = super::Served { link, slots: Slots::new(64).unwrap(), frames: Vec::new() };
+    let (mut served, dir) = listening("vhost", false);
     assert_eq!(served.link.send(&mut served.slots, frame(&[1; 60])), Err(TxError::Down));
     for i in 0..3 {
         let mut front = FrontEnd::new(UnixStream::connect(&dir).unwrap(), Options::default());

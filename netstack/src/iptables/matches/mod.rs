@@ -259,7 +259,7 @@ impl Ops {
             IpAddr::V4(a) => u128::from(a.to_bits()),
             IpAddr::V6(a) => a.to_bits(),
         };
-        let has_ports = proto.is_some_and(|p| !p.not && matches!(p.value, proto::TCP | proto::UDP));
+        let has_ports = has_ports(proto);
         for op in self.list.get(from..).unwrap_or_default() {
             match op {
                 Op::Range { dst, range } if !range.not => {
@@ -353,6 +353,11 @@ impl Ops {
     }
 }
 
+/// Whether a rule is for a protocol whose ports every packet has.
+fn has_ports(proto: Option<Inv<u8>>) -> bool {
+    proto.is_some_and(|p| !p.not && matches!(p.value, proto::TCP | proto::UDP))
+}
+
 impl Op {
     /// Whether asking changes something, so that it matters which tests were asked before.
     pub(super) const fn is_stateful(&self) -> bool {
@@ -360,6 +365,15 @@ impl Op {
             self,
             Op::Limit(_) | Op::Random(_) | Op::Nth(_) | Op::Set(_) | Op::Recent(_) | Op::Connlimit(_) | Op::Hashlimit(_)
         )
+    }
+
+    /// Whether there are packets that asking drops, in a rule for this protocol: malformed ones.
+    pub(super) fn may_drop(&self, proto: Option<Inv<u8>>) -> bool {
+        match self {
+            Op::TcpOption(_) | Op::Icmp(_) | Op::Field(_) | Op::Sctp(_) | Op::Extension(_) => true,
+            Op::Multiport { .. } => !has_ports(proto),
+            _ => false,
+        }
     }
 
     /// What it asks of TCP flags: bits that are looked at, and what they must be, or must not.

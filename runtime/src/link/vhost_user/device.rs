@@ -1,5 +1,6 @@
 //! The device as the front end has set it up: features, memory, two queues.
 
+use super::in_process::Vring;
 use super::log::{DirtyLog, LogError};
 use super::memory::{MAX_SLOTS, Memory, MemoryError};
 use super::message::{Reply, Request, RingAddr, feature, protocol};
@@ -246,8 +247,7 @@ impl Device {
             }
             Request::SetVringNum(n, size) => {
                 let i = self.index(n)?;
-                let valid = u16::try_from(size).ok().filter(|s| s.is_power_of_two() && *s <= MAX_SIZE);
-                self.rings[i].queue.size = valid.ok_or(DeviceError::Size(size))?;
+                self.rings[i].queue.size = ring_size(size)?;
             }
             Request::SetVringAddr(a) => self.set_addr(a)?,
             Request::SetVringBase(n, base) => {
@@ -295,7 +295,21 @@ impl Device {
         Ok(None)
     }
 
-    fn set_features(&mut self, f: u64) -> Result<(), DeviceError> {
+    /// Begins to serve a queue, behind the last buffer of it that was given back. `word` is the event word of its kicks.
+    pub fn take_vring(&mut self, i: usize, v: Vring, poll: &Poll, word: u64) -> Result<(), DeviceError> {
+        let (kick, call) =
+            (event(Some(v.kick), DeviceError::NoEvent(i as u32))?, event(Some(v.call), DeviceError::NoEvent(i as u32))?);
+        let ring = &mut self.rings[i];
+        let queue = &mut ring.queue;
+        (queue.size, queue.desc, queue.avail, queue.used) = (ring_size(v.size.into())?, v.desc, v.avail, v.used);
+        let addr = RingAddr { index: i as u32, desc: v.desc, avail: v.avail, used: v.used, log: None };
+        queue.rings(&self.memory).and_then(|rings| queue.begin(&rings)).map_err(|_| DeviceError::Address(addr))?;
+        poll.add(&kick, word)?;
+        (ring.kick, ring.call, ring.enabled) = (Some(kick), Some(call), true);
+        Ok(())
+    }
+
+    pub fn set_features(&mut self, f: u64) -> Result<(), DeviceError> {
         if f & !OFFERED != 0 {
             return Err(DeviceError::Features(f & !OFFERED));
         }
@@ -360,6 +374,11 @@ impl Device {
     pub fn can_move(&self) -> bool {
         self.protocol & protocol::DEVICE_STATE != 0 && !self.rings.iter().any(Ring::is_running)
     }
+}
+
+fn ring_size(size: u32) -> Result<u16, DeviceError> {
+    let valid = u16::try_from(size).ok().filter(|s| s.is_power_of_two() && *s <= MAX_SIZE);
+    valid.ok_or(DeviceError::Size(size))
 }
 
 /// An eventfd, made non-blocking. Anything else could block us, or is not what it is for.

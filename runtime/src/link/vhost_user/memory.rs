@@ -95,6 +95,11 @@ impl Memory {
         Ok(())
     }
 
+    /// Uses memory that is mapped already.
+    pub fn share(&mut self, map: GuestMemoryMmap) {
+        *self = Memory { map, ..Memory::default() };
+    }
+
     /// Logs into this from now on, or no more.
     pub fn set_log(&mut self, log: DirtyLog) -> Result<(), LogError> {
         log.covers(self.end())?;

@@ -4,10 +4,13 @@
 //! We are the back end and serve a listening socket: one front end at a time, the next one when it has gone. Requests are answered between
 //! frames. Until a front end and its guest's driver are there, and after they have gone, the link is down: frames are dropped and counted.
 //!
+//! A monitor in this process needs no socket ([`VhostUserLink::in_process`]).
+//!
 //! Frames that the guest has no buffers for wait, a bounded number of them, until it gives some.
 
 mod device;
 mod from_guest;
+mod in_process;
 mod log;
 mod memory;
 mod message;
@@ -23,6 +26,7 @@ use crate::sys::event::Event;
 use device::{Device, DeviceError, TO_GUEST};
 use hibernet_netstack::edge::{LinkInfo, Tso, TxError, TxFrame};
 use hibernet_netstack::wire::Mac;
+pub use in_process::{FEATURES, Vring, Vrings};
 use message::{Reply, Request, feature};
 use poll::Poll;
 use queue::{Broken, MAX_SIZE, Segment};
@@ -55,7 +59,11 @@ const KICK: u64 = 8;
 #[derive(Debug)]
 pub struct VhostUserLink {
     listener: Option<OwnedFd>,
+    /// The first front end is the last.
+    one_off: bool,
     session: Option<Session>,
+    /// The monitor is in this process; there will be no session.
+    in_process: bool,
     device: Device,
     poll: Poll,
     /// Frames were left in the queue, of which no kick tells.
@@ -82,11 +90,13 @@ pub struct VhostUserLink {
 }
 
 impl VhostUserLink {
-    /// Behind a listening, non-blocking Unix stream socket. Packets are at most `mtu` bytes, or less if the front end says so.
-    pub fn listening(listener: OwnedFd, mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
+    /// Behind a listening, non-blocking Unix stream socket; with `one_off` the link is gone when the first front end has left. Packets are at most `mtu` bytes,
+    /// or less if the front end says so.
+    pub fn listening(listener: OwnedFd, one_off: bool, mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
         let mut link = VhostUserLink::without_session(mtu, guest_mac)?;
         link.poll.add(&listener, LISTENER)?;
         link.listener = Some(listener);
+        link.one_off = one_off;
         Ok(link)
     }
 
@@ -103,7 +113,9 @@ impl VhostUserLink {
         poll.add(&more, MORE)?;
         Ok(VhostUserLink {
             listener: None,
+            one_off: false,
             session: None,
+            in_process: false,
             device: Device::new(mtu),
             poll,
             more,
@@ -163,6 +175,9 @@ impl VhostUserLink {
         }
         // Others wait in the backlog until this one has gone.
         self.poll.remove(listener);
+        if self.one_off {
+            self.listener = None;
+        }
         self.session = Some(Session::new(socket));
         self.troubles = 0;
     }

@@ -162,6 +162,13 @@ impl Queue {
         Ok(())
     }
 
+    /// Begins behind the last buffer that was given back: whoever served it before gave all back that were taken.
+    pub fn begin(&mut self, rings: &Rings<'_>) -> Result<(), Broken> {
+        self.resume(rings)?;
+        self.next_avail = self.next_used;
+        Ok(())
+    }
+
     fn entry(&self, n: u16) -> usize {
         usize::from(n & (self.size - 1))
     }

@@ -195,7 +195,7 @@ impl VhostUserLink {
     }
 
     pub(super) fn send_frame(&mut self, slots: &mut Slots, frame: &TxFrame<'_>) -> Result<(), TxError> {
-        if self.stopped || self.session.is_none() {
+        if self.stopped || self.session.is_none() && !self.in_process {
             return Err(TxError::Down);
         }
         let header = self.header(frame)?;

@@ -428,7 +428,9 @@ fn make_link(end: &LinkEnd, fd: OwnedFd, queues: Vec<OwnedFd>) -> Result<Box<dyn
         LinkKind::Streams { one_off } => {
             Ok(Box::new(StreamLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
         }
-        LinkKind::VhostUser => Ok(Box::new(VhostUserLink::listening(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
+        LinkKind::VhostUser { one_off } => {
+            Ok(Box::new(VhostUserLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
+        }
         LinkKind::Stream => Ok(Box::new(StreamLink::connected(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
     }
 }
