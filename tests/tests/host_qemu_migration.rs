@@ -5,9 +5,9 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
-/// What is moved over each connection, and how fast: slower than the machine moves.
+/// What is moved over each connection, and how fast in all moves together, bytes a second: slower than the machine moves.
 const BYTES: &str = "12000000";
-const RATE: &str = "400k";
+const RATE: usize = 2_000_000;
 
 /// How often the machine moves.
 fn moves() -> usize {
@@ -90,7 +90,7 @@ impl World {
 
     /// Downloads and uploads over both families, and of a client outside from the guest: in the background, slowly.
     fn begin(&mut self) -> Proc {
-        let slowly = format!("curl -sSf --limit-rate {RATE} --max-time 300");
+        let slowly = format!("curl -sSf --limit-rate {} --max-time 300", RATE / (moves() + 2));
         for (family, port) in Family::BOTH.into_iter().zip([8004, 8006]) {
             let url = format!("http://{}:{port}/big", bracketed(family.remote()));
             let (down, up) = (format!("/tmp/down-{port}"), format!("/tmp/up-{port}"));

@@ -146,12 +146,13 @@ impl Guest {
             copy
         });
         let line = format!("socket,id=line,path={socket},server=on,wait=off");
-        let mut argv = vec![program, "-accel", accelerator, "-cpu", "max", "-m", "256", "-nodefaults", "-display", "none"];
-        argv.extend(["-no-reboot", "-kernel", &kernel, "-initrd", &initrd, "-append", "console=ttyS0 quiet panic=-1"]);
-        argv.extend(["-serial", "stdio", "-chardev", &line, "-serial", "chardev:line"]);
         let qmp = lab.path(&format!("qmp-{}", lab.unique()));
         let monitor = format!("unix:{qmp},server=on,wait=off");
+        let mut argv = vec![program, "-accel", accelerator, "-cpu", "max", "-m", "256", "-nodefaults", "-display", "none"];
+        // Whoever can connect to the guest's line can also connect to the monitor.
         argv.extend(["-qmp", &monitor]);
+        argv.extend(["-no-reboot", "-kernel", &kernel, "-initrd", &initrd, "-append", "console=ttyS0 quiet panic=-1"]);
+        argv.extend(["-serial", "stdio", "-chardev", &line, "-serial", "chardev:line"]);
         argv.extend(network);
         let mut qemu = lab.spawn(Place::Host, &argv);
         let end = Instant::now() + BOOT;
