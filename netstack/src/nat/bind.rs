@@ -107,8 +107,12 @@ fn unique(nat: &mut Nat<'_>, conn: &Conn, manip: Manip, range: &NatRange) -> (Ma
 /// What another connection of the same source is translated to, if the range allows that.
 fn mapping_of_source(nat: &Nat<'_>, conn: &Conn, current: Mapping, range: &NatRange) -> Option<Mapping> {
     let mut found = None;
-    let original: &CtTuple = &conn.tuples[Dir::Original as usize];
-    nat.table.source_mapping(nat.now, original, &mut |addr: Addr, key: u16| {
+    let mut source: CtTuple = conn.tuples[Dir::Original as usize];
+    if current.has_ident() {
+        // Both ends have the identifier, so that translating the destination may have changed it.
+        source.sport = current.key(Manip::Source).unwrap_or(source.sport);
+    }
+    nat.table.source_mapping(nat.now, &source, &mut |addr: Addr, key: u16| {
         let mut mapping = current;
         mapping.set_addr(Manip::Source, addr);
         mapping.set_key(Manip::Source, key);

@@ -205,6 +205,19 @@ fn clashes(v6: bool) -> Vec<Scenario> {
     s.across(Client, 4000, 54, Body::Udp(20));
     s.across(Client, 4000, 55, Body::Udp(20));
     all.push(s);
+
+    // The identifier that the first translation has chosen is what the second one goes by.
+    if !v6 {
+        let mut s = nat(
+            "nat-two-queries",
+            v6,
+            "-A PREROUTING -d {vip} -j DNAT --to-destination {s} --random\n-A POSTROUTING -o tap1 -j MASQUERADE",
+        );
+        for ty in [15, 8, 13, 17] {
+            s.to(Client, 700, elsewhere(1, v6), 0, Body::Icmp { ty, code: 0, seq: 1, data: 12 });
+        }
+        all.push(s);
+    }
     all
 }
 
