@@ -245,6 +245,57 @@ fn there_is_an_end_to_it() {
     lab.hibernet(20, &["run", "--join", "web", "--", "ping", "-c", "1", "-W", "3", "web"]).ok();
 }
 
+/// A network namespace that somebody else made: that of a process which waits in it.
+fn elsewhere(lab: &Lab, name: &str) -> (hibernet_tests::lab::Proc, String) {
+    let pid = lab.path(name);
+    let script = format!("ip link set lo up; echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 300");
+    let process = lab.spawn(Place::Host, &["unshare", "-n", "sh", "-c", &script]);
+    wait_until("the namespace is there", SOON, || std::path::Path::new(&pid).exists());
+    let number = std::fs::read_to_string(&pid).expect("file").trim().to_owned();
+    (process, number)
+}
+
+#[test]
+fn links_that_others_made_join_too() {
+    let Some(lab) = Lab::new(&["ping", "nsenter", "unshare"]) else { return };
+    let (_one, first) = elsewhere(&lab, "first");
+    let (other, second) = elsewhere(&lab, "second");
+    let mut web = lab.spawn_hibernet(&["attach", "--name", "web", "--netns", &first]);
+    wait_until("it is served", SOON, || names(&lab) == ["web"] && lab.hibernet(10, &["stats", "web"]).code == 0);
+    let join = |name: &str, how: &[&str]| lab.spawn_hibernet(&[&["attach", "--name", name, "--join", "web"], how].concat());
+    let mut db = join("db", &["--netns", &second]);
+    let tap = ["ip", "tuntap", "add", "mode", "tap", "name", "guest"];
+    lab.run(Place::Host, 10, &tap).ok();
+    let mut vm = join("vm", &["--tap", "guest"]);
+    wait_until("they have joined", SOON, || {
+        let all = list(&lab);
+        let address = |i: usize| all[i]["addresses"][0].as_str().map(str::to_owned);
+        all.len() == 3 && (address(0), address(1)) == (Some("10.0.3.15".into()), Some("10.0.4.15".into()))
+    });
+    let ping =
+        |from: &str, to| lab.run(Place::Host, 15, &["nsenter", "-t", from, "-n", "ping", "-c", "2", "-i", "0.2", "-W", "3", to]);
+    wait_until("the interface has its addresses", SOON, || ping(&second, "10.0.3.2").code == 0);
+    ping(&second, "10.0.2.15").ok();
+    ping(&first, "10.0.3.15").ok();
+    ping(&first, "fd68:6962:6e65:7401::15").ok();
+    std::fs::write(lab.path("rules"), "*filter\n-A FORWARD -i tap1 -o tap0 -j DROP\nCOMMIT\n").expect("file");
+    lab.hibernet(10, &["rules", "restore", "db", &lab.path("rules")]).ok();
+    assert_ne!(ping(&second, "10.0.2.15").code, 0);
+    // Each leaves with what it serves, and the first with all.
+    other.signal("KILL");
+    assert_eq!(db.wait(SOON), 0, "{}", db.output());
+    lab.run(Place::Host, 10, &["ip", "link", "del", "guest"]).ok();
+    assert_eq!(vm.wait(SOON), 0, "{}", vm.output());
+    wait_until("they have left", SOON, || names(&lab) == ["web"]);
+    ping(&first, "10.0.2.2").ok();
+    web.signal("TERM");
+    assert_eq!(web.wait(SOON), 0, "{}", web.output());
+    for how in [["--qemu", "/run/s"], ["--vhost-user", "/run/s"], ["--fd", "3"]] {
+        assert_eq!(join("no", &how).wait(SOON), USAGE, "{how:?}");
+    }
+    assert_eq!(join("no", &["--netns", &first]).wait(SOON), NAME, "nobody of that name is there");
+}
+
 /// Bits a second that iperf3 moves from a sandbox to a server.
 fn speed(s: &Sandbox<'_>, to: &str, options: &[&str]) -> f64 {
     let done = s.run(30, &[&["iperf3", "-c", to, "-p", "5201", "-J", "-t", "3", "--connect-timeout", "5000"], options].concat());

@@ -187,6 +187,7 @@ Examples:
   hibernet attach --netns /run/netns/blue         namespace made by `ip netns add blue`; ends when that is deleted
   hibernet attach --packet tap0                   a TAP that a VMM such as Firecracker has opened
   hibernet attach --tap tap0                      a TAP that nobody has opened
+  hibernet attach --packet tap1 --join vm1        a second VM in the network of the first, routed between them by its rules
   hibernet attach --qemu /run/vm1.sock            a VM, before or after it begins, and again when it or this begins anew:
       qemu-system-x86_64 ... -device virtio-net-pci,netdev=n \\
           -netdev stream,id=n,server=off,addr.type=unix,addr.path=/run/vm1.sock,reconnect-ms=100
@@ -220,6 +221,9 @@ struct AttachArgs {
     target: TargetArgs,
     #[command(flatten)]
     net: NetOptions,
+    /// Join the network of this running sandbox, with --tap, --packet or --netns: its rules and its network worker serve both, which reach each other
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["qemu", "vhost_user", "qemu_dgram", "qemu_connect", "fd"], help_heading = "Link")]
+    join: Option<String>,
     #[command(flatten)]
     moving: helper::MoveOptions,
 }
@@ -342,7 +346,11 @@ fn attach(args: AttachArgs) -> Result<u8, Failure> {
     let target = args.target.target()?.ok_or_else(nothing)?;
     args.net.check_queues(Some(&target))?;
     let plan = Plan { carry: args.moving.carry(), ..args.net.plan()? };
-    supervisor::attach(&AttachRequest { plan, target, thaw: None, pid_file: None })
+    if args.join.is_some() && plan.guest.queues > 1 {
+        return Err(Failure::new(Status::Usage, "--queues: a link that joins has one"));
+    }
+    let join = args.join.map(|network| args.net.join(network, &plan)).transpose()?;
+    supervisor::attach(&AttachRequest { plan, target, thaw: None, pid_file: None, join })
 }
 
 /// Prints to standard output. That nobody reads any more (`| head`) is no failure.

@@ -244,7 +244,7 @@ pub(super) fn passt(args: &PasstArgs) -> Result<u8, Failure> {
             if args.vhost_user { Target::VhostUser { path, one_off } } else { Target::Streams { path, one_off } }
         }
     };
-    supervisor::attach(&AttachRequest { plan: net.plan()?, target, thaw: None, pid_file: args.pid.clone() })
+    supervisor::attach(&AttachRequest { plan: net.plan()?, target, thaw: None, pid_file: args.pid.clone(), join: None })
 }
 
 #[cfg(test)]

@@ -209,7 +209,7 @@ fn begin(args: RestoreArgs, target: Option<Target>, file: File, image: &Image<'_
     let helper = helper.map_err(|e| Failure::os(Status::Resources, "cannot hand a connection over", e))?;
     let thaw = Some(Thawing { image: file, policy, helper, told });
     match target {
-        Some(target) => supervisor::attach(&AttachRequest { plan, target, thaw, pid_file: None }),
+        Some(target) => supervisor::attach(&AttachRequest { plan, target, thaw, pid_file: None, join: None }),
         None => supervisor::run(&RunRequest { plan, argv: args.command, resolv_conf: true, output: None, thaw, join: None }),
     }
 }

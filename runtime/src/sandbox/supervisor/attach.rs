@@ -14,7 +14,7 @@ use crate::sandbox::worker_process::{Given, WorkerProcess};
 use std::os::fd::AsFd;
 
 pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
-    let AttachRequest { plan, target, thaw, pid_file } = request;
+    let AttachRequest { plan, target, thaw, pid_file, .. } = request;
     let mut base = Base::new(plan, &[], None)?;
     let mut gone = Gone::watch(target)?;
     let (Opened { end, fd: link, queues, mut peer, removal, path: _path }, unconfigured) = target.open(plan)?;

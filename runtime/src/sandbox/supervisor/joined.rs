@@ -2,9 +2,10 @@
 
 use super::base::Base;
 use super::events::{follow_resolver_of_host, forward, next_child, next_signal};
+use super::membership::Membership;
 use super::run::exit_status;
 use super::{JoinRequest, RunRequest};
-use crate::control::lifecycle::{Asking, Event, Join, Request};
+use crate::control::lifecycle::Event;
 use crate::control::registry::Registration;
 use crate::sandbox::child::{self, Child, Namespaces};
 use crate::sandbox::failure::{Failure, Status, complain};
@@ -13,36 +14,17 @@ use crate::sandbox::retries::Retries;
 use crate::sandbox::stragglers;
 use crate::sys::tun;
 use rustix::event::{PollFd, PollFlags, poll};
-use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 pub(super) fn run_joined(request: &RunRequest, join: &JoinRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
     let mut plan = request.plan.clone();
     let mut base = Base::new(&plan, &request.argv, Some(&join.network))?;
-    let wish = Join { name: base.name(), ..join.wish.clone() };
-    let mut asking = Asking::new(&join.network, &Request::Join(Box::new(wish)), &[])?;
-    let net = match asking.event()? {
-        Some(Event::Granted(net)) => *net,
-        _ => return Err(refusal(asking)),
-    };
-    (plan.config.v4, plan.config.v6) = (net.v4, net.v6);
+    let membership = Membership::ask(&base, join)?;
+    (plan.config.v4, plan.config.v6) = (membership.net.v4, membership.net.v6);
     let (child, end, link, namespaces, retries) = Child::start(&plan, request.resolv_conf, &request.argv, base.inherited)?;
-    asking.say(&Request::Link { end }, &[link.as_fd()])?;
-    match asking.event()? {
-        Some(Event::Served(_)) => {}
-        _ => return Err(refusal(asking)),
-    }
-    asking.be_patient();
-    if let Some(r) = &mut base.registration {
-        let ns = [&namespaces.user, &namespaces.mount, &namespaces.net].map(AsRawFd::as_raw_fd);
-        let v4 = net.v4.map(|c| IpAddr::V4(c.guest));
-        let v6 = net.v6.map(|c| IpAddr::V6(c.guest));
-        r.update(|e| {
-            e.namespaces = Some(ns);
-            e.addresses = v4.into_iter().chain(v6).collect();
-        })?;
-    }
-    let mut sandbox = Running { base, asking, link, child, retries };
+    let membership = membership.hand_over(end, link.as_fd())?;
+    membership.register(&mut base, Some(&namespaces))?;
+    let mut sandbox = Running { base, membership, link, child, retries };
     let ended = sandbox.child.go().and_then(|()| {
         started(sandbox.base.registration.as_ref().map_or("", Registration::name));
         sandbox.watch(&plan, request.resolv_conf, &namespaces)
@@ -51,19 +33,10 @@ pub(super) fn run_joined(request: &RunRequest, join: &JoinRequest, started: &mut
     ended
 }
 
-/// Why the other supervisor does not serve us.
-fn refusal(asking: Asking) -> Failure {
-    match asking.answer::<serde_json::Value>() {
-        Err(e) => e,
-        Ok(_) => Failure::new(Status::Internal, "the network's supervisor answers what it was not asked; is it another version?"),
-    }
-}
-
 /// A sandbox in another one's network, with its command.
 struct Running {
     base: Base,
-    /// For as long as this is open the other supervisor serves us.
-    asking: Asking,
+    membership: Membership,
     link: OwnedFd,
     child: Child,
     retries: Retries,
@@ -92,8 +65,7 @@ impl Running {
     }
 
     fn wait(&self) -> Result<(), Failure> {
-        let mut fds =
-            vec![PollFd::new(&self.base.signals, PollFlags::IN), PollFd::from_borrowed_fd(self.asking.fd(), PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&self.base.signals, PollFlags::IN), self.membership.poll_fd()];
         fds.extend(self.base.watch.as_ref().map(|w| PollFd::new(w, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -103,15 +75,11 @@ impl Running {
 
     /// Hears what becomes of the network.
     fn hear(&mut self) -> Result<(), Failure> {
-        while self.asking.has_more() || is_readable(&self.asking) {
-            let done = match self.asking.event() {
-                Ok(Some(Event::Asleep)) => self.retries.raise(),
-                Ok(Some(Event::Awake)) => self.retries.put_back(),
-                Ok(Some(_)) => Ok(()),
-                Ok(None) | Err(_) => {
-                    let why = "the network that the sandbox has joined has ended; the sandbox is ended";
-                    return Err(Failure::new(Status::WorkerDied, why));
-                }
+        while let Some(event) = self.membership.news()? {
+            let done = match event {
+                Event::Asleep => self.retries.raise(),
+                Event::Awake => self.retries.put_back(),
+                _ => Ok(()),
             };
             if let Err(e) = done {
                 complain(format_args!("warning: cannot set how often the sandbox's kernel tries again: {e}"));
@@ -133,10 +101,4 @@ impl Running {
         // Removing the interface waits for every processor; with the namespace it is removed behind our back.
         let _ = tun::keep_interface(self.link.as_fd());
     }
-}
-
-fn is_readable(asking: &Asking) -> bool {
-    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut fds = [PollFd::from_borrowed_fd(asking.fd(), PollFlags::IN)];
-    poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
 }

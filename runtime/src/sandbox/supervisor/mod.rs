@@ -1,10 +1,12 @@
 //! The supervisor: parent of the command and of the network worker. It has no part in the traffic.
 
 mod attach;
+mod attach_joined;
 mod background;
 mod base;
 mod events;
 mod joined;
+mod membership;
 mod run;
 
 use super::failure::Failure;
@@ -57,6 +59,8 @@ pub struct AttachRequest {
     pub thaw: Option<Thawing>,
     /// Where to write the supervisor's process id, once the link is served.
     pub pid_file: Option<PathBuf>,
+    /// Have the network of another sandbox serve it: a TAP, an interface or a namespace.
+    pub join: Option<JoinRequest>,
 }
 
 /// An image that a new sandbox's network goes on from.
@@ -90,5 +94,8 @@ pub fn run(request: &RunRequest) -> Result<u8, Failure> {
 ///
 /// If it cannot be served.
 pub fn attach(request: &AttachRequest) -> Result<u8, Failure> {
-    in_background_if(request.plan.detach, None, |started| attach::attach_here(request, started))
+    in_background_if(request.plan.detach, None, |started| match &request.join {
+        Some(join) => attach_joined::attach_joined(request, join, started),
+        None => attach::attach_here(request, started),
+    })
 }
