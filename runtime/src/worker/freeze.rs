@@ -264,6 +264,8 @@ impl Worker {
             turns += 1;
         }
         self.edge.sockets.flush(&mut self.edge.slots);
+        // Other sockets may be in their place when it goes on.
+        self.edge.sockets.forget_ahead(&mut self.edge.slots);
         let crate::edge::RuntimeEdge { slots, links, .. } = &mut self.edge;
         for (link, state) in links.iter_mut().zip(&self.links) {
             if let (Some(link), false) = (link, state.gone) {
