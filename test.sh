@@ -21,7 +21,7 @@ Stages, in this order; all of them if none is named:
   fuzz      the fuzz targets build, and run over their seeds and for a few seconds on
 
 Environment:
-  HIBERNET_REQUIRE_ALL=1  whatever is skipped counts as failed
+  HIBERNET_REQUIRE_ALL=1  whatever is skipped counts as failed, but what cannot be downloaded ("NOT TESTED")
   HIBERNET_FUZZ_SECONDS   how long each fuzz target runs (10)
   HIBERNET_NETFILTER_PACKETS  how many generated packets go through the kernel's netfilter and ours (20000)
   HIBERNET_SLEEP_SECONDS  how long a network sleeps whose peers go on sending (10)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Unpacks a QEMU that moves a back end's state along (10 or newer) in DIR, unless it is there: fetch-qemu.sh DIR. Of a newer Debian, with all libraries that it
-# needs, downloaded and not installed. DIR/qemu runs it.
+# needs, downloaded and not installed. DIR/qemu runs it. Exit status 3: it cannot be downloaded.
 set -euo pipefail
 dir=$1
 suite=trixie
@@ -22,10 +22,11 @@ apt() {
     -o "Dir::State::lists=$PWD/apt/lists" -o "Dir::Cache=$PWD/apt/cache" -o "Dir::State::status=$PWD/apt/status" \
     -o APT::Sandbox::User= -o Debug::NoLocking=1 -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 "$@" >&2
 }
-apt update
+offline() { echo "$1 cannot be fetched from $mirror" >&2; exit 3; }
+apt update || offline "the index of $suite"
 # What cannot be had of the index is a warning only.
-ls apt/lists/*Packages* >/dev/null 2>&1 || { echo "the index of $suite cannot be fetched from $mirror" >&2; exit 1; }
-apt install --download-only -y --no-install-recommends qemu-system-x86
+ls apt/lists/*Packages* >/dev/null 2>&1 || offline "the index of $suite"
+apt install --download-only -y --no-install-recommends qemu-system-x86 || offline "a package"
 rm -rf root
 for package in apt/cache/archives/*.deb; do dpkg-deb -x "$package" root; done
 cat >qemu.new <<'U'

@@ -89,16 +89,9 @@ fn flows_outlive_sleep_and_upgrade() {
     let first = monitor(&w, "qemu", THEIRS);
     w.configure(1500);
     w.wait_served(&mut attach);
-    let image = w.lab.path("vm.img");
-    w.undisturbed(4, |n| {
-        if n % 2 == 0 {
-            w.lab.hibernet(30, &["checkpoint", "vm", &image]).ok();
-            w.lab.hibernet(30, &["restore", &image]).ok();
-        } else {
-            w.lab.hibernet(30, &["upgrade", "vm"]).ok();
-        }
-    });
+    w.undisturbed_by_sleep_and_upgrade(4);
     // A monitor that begins anew while the network sleeps is found when it wakes.
+    let image = w.lab.path("vm.img");
     w.lab.hibernet(30, &["checkpoint", "vm", &image]).ok();
     end(&w, first);
     let _second = monitor(&w, "qemu", THEIRS);

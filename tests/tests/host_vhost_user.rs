@@ -38,15 +38,7 @@ fn flows_outlive_sleep_and_upgrade() {
     let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
     w.configure(1500);
     w.wait_served(&mut attach);
-    let image = w.lab.path("vm.img");
-    w.undisturbed(4, |n| {
-        if n % 2 == 0 {
-            w.lab.hibernet(30, &["checkpoint", "vm", &image]).ok();
-            w.lab.hibernet(30, &["restore", &image]).ok();
-        } else {
-            w.lab.hibernet(30, &["upgrade", "vm"]).ok();
-        }
-    });
+    w.undisturbed_by_sleep_and_upgrade(4);
     w.transfer();
     let told = std::fs::read_to_string(&log).expect("log");
     assert!(told.contains("the link has a peer") && !told.contains("trouble"), "{told}");

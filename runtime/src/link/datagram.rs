@@ -3,18 +3,15 @@
 //! Whoever serves the link is confined and can reach no path. While there is no peer somebody else, who can, has the socket: the *host*. It waits for the
 //! first datagram, connects the socket to whoever sent it, and rings. From then on the socket is ours, until a datagram finds nobody any more; then we ring.
 
+use super::poll::{ANY, Poll};
 use super::socket::SocketLink;
 use super::{Link, LinkError, LinkNews, LinkStats, RxBatch, release};
 use crate::slots::Slots;
 use hibernet_netstack::edge::{LinkInfo, TxError, TxFrame};
 use hibernet_netstack::wire::Mac;
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{RecvFlags, SendFlags, getpeername, recv, send};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-/// Nobody asks the epoll what is ready: there is little enough to try.
-const ANY: EventData = EventData::new_u64(0);
 
 /// A bell says nothing but that something has changed.
 const RING: &[u8] = &[1];
@@ -50,7 +47,7 @@ enum Watched {
 /// A link over a datagram socket whose peer may come and go.
 #[derive(Debug)]
 pub struct DatagramLink {
-    epoll: OwnedFd,
+    poll: Poll,
     socket: SocketLink,
     bell: OwnedFd,
     watched: Watched,
@@ -67,10 +64,10 @@ impl DatagramLink {
     /// `InvalidInput` if it is no datagram socket; others if descriptors ran out.
     pub fn new(fd: OwnedFd, bell: OwnedFd, mtu: u16, guest_mac: Option<Mac>) -> io::Result<DatagramLink> {
         let socket = SocketLink::messages(fd, mtu, guest_mac)?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &bell, ANY, EventFlags::IN)?;
+        let poll = Poll::new()?;
+        poll.add(&bell, ANY)?;
         let (watched, stats) = (Watched::No, LinkStats::default());
-        let mut link = DatagramLink { epoll, socket, bell, watched, stats, news: None, stopped: false };
+        let mut link = DatagramLink { poll, socket, bell, watched, stats, news: None, stopped: false };
         link.look_for_peer()?;
         // One that was there before is no news.
         link.news = None;
@@ -85,7 +82,7 @@ impl DatagramLink {
     fn look_for_peer(&mut self) -> io::Result<()> {
         match (has_peer(self.socket.fd()), self.is_alone()) {
             (true, true) => {
-                epoll::add(&self.epoll, self.socket.fd(), ANY, EventFlags::IN)?;
+                self.poll.add(self.socket.fd(), ANY)?;
                 self.watched = Watched::For { room: false };
                 self.news = Some(LinkNews::Connected);
             }
@@ -105,7 +102,7 @@ impl DatagramLink {
 
     fn be_alone(&mut self, why: String) {
         // What comes now is for the host to see first.
-        let _ = epoll::delete(&self.epoll, self.socket.fd());
+        self.poll.remove(self.socket.fd());
         self.watched = Watched::No;
         self.stats.rx_down += 1;
         self.news = Some(LinkNews::Disconnected(why));
@@ -114,11 +111,8 @@ impl DatagramLink {
     /// Has the descriptor be readable also when the peer takes more.
     fn watch_room(&mut self) {
         let room = self.socket.waits();
-        if self.watched == (Watched::For { room: !room }) {
-            let set = if room { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            if epoll::modify(&self.epoll, self.socket.fd(), ANY, set).is_ok() {
-                self.watched = Watched::For { room };
-            }
+        if self.watched == (Watched::For { room: !room }) && self.poll.watch_room(self.socket.fd(), ANY, room) {
+            self.watched = Watched::For { room };
         }
     }
 }
@@ -129,7 +123,7 @@ impl Link for DatagramLink {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.poll.as_fd()
     }
 
     fn recv_batch(&mut self, slots: &mut Slots, out: &mut RxBatch) -> Result<(), LinkError> {

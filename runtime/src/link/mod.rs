@@ -3,6 +3,7 @@
 pub mod channel;
 pub mod datagram;
 pub mod pcap;
+mod poll;
 pub mod queues;
 pub mod socket;
 pub mod stream;

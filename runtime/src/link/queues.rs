@@ -2,20 +2,17 @@
 //!
 //! One worker reads them all, in turn. Frames to the guest go out by the first, so that their order is kept.
 
+use super::poll::{ANY, Poll};
 use super::{Link, LinkError, LinkStats, RxBatch};
 use crate::slots::Slots;
 use hibernet_netstack::edge::{LinkInfo, TxError, TxFrame};
-use rustix::event::epoll::{self, EventData, EventFlags};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-/// Nobody asks the epoll what is ready: there are few enough to try.
-const ANY: EventData = EventData::new_u64(0);
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Several queues as one link.
 #[derive(Debug)]
 pub struct QueuesLink<L> {
-    epoll: OwnedFd,
+    poll: Poll,
     first: L,
     others: Vec<L>,
     /// Whose turn it is.
@@ -30,11 +27,11 @@ impl<L: Link> QueuesLink<L> {
     /// # Errors
     /// If descriptors ran out.
     pub fn new(first: L, others: Vec<L>) -> io::Result<QueuesLink<L>> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let poll = Poll::new()?;
         for l in std::iter::once(&first).chain(&others) {
-            epoll::add(&epoll, l.fd(), ANY, EventFlags::IN)?;
+            poll.add(l.fd(), ANY)?;
         }
-        Ok(QueuesLink { epoll, first, others, turn: 0, watched: false })
+        Ok(QueuesLink { poll, first, others, turn: 0, watched: false })
     }
 
     fn all(&self) -> impl Iterator<Item = &L> {
@@ -52,7 +49,7 @@ impl<L: Link> Link for QueuesLink<L> {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.poll.as_fd()
     }
 
     fn recv_batch(&mut self, slots: &mut Slots, out: &mut RxBatch) -> Result<(), LinkError> {
@@ -75,11 +72,8 @@ impl<L: Link> Link for QueuesLink<L> {
     fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
         self.first.flush(slots)?;
         let waits = self.first.waits();
-        if waits != self.watched {
-            let set = if waits { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            if epoll::modify(&self.epoll, self.first.fd(), ANY, set).is_ok() {
-                self.watched = waits;
-            }
+        if waits != self.watched && self.poll.watch_room(self.first.fd(), ANY, waits) {
+            self.watched = waits;
         }
         Ok(())
     }

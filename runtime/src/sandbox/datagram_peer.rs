@@ -5,6 +5,7 @@
 
 use super::failure::complain;
 use crate::link::datagram::{has_peer, has_rung, ring};
+use crate::sys::event::is_readable;
 use crate::sys::unix::{Sender, peek_sender};
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{RecvFlags, SocketAddrUnix, connect, connect_unspec, recv};
@@ -113,10 +114,4 @@ fn address(sender: &Sender, remote: Option<&Path>) -> io::Result<SocketAddrUnix>
         return Err(invalid("its path is relative to a directory that is not known here (name it with remote=)"));
     }
     Ok(SocketAddrUnix::new(path)?)
-}
-
-fn is_readable(fd: &OwnedFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).is_ok_and(|n| n > 0)
 }

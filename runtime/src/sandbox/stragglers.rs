@@ -1,10 +1,11 @@
 //! Ending what is left of a sandbox when its command has ended: every process in its network namespace.
 
 use super::namespaces;
+use crate::sys::event::is_readable;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::time::Timespec;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// How long they have between being asked and being killed.
@@ -58,14 +59,10 @@ fn members(wanted: u64) -> Vec<OwnedFd> {
     let pids = all.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
     pids.filter(|&p| is_member(p, wanted))
         .filter_map(|p| pidfd_open(p, PidfdFlags::empty()).ok().filter(|_| is_member(p, wanted)))
-        .filter(|p| !has_ended(p))
+        .filter(|p| !is_readable(p))
         .collect()
 }
 
 fn is_member(pid: Pid, wanted: u64) -> bool {
     rustix::fs::stat(format!("/proc/{}/ns/net", pid.as_raw_nonzero())).is_ok_and(|s| s.st_ino == wanted)
-}
-
-fn has_ended(pidfd: &OwnedFd) -> bool {
-    poll(&mut [PollFd::new(&pidfd.as_fd(), PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
 }

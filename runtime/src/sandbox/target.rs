@@ -6,6 +6,7 @@ use super::guest::{self, LinkEnd, LinkKind, Opened};
 use super::namespaces::{self, Kind};
 use super::netlink::RemovalWatch;
 use super::plan::Plan;
+use crate::sys::event::is_readable;
 use crate::sys::process::{self, Forked};
 use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
@@ -300,9 +301,7 @@ impl Gone {
 
     /// Whether it has gone.
     pub(crate) fn is_gone(&mut self) -> bool {
-        use rustix::event::{PollFd, PollFlags, poll};
-        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-        let ended = self.process.as_ref().is_some_and(|p| poll(&mut [PollFd::new(p, PollFlags::IN)], Some(&now)) == Ok(1));
+        let ended = self.process.as_ref().is_some_and(is_readable);
         let removed = self.file.as_ref().is_some_and(|(inotify, path, inode)| {
             let mut buf = [MaybeUninit::uninit(); 4096];
             let mut reader = Reader::new(inotify, &mut buf);

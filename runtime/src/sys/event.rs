@@ -4,6 +4,12 @@ use super::check;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
+/// Whether a descriptor is readable now, or has an end to be read: a process's that it has ended.
+pub fn is_readable(fd: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|n| n > 0)
+}
+
 /// Readable from [`Event::signal`] until [`Event::clear`]. Shared by reference between threads.
 #[derive(Debug)]
 pub struct Event(std::fs::File);

@@ -40,7 +40,11 @@ pub fn moving_qemu(lab: &Lab) -> Option<String> {
     let fetched = Command::new(here.join("guest/fetch-qemu.sh")).arg(&dir).output().expect("bash runs");
     if !fetched.status.success() {
         let said = String::from_utf8_lossy(&fetched.stderr).into_owned();
-        skip_offline(&format!("no QEMU of version 10 or newer is here, nor can it be fetched: {}", said.trim()));
+        let why = format!("no QEMU of version 10 or newer is here, nor can it be fetched: {}", said.trim());
+        match fetched.status.code() {
+            Some(3) => skip_offline(&why),
+            _ => skip(&why),
+        }
         return None;
     }
     Some(dir.canonicalize().ok()?.join("qemu").to_string_lossy().into_owned())

@@ -113,6 +113,19 @@ impl GuestLab {
         assert_eq!(fetching.output(), format!("{}  -\nstatus 0\n", self.digest));
     }
 
+    /// The same by sleep and upgrade of the network `vm`, in turn.
+    pub fn undisturbed_by_sleep_and_upgrade(&self, times: usize) {
+        let image = self.lab.path("vm.img");
+        self.undisturbed(times, |n| {
+            if n % 2 == 0 {
+                self.lab.hibernet(30, &["checkpoint", "vm", &image]).ok();
+                self.lab.hibernet(30, &["restore", &image]).ok();
+            } else {
+                self.lab.hibernet(30, &["upgrade", "vm"]).ok();
+            }
+        });
+    }
+
     /// A published port: serves the file in the guest at `inside`, and fetches it from outside at `outside`.
     pub fn published(&self, outside: u16, inside: u16) {
         let dir = self.lab.dir().to_string_lossy().into_owned();

@@ -6,6 +6,7 @@
 mod inbox;
 mod outbox;
 
+use super::poll::{ANY, Poll};
 use super::{Connection, IN_FLIGHT, Link, LinkError, LinkNews, LinkStats, Received, RxBatch, check_size, release};
 use crate::slots::Slots;
 use crate::sys::event::Event;
@@ -15,14 +16,10 @@ use hibernet_netstack::edge::{LinkInfo, RxChecksum, Tso, TxError, TxFrame};
 use hibernet_netstack::wire::Mac;
 use inbox::{Inbox, Next};
 use outbox::{Outbox, Written};
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-/// Nobody asks the epoll what is ready: there is little enough to try.
-const ANY: EventData = EventData::new_u64(0);
 
 /// Bytes that may wait in the kernel for the peer, its bookkeeping included (which it doubles the number for). Enough to keep it busy while we do other things.
 const SEND_BUFFER: libc::c_int = 512 * 1024;
@@ -51,7 +48,7 @@ struct Peer {
 /// A link over a stream socket.
 pub struct StreamLink {
     /// What the link waits for: a connection, or what happens at the one that there is.
-    epoll: OwnedFd,
+    poll: Poll,
     origin: Origin,
     peer: Option<Peer>,
     info: LinkInfo,
@@ -101,11 +98,11 @@ impl StreamLink {
     }
 
     fn with(origin: Origin, mtu: u16, guest_mac: Option<Mac>) -> io::Result<StreamLink> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let poll = Poll::new()?;
         let more = Event::new()?;
-        epoll::add(&epoll, &more, ANY, EventFlags::IN)?;
+        poll.add(&more, ANY)?;
         Ok(StreamLink {
-            epoll,
+            poll,
             origin,
             peer: None,
             info: LinkInfo { mtu, checksum: false, tso: Tso::None, uso: false, guest_mac, in_flight: IN_FLIGHT },
@@ -122,17 +119,17 @@ impl StreamLink {
 
     fn watch_listener(&self, on: bool) -> io::Result<()> {
         let (Origin::Listener(listener) | Origin::OneOff(listener)) = &self.origin else { return Ok(()) };
-        match on {
-            true => epoll::add(&self.epoll, listener, ANY, EventFlags::IN)?,
-            false => epoll::delete(&self.epoll, listener)?,
+        if on {
+            return self.poll.add(listener, ANY);
         }
+        self.poll.remove(listener);
         Ok(())
     }
 
     fn connect(&mut self, fd: OwnedFd) -> io::Result<()> {
         // The kernel may allow less, with which it works too.
         let _ = socket::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER);
-        epoll::add(&self.epoll, &fd, ANY, EventFlags::IN)?;
+        self.poll.add(&fd, ANY)?;
         self.watch_listener(false)?;
         if matches!(self.origin, Origin::OneOff(_)) {
             self.origin = Origin::Over;
@@ -155,8 +152,7 @@ impl StreamLink {
     /// The connection has ended.
     fn lose(&mut self, slots: &mut Slots, why: String) {
         let Some(peer) = self.peer.take() else { return };
-        // Others may have copies, with which it would stay in the epoll.
-        let _ = epoll::delete(&self.epoll, &peer.fd);
+        self.poll.remove(&peer.fd);
         self.stats.rx_cut_off += u64::from(self.inbox.clear(slots));
         self.drop_outbox(slots);
         self.stats.rx_down += 1;
@@ -237,11 +233,8 @@ impl StreamLink {
     /// Has the descriptor be readable also when the stream takes more.
     fn watch_room(&mut self) {
         let Some(peer) = &mut self.peer else { return };
-        if peer.watched != self.full {
-            let set = if self.full { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            if epoll::modify(&self.epoll, &peer.fd, ANY, set).is_ok() {
-                peer.watched = self.full;
-            }
+        if peer.watched != self.full && self.poll.watch_room(&peer.fd, ANY, self.full) {
+            peer.watched = self.full;
         }
     }
 
@@ -292,7 +285,7 @@ impl Link for StreamLink {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.poll.as_fd()
     }
 
     fn recv_batch(&mut self, slots: &mut Slots, out: &mut RxBatch) -> Result<(), LinkError> {

@@ -6,9 +6,9 @@ use crate::control::lifecycle::{Asking, Event, Join, Request};
 use crate::sandbox::child::Namespaces;
 use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::LinkEnd;
+use crate::sys::event::is_readable;
 use hibernet_netstack::config::GuestNet;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::Timespec;
+use rustix::event::{PollFd, PollFlags};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -63,8 +63,7 @@ impl Membership {
     /// # Errors
     /// If it has ended.
     pub(super) fn news(&mut self) -> Result<Option<Event>, Failure> {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if !self.asking.has_more() && !poll(&mut [self.poll_fd()], Some(&now)).is_ok_and(|n| n > 0) {
+        if !self.asking.has_more() && !is_readable(self.asking.fd()) {
             return Ok(None);
         }
         match self.asking.event() {

@@ -6,11 +6,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Most events of one look.
-pub const EVENTS: usize = 8;
+const EVENTS: usize = 8;
+
+/// The word of those links that do not ask what is ready: there is little enough to try.
+pub(super) const ANY: u64 = 0;
 
 /// See the module's documentation. Level-triggered.
 #[derive(Debug)]
-pub struct Poll(OwnedFd);
+pub(super) struct Poll(OwnedFd);
 
 impl Poll {
     /// Of none.
@@ -23,13 +26,19 @@ impl Poll {
         Ok(epoll::add(&self.0, fd, EventData::new_u64(word), EventFlags::IN)?)
     }
 
+    /// Has a descriptor that was added count as readable when it takes more, too, or no longer. Whether that could be done.
+    pub fn watch_room(&self, fd: impl AsFd, word: u64, room: bool) -> bool {
+        let set = if room { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+        epoll::modify(&self.0, fd, EventData::new_u64(word), set).is_ok()
+    }
+
     /// Takes a descriptor out. Needed also where it is closed at once: others may have it too, and then it would go on to be reported.
     pub fn remove(&self, fd: impl AsFd) {
         // The one error is that it is not there.
         let _ = epoll::delete(&self.0, fd);
     }
 
-    /// The words of those that are readable now, at most [`EVENTS`].
+    /// The words of those that are readable now, at most 8.
     pub fn ready(&self) -> io::Result<impl Iterator<Item = u64> + use<>> {
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; EVENTS];
         let n = match epoll::wait(&self.0, &mut events, Some(&Timespec::default())) {
