@@ -69,6 +69,16 @@ impl Bench {
         self.epoll.wait(limit.as_millis() as i32, &mut events).unwrap() > 0
     }
 
+    /// Receives with these slots, none of which is free, until so many frames were dropped for want of one.
+    pub fn receive_without_slots(&mut self, slots: &mut Slots, dropped: u64) {
+        let mut batch = RxBatch::default();
+        while self.link.stats().rx_no_slot < dropped {
+            assert!(self.wait(PATIENCE), "{:?}", self.link.stats());
+            self.link.recv_batch(slots, &mut batch).unwrap();
+        }
+        assert!(batch.is_empty());
+    }
+
     /// One call to the link.
     pub fn receive(&mut self) -> Result<(), LinkError> {
         let mut batch = RxBatch::default();
