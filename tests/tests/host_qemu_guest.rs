@@ -11,6 +11,8 @@ enum How {
     Stream,
     Datagrams,
     VhostUser,
+    /// QEMU listens.
+    VhostUserConnect,
 }
 
 struct World {
@@ -37,6 +39,7 @@ impl World {
             How::Stream => "--qemu",
             How::Datagrams => "--qemu-dgram",
             How::VhostUser => "--vhost-user",
+            How::VhostUserConnect => "--vhost-user-connect",
         };
         self.lab.spawn_hibernet(&[&["attach", "--name", "vm", link, socket, "--mtu", mtu], &rules[..]].concat())
     }
@@ -54,6 +57,7 @@ impl World {
         match self.qemu_version() {
             // Without connections there is nothing to be done.
             _ if self.how == How::Datagrams => "itself",
+            _ if self.how == How::VhostUserConnect => ",server=on",
             (..=7, _) if self.how == How::Stream => "",
             (..=8, _) | (9, 0 | 1) => ",reconnect=1",
             _ => ",reconnect-ms=100",
@@ -126,6 +130,11 @@ fn a_stock_guest_has_the_network_over_vhost_user_and_both_sides_may_begin_anew()
     from_boot_to_end(How::VhostUser);
 }
 
+#[test]
+fn a_stock_guest_has_the_network_over_vhost_user_where_its_monitor_listens() {
+    from_boot_to_end(How::VhostUserConnect);
+}
+
 fn from_boot_to_end(how: How) {
     let Some(w) = World::new(how) else { return };
     if how == How::Datagrams && w.qemu_version() < (7, 2) {
@@ -168,7 +177,7 @@ fn from_boot_to_end(how: How) {
     // hibernet is killed, and another takes its place; where the monitor does not know it, with another MTU.
     attach.signal("KILL");
     attach.wait(SOON);
-    let mtu = if how != How::VhostUser { "1500" } else { "65520" };
+    let mtu = if !matches!(how, How::VhostUser | How::VhostUserConnect) { "1500" } else { "65520" };
     let mut attach = w.attach(&socket, mtu, &rules);
     if w.reconnect().is_empty() {
         guest.qemu.signal("KILL");

@@ -67,6 +67,38 @@ fn either_side_is_killed_and_begins_anew() {
     w.transfer();
 }
 
+/// A monitor that listens: it is connected to whenever it is there, whoever begins, and whichever side goes.
+#[test]
+fn the_monitor_listens() {
+    let Some(w) = GuestLab::new() else { return };
+    let nowhere = w.lab.hibernet(10, &["attach", "--vhost-user-connect", "/nowhere/vm.sock"]);
+    assert!(nowhere.code == 72 && nowhere.stderr.contains("cannot connect to /nowhere/vm.sock"), "{nowhere}");
+    let listening = [FRONT_END, SOCKET, "eth0", "listen=1"];
+    let options = ["--vhost-user-connect", SOCKET, "--mtu", "1500", "--name", "vm", "-p", "7070:7000"];
+    let mut attach = w.attach(&options);
+    wait_until("it says that it waits", SOON, || attach.output().contains("nobody is reached at /run/vm.sock"));
+    let monitor = w.monitor(&listening);
+    w.configure(1500);
+    w.wait_served(&mut attach);
+    w.transfer();
+    w.published(7070, 7000);
+    w.undisturbed_by_sleep_and_upgrade(4);
+    drop(monitor);
+    wait_until("the guest's interface is gone", SOON, || w.sh(5, "ip link show eth0").code != 0);
+    let _monitor = w.monitor(&listening);
+    w.configure(1500);
+    w.wait_served(&mut attach);
+    w.transfer();
+    attach.signal("KILL");
+    attach.wait(SOON);
+    let mut attach = w.attach(&options);
+    w.wait_served(&mut attach);
+    w.transfer();
+    attach.signal("TERM");
+    assert_eq!(attach.wait(SOON), 0, "{}", attach.output());
+    assert_eq!(w.lab.sh(Place::Host, 5, &format!("test -S {SOCKET}")).code, 0, "the monitor's socket is not ours to remove");
+}
+
 /// As libvirt starts passt for a vhost-user interface.
 #[test]
 fn in_the_place_of_passt() {

@@ -33,10 +33,10 @@ impl RepairOptions {
 #[derive(Debug, Args)]
 pub(super) struct MoveOptions {
     /// Have this `hibernet repair-helper` take connections along when the machine moves [default: do it ourselves, if we may]
-    #[arg(long, value_name = "SOCKET", requires = "vhost_user", help_heading = "Moving (--vhost-user)")]
+    #[arg(long, value_name = "SOCKET", requires = "guest_memory", help_heading = "Moving (--vhost-user)")]
     repair_helper: Option<PathBuf>,
     /// Keep peers from hearing that nobody is there while the machine is on its way: auto (if it can be done), nft, none
-    #[arg(long, value_name = "HOW", default_value = "auto", requires = "vhost_user", help_heading = "Moving (--vhost-user)")]
+    #[arg(long, value_name = "HOW", default_value = "auto", requires = "guest_memory", help_heading = "Moving (--vhost-user)")]
     lock: LockMode,
 }
 

@@ -65,10 +65,10 @@ Exit status:
 enum Command {
     /// Run a command in a sandbox with a network of its own
     #[command(after_help = AFTER_HELP)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Serve a link or a network namespace that somebody else made, until it goes
     #[command(after_help = ATTACH_HELP)]
-    Attach(AttachArgs),
+    Attach(Box<AttachArgs>),
     /// Serve QEMU, taking the options of passt
     #[command(after_help = passt::HELP)]
     Passt(Box<passt::PasstArgs>),
@@ -222,7 +222,7 @@ struct AttachArgs {
     #[command(flatten)]
     net: NetOptions,
     /// Join the network of this running sandbox, with --tap, --packet or --netns: its rules and its network worker serve both, which reach each other
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["qemu", "vhost_user", "qemu_dgram", "qemu_connect", "fd"], help_heading = "Link")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["qemu", "vhost_user", "vhost_user_connect", "qemu_dgram", "qemu_connect", "fd"], help_heading = "Link")]
     join: Option<String>,
     #[command(flatten)]
     moving: helper::MoveOptions,
@@ -245,8 +245,11 @@ struct TargetArgs {
     #[arg(long, value_name = "PATH")]
     qemu: Option<PathBuf>,
     /// Listen at this Unix socket for a vhost-user front end, such as QEMU
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", group = "guest_memory")]
     vhost_user: Option<PathBuf>,
+    /// Connect to this Unix socket, at which a vhost-user front end listens (`server=on`), and again whenever one does after it has gone
+    #[arg(long, value_name = "PATH", group = "guest_memory")]
+    vhost_user_connect: Option<PathBuf>,
     /// Take datagrams at this Unix socket, from QEMU's `-netdev dgram`, vfkit and the like, and answer to where they come from or to `remote`
     #[arg(long, value_name = "PATH[,remote=PATH]", value_parser = Target::datagrams)]
     qemu_dgram: Option<Target>,
@@ -264,14 +267,16 @@ impl TargetArgs {
         let named = self.tap.map(Target::Tap).or(self.packet.map(Target::Packet));
         let streams = self.qemu.map(|path| Target::Streams { path, one_off: false });
         let vhost_user = self.vhost_user.map(|path| Target::VhostUser { path, one_off: false });
+        let vhost_user = vhost_user.or(self.vhost_user_connect.map(Target::VhostUserConnect));
         let monitor = streams.or(self.qemu_connect.map(Target::Stream)).or(vhost_user);
         Ok(named.or(self.netns).or(monitor).or(self.qemu_dgram).or(inherited))
     }
 
     fn is_given(&self) -> bool {
         let named = self.tap.is_some() || self.packet.is_some();
-        let monitor = self.qemu.is_some() || self.qemu_connect.is_some() || self.vhost_user.is_some();
-        named || monitor || self.qemu_dgram.is_some() || self.netns.is_some() || self.fd.is_some()
+        let stream = self.qemu.is_some() || self.qemu_connect.is_some();
+        let vhost_user = self.vhost_user.is_some() || self.vhost_user_connect.is_some();
+        named || stream || vhost_user || self.qemu_dgram.is_some() || self.netns.is_some() || self.fd.is_some()
     }
 }
 
@@ -293,8 +298,8 @@ fn usage_of(e: &clap::Error) -> Failure {
 /// Runs the command line of this process; its exit status.
 pub fn main() -> ExitCode {
     let done = match Cli::parse_from(arguments()).command {
-        Command::Run(args) => run(args),
-        Command::Attach(args) => attach(args),
+        Command::Run(args) => run(*args),
+        Command::Attach(args) => attach(*args),
         Command::Passt(args) => passt::passt(&args),
         Command::List { json } => list::list(json),
         Command::Pause(args) => lifecycle::pause(&args),
@@ -340,7 +345,7 @@ fn attach(args: AttachArgs) -> Result<u8, Failure> {
     let nothing = || {
         Failure::new(
             Status::Usage,
-            "nothing to attach to: give --tap, --packet, --netns, --qemu, --qemu-dgram, --vhost-user or --fd",
+            "nothing to attach to: give --tap, --packet, --netns, --qemu, --qemu-dgram, --vhost-user, --vhost-user-connect or --fd",
         )
     };
     let target = args.target.target()?.ok_or_else(nothing)?;

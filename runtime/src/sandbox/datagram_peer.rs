@@ -52,12 +52,12 @@ impl DatagramPeer {
     }
 
     /// What to wait for.
-    pub(crate) fn fds(&self) -> impl Iterator<Item = &OwnedFd> {
+    pub(crate) fn fds(&self) -> [Option<&OwnedFd>; 2] {
         let other = match &self.state {
             State::Waiting => Some(&self.socket),
             State::There(process) => process.as_ref(),
         };
-        std::iter::once(&self.bell).chain(other)
+        [Some(&self.bell), other]
     }
 
     /// Does what is to be done now.

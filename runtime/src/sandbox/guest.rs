@@ -1,5 +1,6 @@
 //! The guest's side of the network: the interface in its namespace, and our end of it.
 
+use super::connector::Connector;
 use super::datagram_peer::DatagramPeer;
 use super::failure::{Failure, Status, complain};
 use super::namespaces;
@@ -63,6 +64,8 @@ pub enum LinkKind {
         /// The link is gone when the first has left.
         one_off: bool,
     },
+    /// A socket over which connections to vhost-user front ends are handed that listen.
+    VhostUserHanded,
     /// A datagram socket bound to a path, bare Ethernet frames; with the worker's end of a bell, by which it hears of peers.
     Datagrams,
 }
@@ -74,12 +77,37 @@ pub(crate) struct Opened {
     pub(crate) fd: OwnedFd,
     /// More descriptors of the link: packet sockets among which what comes is divided, the bell of a datagram socket.
     pub(crate) queues: Vec<OwnedFd>,
-    /// For a datagram socket: finds its peers.
-    pub(crate) peer: Option<DatagramPeer>,
+    /// Where somebody has to: finds its peers.
+    pub(crate) peer: Option<Finder>,
     /// For a packet socket: tells when its interface is removed. (The descriptor of a TAP says so itself.)
     pub(crate) removal: Option<RemovalWatch>,
     /// For a socket that listens at a path: removes that in the end.
     pub(crate) path: Option<SocketPath>,
+}
+
+/// Finds the peers of a link whose worker can reach no path.
+#[derive(Debug)]
+pub(crate) enum Finder {
+    Datagrams(DatagramPeer),
+    Connections(Connector),
+}
+
+impl Finder {
+    /// What to wait for.
+    pub(crate) fn fds(&self) -> [Option<&OwnedFd>; 2] {
+        match self {
+            Finder::Datagrams(p) => p.fds(),
+            Finder::Connections(c) => c.fds(),
+        }
+    }
+
+    /// Does what is to be done now.
+    pub(crate) fn turn(&mut self) {
+        match self {
+            Finder::Datagrams(p) => p.turn(),
+            Finder::Connections(c) => c.turn(),
+        }
+    }
 }
 
 impl Opened {
@@ -301,23 +329,36 @@ pub(crate) fn listen_at(path: &Path, kind: LinkKind, mtu: u16) -> Result<Opened,
     Ok(Opened { path: Some(path), ..Opened::new(end, fd) })
 }
 
+/// Two ends of which one can be rung at the other.
+fn bell() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
+}
+
 /// Takes frames as datagrams at a path, from QEMU's `-netdev dgram`, vfkit and the like. `remote`: where to answer to, whoever sends.
 pub(crate) fn datagrams_at(path: &Path, remote: Option<&Path>, mtu: u16) -> Result<Opened, Failure> {
     let (fd, path) = socket_path::datagrams(path)?;
     // The kernel may allow less, with which it works too.
     let _ = socket::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, DATAGRAM_BUFFER);
     let fail = |e: io::Error| link("cannot wait for the link's peer", e);
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(|e| fail(e.into()))?;
+    let (ours, theirs) = bell().map_err(fail)?;
     let peer = DatagramPeer::new(fd.try_clone().map_err(fail)?, ours, remote.map(Path::to_path_buf)).map_err(fail)?;
     let end = LinkEnd { kind: LinkKind::Datagrams, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None };
-    Ok(Opened { path: Some(path), queues: vec![theirs], peer: Some(peer), ..Opened::new(end, fd) })
+    Ok(Opened { path: Some(path), queues: vec![theirs], peer: Some(Finder::Datagrams(peer)), ..Opened::new(end, fd) })
 }
 
 /// Connects to QEMU, or another VMM that speaks like it, that listens at a path.
 pub(crate) fn connect_to(path: &Path, mtu: u16) -> Result<Opened, Failure> {
     let fd = socket_path::connect_to(path)?;
     Ok(Opened::new(LinkEnd { kind: LinkKind::Stream, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None }, fd))
+}
+
+/// Connects to vhost-user front ends that listen at a path, now and whenever there is one again.
+pub(crate) fn connect_to_front_end(path: &Path, mtu: u16) -> Result<Opened, Failure> {
+    let fail = |e: io::Error| link("cannot wait for the link's peer", e);
+    let (ours, theirs) = bell().map_err(fail)?;
+    let connector = Connector::new(path, ours)?;
+    let end = LinkEnd { kind: LinkKind::VhostUserHanded, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None };
+    Ok(Opened { peer: Some(Finder::Connections(connector)), ..Opened::new(end, theirs) })
 }
 
 /// Configures the guest's interface, and loopback, in the current network namespace.

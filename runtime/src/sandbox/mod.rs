@@ -4,6 +4,7 @@ pub mod carry;
 pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod confine;
+pub(crate) mod connector;
 pub(crate) mod datagram_peer;
 pub mod failure;
 pub mod fds;

@@ -31,7 +31,7 @@ fn new(kind: SocketType) -> Result<OwnedFd, rustix::io::Errno> {
     socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-fn stream_socket() -> Result<OwnedFd, rustix::io::Errno> {
+pub(super) fn stream_socket() -> Result<OwnedFd, rustix::io::Errno> {
     new(SocketType::STREAM)
 }
 

@@ -43,6 +43,8 @@ pub enum Target {
         /// Until the first front end has left.
         one_off: bool,
     },
+    /// A Unix socket at which vhost-user front ends listen.
+    VhostUserConnect(PathBuf),
     /// A Unix socket of datagrams that is made at this path, for QEMU's `-netdev dgram` and the like.
     Datagrams {
         /// Where.
@@ -111,6 +113,7 @@ impl Target {
             Target::VhostUser { path, one_off } => {
                 guest::listen_at(path, LinkKind::VhostUser { one_off: *one_off }, plan.guest.mtu)?
             }
+            Target::VhostUserConnect(path) => guest::connect_to_front_end(path, plan.guest.mtu)?,
             Target::Datagrams { path, remote } => guest::datagrams_at(path, remote.as_deref(), plan.guest.mtu)?,
             Target::Stream(path) => guest::connect_to(path, plan.guest.mtu)?,
             Target::Process(pid) => {
@@ -288,6 +291,7 @@ impl Gone {
             | Target::Stream(_)
             | Target::Datagrams { .. }
             | Target::VhostUser { .. }
+            | Target::VhostUserConnect(_)
             | Target::Fd(..) => {}
         }
         Ok(gone)

@@ -5,6 +5,7 @@
 //!   size=N       entries of each queue (256)
 //!   buffer=N     length of a buffer to receive into (1536)
 //!   features=HEX features that the guest takes if they are offered (all)
+//!   listen=1     it listens at the socket, in place of connecting to it
 //!   orders=PATH  where it listens for orders
 //! ```
 //!
@@ -18,7 +19,8 @@
 //!   spoil SOCKET    another back end gets a state that is damaged, and the guest goes on here
 //! ```
 //!
-//! It waits for the socket, prints `ready` when the guest has its interface, and connects anew when the back end has gone, as QEMU does with `reconnect-ms=`.
+//! It waits for the other side, prints `ready` when the guest has its interface, and begins anew when the back end has gone, as QEMU does with
+//! `reconnect-ms=` or `server=on`.
 
 use hibernet::sys::tun::{self, TunOptions};
 use hibernet_tests::vmm::{FrontEnd, Options};
@@ -42,6 +44,22 @@ fn connect(path: &str) -> UnixStream {
         match UnixStream::connect(path) {
             Ok(s) => return s,
             Err(_) => std::thread::sleep(RETRY),
+        }
+    }
+}
+
+/// Where back ends come from.
+enum Peers {
+    Path(String),
+    Listener(UnixListener),
+}
+
+impl Peers {
+    /// Waits for the next.
+    fn next(&self) -> io::Result<UnixStream> {
+        match self {
+            Peers::Path(path) => Ok(connect(path)),
+            Peers::Listener(l) => Ok(l.accept()?.0),
         }
     }
 }
@@ -177,12 +195,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: front_end SOCKET IFNAME [KEY=VALUE...]".into());
     };
     let mut options = Options { features: !0, ..Options::default() };
-    let mut orders = None;
+    let (mut orders, mut listens) = (None, false);
     for arg in args {
         match arg.split_once('=') {
             Some(("size", v)) => options.size = v.parse()?,
             Some(("buffer", v)) => options.rx_buffer = v.parse()?,
             Some(("features", v)) => options.features = u64::from_str_radix(v.trim_start_matches("0x"), 16)?,
+            Some(("listen", "1")) => listens = true,
             Some(("orders", v)) => {
                 let listener = UnixListener::bind(v)?;
                 listener.set_nonblocking(true)?;
@@ -194,13 +213,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tap = tun::open(&TunOptions { name: &ifname, create: true, mtu: None, multi_queue: false })?;
     let mut tap = File::from(tap.fd);
     let mut buffer = vec![0; 80 << 10];
-    let mut front = FrontEnd::new(connect(&path), options);
+    // One that was killed has left its file.
+    let peers = if listens {
+        let _ = std::fs::remove_file(&path);
+        Peers::Listener(UnixListener::bind(&path)?)
+    } else {
+        Peers::Path(path)
+    };
+    let mut front = FrontEnd::new(peers.next()?, options);
     front.set_up()?;
     println!("ready");
     loop {
         serve(&mut tap, &mut front, &mut buffer, orders.as_ref())?;
         // One that is about to go may still take the connection.
-        while front.go_on(connect(&path)).is_err() {
+        while front.go_on(peers.next()?).is_err() {
             std::thread::sleep(RETRY);
         }
         receive(&mut tap, &mut front);

@@ -3,6 +3,7 @@
 mod hostile;
 mod in_process;
 mod log;
+mod peers;
 mod requests;
 mod state;
 mod traffic;

@@ -1,7 +1,7 @@
 //! vhost-user: a virtual machine's network device, whose memory its monitor shares with us (QEMU's vhost-user specification; virtio 1.3
 //! section 5.1).
 //!
-//! We are the back end and serve a listening socket: one front end at a time, the next one when it has gone. Requests are answered between
+//! We are the back end. Front ends connect to a socket of ours, or are connected to: one at a time, the next one when it has gone. Requests are answered between
 //! frames. Until a front end and its guest's driver are there, and after they have gone, the link is down: frames are dropped and counted.
 //!
 //! A monitor in this process needs no socket ([`VhostUserLink::in_process`]).
@@ -14,6 +14,7 @@ mod in_process;
 mod log;
 mod memory;
 mod message;
+mod peers;
 mod queue;
 mod session;
 mod to_guest;
@@ -28,11 +29,12 @@ use hibernet_netstack::edge::{LinkInfo, Tso, TxError, TxFrame};
 use hibernet_netstack::wire::Mac;
 pub use in_process::{FEATURES, Vring, Vrings};
 use message::{Reply, Request, feature};
+use peers::Peers;
 use queue::{Broken, MAX_SIZE, Segment};
 use session::{Asked, Session, SessionError};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use to_guest::{HELD, Held};
 use transfer::StateTransfer;
 
@@ -57,9 +59,7 @@ const KICK: u64 = 8;
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct VhostUserLink {
-    listener: Option<OwnedFd>,
-    /// The first front end is the last.
-    one_off: bool,
+    peers: Peers,
     session: Option<Session>,
     /// The monitor is in this process; there will be no session.
     in_process: bool,
@@ -89,30 +89,11 @@ pub struct VhostUserLink {
 }
 
 impl VhostUserLink {
-    /// Behind a listening, non-blocking Unix stream socket; with `one_off` the link is gone when the first front end has left. Packets are at most `mtu` bytes,
-    /// or less if the front end says so.
-    pub fn listening(listener: OwnedFd, one_off: bool, mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
-        let mut link = VhostUserLink::without_session(mtu, guest_mac)?;
-        link.poll.add(&listener, LISTENER)?;
-        link.listener = Some(listener);
-        link.one_off = one_off;
-        Ok(link)
-    }
-
-    /// Over a connection, a non-blocking Unix stream socket. The link is gone when it ends.
-    pub fn connected(socket: OwnedFd, mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
-        let mut link = VhostUserLink::without_session(mtu, guest_mac)?;
-        link.poll.add(&socket, SESSION)?;
-        link.session = Some(Session::new(socket));
-        Ok(link)
-    }
-
     fn without_session(mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
         let (poll, more) = (Poll::new()?, Event::new()?);
         poll.add(&more, MORE)?;
         Ok(VhostUserLink {
-            listener: None,
-            one_off: false,
+            peers: Peers::None,
             session: None,
             in_process: false,
             device: Device::new(mtu),
@@ -139,11 +120,14 @@ impl VhostUserLink {
     fn attend(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
         for word in self.poll.ready()? {
             match word {
-                LISTENER => self.accept(),
+                LISTENER => self.next_peer()?,
                 SESSION => self.converse(slots)?,
                 MORE => {
                     self.more.clear();
                     self.more_set = false;
+                    if let Peers::Handed(_) = self.peers {
+                        self.next_peer()?;
+                    }
                 }
                 word => {
                     let i = (word - KICK) as usize;
@@ -156,29 +140,6 @@ impl VhostUserLink {
             }
         }
         Ok(())
-    }
-
-    fn accept(&mut self) {
-        let Some(listener) = &self.listener else { return };
-        let accepted = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK);
-        let socket = match accepted {
-            Ok(s) => s,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => return,
-            Err(e) => {
-                self.stats.rx_errors += 1;
-                return self.trouble(format_args!("cannot accept a front end: {e}"));
-            }
-        };
-        if let Err(e) = self.poll.add(&socket, SESSION) {
-            return self.trouble(format_args!("cannot watch a front end: {e}"));
-        }
-        // Others wait in the backlog until this one has gone.
-        self.poll.remove(listener);
-        if self.one_off {
-            self.listener = None;
-        }
-        self.session = Some(Session::new(socket));
-        self.troubles = 0;
     }
 
     /// Answers requests.
@@ -266,10 +227,7 @@ impl VhostUserLink {
         } else {
             self.trouble(format_args!("{why}, before its guest had a network"));
         }
-        match &self.listener {
-            Some(l) => Ok(self.poll.add(l, LISTENER)?),
-            None => Err(LinkError::Closed),
-        }
+        self.await_peer()
     }
 
     fn broken(&mut self, i: usize, why: Broken) {

@@ -166,8 +166,11 @@ fn prepare(mut end: LinkEnd, fd: OwnedFd) -> Result<(LinkEnd, OwnedFd, tun::Offl
             socket::set_nonblocking(&fd).map_err(|e| bad(&e))?;
             Ok((end, fd, tun::Offloads::default()))
         }
-        LinkKind::Messages | LinkKind::Datagrams | LinkKind::Streams { .. } | LinkKind::Stream | LinkKind::VhostUser { .. } => {
-            Err(bad(&"only TAPs and packet sockets join"))
-        }
+        LinkKind::Messages
+        | LinkKind::Datagrams
+        | LinkKind::Streams { .. }
+        | LinkKind::Stream
+        | LinkKind::VhostUser { .. }
+        | LinkKind::VhostUserHanded => Err(bad(&"only TAPs and packet sockets join")),
     }
 }

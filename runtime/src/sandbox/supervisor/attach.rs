@@ -4,9 +4,8 @@ use super::AttachRequest;
 use super::base::Base;
 use super::events::{WorkerEnd, follow_resolver, is_to_end, next_child, next_signal, wait_for_events, worker_died, worker_end};
 use crate::control::registry::Registration;
-use crate::sandbox::datagram_peer::DatagramPeer;
 use crate::sandbox::failure::{Failure, Status};
-use crate::sandbox::guest::Opened;
+use crate::sandbox::guest::{Finder, Opened};
 use crate::sandbox::lifecycle::{Ended, Kit, Network, Server};
 use crate::sandbox::retries::Retries;
 use crate::sandbox::target::Gone;
@@ -45,7 +44,7 @@ pub(super) fn attach_here(request: &AttachRequest, started: &mut dyn FnMut(&str)
     let mut first_gone = false;
     loop {
         let mut watched = if first_gone { Vec::new() } else { gone.fds() };
-        watched.extend(peer.iter().flat_map(DatagramPeer::fds));
+        watched.extend(peer.iter().flat_map(Finder::fds).flatten());
         wait_for_events(&base, &network, &watched)?;
         while let Some(s) = next_signal(&base.signals)? {
             if is_to_end(s.signal) {

@@ -431,6 +431,9 @@ fn make_link(end: &LinkEnd, fd: OwnedFd, queues: Vec<OwnedFd>) -> Result<Box<dyn
         LinkKind::VhostUser { one_off } => {
             Ok(Box::new(VhostUserLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
         }
+        LinkKind::VhostUserHanded => {
+            Ok(Box::new(VhostUserLink::handed(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
+        }
         LinkKind::Stream => Ok(Box::new(StreamLink::connected(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
     }
 }
