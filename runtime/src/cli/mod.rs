@@ -147,6 +147,18 @@ enum Command {
     /// Be the program in the sandbox of the demo (for hibernet itself)
     #[command(hide = true)]
     DemoGuest(demo::DemoGuestArgs),
+    /// Be the first process of the demo's virtual machine (for hibernet itself)
+    #[command(hide = true)]
+    DemoMachine(demo::DemoGuestArgs),
+    /// Become a program that ends with the demo (for hibernet itself)
+    #[command(hide = true)]
+    DemoLeash {
+        /// The demo's process
+        parent: u32,
+        /// The program and its arguments
+        #[arg(required = true, last = true)]
+        command: Vec<OsString>,
+    },
     /// Be the network worker of the supervisor that executed this (for hibernet itself)
     #[command(hide = true, name = COMMAND)]
     NetworkWorker {
@@ -311,6 +323,8 @@ pub fn main() -> ExitCode {
         Command::Idle(args) => wait::idle(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::DemoGuest(args) => demo::guest(&args),
+        Command::DemoMachine(args) => demo::machine(&args),
+        Command::DemoLeash { parent, command } => demo::leash(parent, &command),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::NetworkWorker { channel } => worker_process::main(channel),
         Command::Exec { name, command } => exec::exec(&name, &command),

@@ -50,8 +50,9 @@ pub fn moving_qemu(lab: &Lab) -> Option<String> {
     Some(dir.canonicalize().ok()?.join("qemu").to_string_lossy().into_owned())
 }
 
-/// Kernel and initial file system, built once. Says what is not tested if they cannot be had.
-fn files() -> Option<PathBuf> {
+/// The directory with the guest's kernel (`vmlinuz`), its drivers (`kernel/lib/modules`) and initial file system (`initrd`), built once. Says what is not
+/// tested if they cannot be had.
+pub fn guest_files() -> Option<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = here.join("../target/guest");
     let built = Command::new(here.join("guest/build.sh")).arg(&dir).output().expect("bash runs");
@@ -70,7 +71,7 @@ impl Guest {
 
     /// The same in another QEMU than the installed one.
     pub fn boot_in(program: &str, lab: &Lab, network: &[&str]) -> Option<Guest> {
-        let dir = files()?;
+        let dir = guest_files()?;
         let known = dir.join("accelerator");
         let works = std::fs::read_to_string(&known).ok();
         let tried = ACCELERATORS.into_iter().filter(|a| works.as_ref().is_none_or(|w| w == a));
@@ -89,7 +90,7 @@ impl Guest {
 
     /// The same machine, to which the state of one that was booted here will come ([`Guest::monitor`], `migrate-incoming`); until then it says nothing.
     pub fn await_state(program: &str, lab: &Lab, network: &[&str]) -> Guest {
-        let dir = files().expect("one was booted");
+        let dir = guest_files().expect("one was booted");
         let accelerator = std::fs::read_to_string(dir.join("accelerator")).expect("one was booted");
         let waiting = [network, &["-incoming", "defer"]].concat();
         Guest::start(program, lab, &dir, &accelerator, &waiting).expect("QEMU starts")

@@ -11,7 +11,7 @@ mod proc;
 mod sandbox;
 mod stand_in;
 
-pub use guest::{Guest, moving_qemu};
+pub use guest::{Guest, guest_files, moving_qemu};
 pub use net::{Lab, Place};
 pub use proc::{Done, Proc};
 pub use sandbox::Sandbox;

@@ -23,6 +23,12 @@ pub(in crate::cli) fn guest(args: &DemoGuestArgs) -> Result<u8, Failure> {
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
         std::process::exit(1);
     });
+    stream(args)?;
+    Ok(0)
+}
+
+/// The same, whoever is there.
+pub(super) fn stream(args: &DemoGuestArgs) -> Result<(), Failure> {
     let fail = |n: u64, e: io::Error| Failure::new(Status::Internal, format!("in the sandbox: connection {n}: {e}"));
     let all: Vec<_> =
         (0..args.connections).map(|n| TcpStream::connect(args.server).map_err(|e| fail(n, e))).collect::<Result<_, _>>()?;
@@ -37,7 +43,7 @@ pub(in crate::cli) fn guest(args: &DemoGuestArgs) -> Result<u8, Failure> {
             });
         }
     });
-    Ok(0)
+    Ok(())
 }
 
 fn both_ways(n: u64, mut connection: &TcpStream) -> io::Result<()> {

@@ -4,8 +4,10 @@ mod guest;
 mod sandbox;
 mod server;
 mod stream;
+mod vm;
 
 pub(super) use guest::{DemoGuestArgs, guest};
+pub(super) use vm::{leash, machine};
 
 use super::checkpoint::{Target, see_through, tally};
 use super::print_json;
@@ -27,7 +29,11 @@ use std::time::{Duration, Instant};
 
 pub(super) const HELP: &str = "\
 It needs no network, no privilege and no other program, and leaves nothing behind. Exit status 0 only if every byte was verified
-in both directions and no connection was lost.";
+in both directions and no connection was lost.
+
+With --vm it is a virtual machine that streams: QEMU with a Linux kernel, and `hibernet attach --vhost-user`. QEMU saves it to a file with
+hibernet's state inside, both processes end, both come back, and the connections go on. QEMU 10 or newer is needed, and a kernel with its drivers, such as
+those that are installed; the machine's programs are this one. KVM is used if it can be. The commands are shown.";
 
 /// For how long data streams between two steps.
 const STREAM: Duration = Duration::from_millis(800);
@@ -43,6 +49,8 @@ pub(super) struct DemoArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    vm: vm::VmOptions,
 }
 
 /// What is shown, and since when.
@@ -64,6 +72,26 @@ impl Show {
         self.steps.push(facts);
         Ok(())
     }
+
+    /// How the last step was done.
+    fn commands(&mut self, commands: &[String]) -> Result<(), Failure> {
+        if !self.json {
+            super::print(&commands.iter().map(|c| format!("           $ {c}\n")).collect::<String>())?;
+        }
+        if let Some(step) = self.steps.last_mut() {
+            step["commands"] = json!(commands);
+        }
+        Ok(())
+    }
+}
+
+/// Lets time pass, unless it is to be given up.
+fn pass(stop: &SignalFd, time: Duration) -> Result<(), Failure> {
+    let time = time.try_into().map_err(|_| Failure::new(Status::Internal, "that is too long"))?;
+    match poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&time)) {
+        Ok(0) | Err(_) => Ok(()),
+        Ok(_) => Err(Failure::new(Status::Internal, "the demo was given up")),
+    }
 }
 
 struct Demo {
@@ -81,6 +109,9 @@ pub(super) fn demo(args: &DemoArgs) -> Result<u8, Failure> {
     let internal = |e| Failure::os(Status::Internal, "cannot listen to signals", e);
     signals.block().map_err(internal)?;
     let stop = SignalFd::new(&signals).map_err(internal)?;
+    if args.vm.vm {
+        return vm::demo(&args.vm, show, stop);
+    }
     let server = Server::start(CONNECTIONS)?;
     let sandbox = Sandbox::start(server.addr.port())?;
     let mut demo = Demo { show, stop, server, sandbox };
@@ -123,15 +154,6 @@ impl Demo {
         self.until("all connections have ended", |d| Ok(d.server.ended() as u64 == CONNECTIONS))
     }
 
-    /// Lets time pass, unless it is to be given up.
-    fn pass(&self, time: Duration) -> Result<(), Failure> {
-        let time = time.try_into().map_err(|_| Failure::new(Status::Internal, "that is too long"))?;
-        match poll(&mut [PollFd::new(&self.stop, PollFlags::IN)], Some(&time)) {
-            Ok(0) | Err(_) => Ok(()),
-            Ok(_) => Err(Failure::new(Status::Internal, "the demo was given up")),
-        }
-    }
-
     /// Waits for what has to happen soon.
     fn until(&self, what: &str, holds: impl Fn(&Self) -> Result<bool, Failure>) -> Result<(), Failure> {
         let end = Instant::now() + PATIENCE;
@@ -141,7 +163,7 @@ impl Demo {
             if Instant::now() > end {
                 return Err(Failure::new(Status::Internal, format!("in vain for {} s: that {what}", PATIENCE.as_secs())));
             }
-            self.pass(Duration::from_millis(1))?;
+            pass(&self.stop, Duration::from_millis(1))?;
         }
         Ok(())
     }
@@ -159,7 +181,7 @@ impl Demo {
     /// Lets data move for a time; all connections have to.
     fn stream(&mut self, time: Duration) -> Result<(), Failure> {
         let (mark, before) = (self.server.mark(), self.server.verified());
-        self.pass(time)?;
+        pass(&self.stop, time)?;
         self.until("every connection moves", |d| Ok(d.server.is_past(&mark, MOVES)))?;
         let now = self.server.verified();
         let (from, to) = (now.from_guest - before.from_guest, now.to_guest - before.to_guest);
@@ -195,7 +217,7 @@ impl Demo {
     }
 
     fn wake(&mut self) -> Result<(), Failure> {
-        self.pass(SLEEP)?;
+        pass(&self.stop, SLEEP)?;
         let path = self.sandbox.image();
         let file = File::open(&path).map_err(|e| Failure::os(Status::File, "cannot read the image", e))?;
         let (mark, begun) = (self.server.mark(), Instant::now());

@@ -14,7 +14,7 @@ pub(super) const CONNECTIONS: u64 = 8;
 /// Where the program believes the server to be: an address of nobody's (RFC 5737).
 pub(super) const WORLD: &str = "192.0.2.7:7";
 /// What stands for the host's loopback in the sandbox; not the gateway, whose packets FORWARD does not see.
-const LOOPBACK: &str = "10.0.2.4";
+pub(super) const LOOPBACK: &str = "10.0.2.4";
 /// How long the sandbox may take to end when it was told to.
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -29,7 +29,8 @@ pub(super) struct Sandbox {
     directory: PathBuf,
 }
 
-fn rules(port: u16) -> String {
+/// What leads the program's connections to the server at this port, and drops all else.
+pub(super) fn rules(port: u16) -> String {
     let (address, world_port) = WORLD.split_once(':').unwrap_or((WORLD, "7"));
     format!(
         "*nat\n\
