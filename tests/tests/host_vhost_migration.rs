@@ -100,15 +100,20 @@ impl World {
         attach
     }
 
-    /// Gives the monitor an order; what it says.
+    /// Gives the monitor an order, which it can carry out; what it says.
     fn order(&mut self, order: &str) -> String {
+        let said = self.asked(order);
+        assert!(!said.starts_with("error"), "{order}: {said}\n{}", self.attach.output());
+        said
+    }
+
+    fn asked(&mut self, order: &str) -> String {
         let mut stream = UnixStream::connect(&self.orders).expect("the monitor listens");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
         writeln!(stream, "{order}").expect("order");
         let mut said = String::new();
         BufReader::new(stream).read_line(&mut said).expect("an answer");
         assert!(self.monitor.running(), "the monitor has ended: {}", self.monitor.output());
-        assert!(!said.starts_with("error"), "{order}: {said}\n{}", self.attach.output());
         said
     }
 
@@ -209,5 +214,34 @@ fn where_connections_cannot_move_the_machine_does_and_they_are_reset() {
             w.w.published(7070, 7000);
         }
         assert!(w.attach.output().contains("its connections do not come along"), "{}", w.attach.output());
+    }
+}
+
+/// What was required keeps a machine where its connections are: either side may say so.
+#[test]
+fn a_machine_that_may_lose_nothing_stays_where_it_would() {
+    let (strict, none) = (["--require", "all"], ["--require", "all", "--repair-helper", "/nonexistent"]);
+    for before in [&none[..], &strict] {
+        let Some(mut w) = World::new(before) else { return };
+        let other = w.other(1, &none);
+        for _ in 0..2 {
+            w.all_move();
+            let said = w.asked(&format!("move {}", socket(1)));
+            // The side that cannot carry them over is the one that refuses.
+            let (whose, what) = if before == none { (&w.attach, "be saved") } else { (&other, "does not take the state") };
+            assert!(said.starts_with("error") && said.contains(what), "{said}");
+            wait_until("it says why", SOON, || whose.output().contains("100 % are required"));
+            w.all_move();
+            wait_until("it is known to run", SOON, || w.state("vm0") == "running");
+        }
+        w.w.published(7070, 7000);
+        if before != none {
+            let next = w.other(2, &strict);
+            w.order(&format!("move {}", socket(2)));
+            assert_eq!(w.attach.wait(SOON), 0, "{}", w.attach.output());
+            w.attach = next;
+            w.all_move();
+        }
+        w.finish(3);
     }
 }

@@ -12,8 +12,8 @@ use hibernet_netstack::edge::SockId;
 use hibernet_netstack::image::kind;
 use hibernet_snapshot::{SectionKind, SectionState};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What an image has of sockets that nobody holds.
@@ -177,6 +177,22 @@ fn reopen(image: &DatagramImage, ports: &mut Vec<(usize, OwnedFd)>) -> Result<Ow
     }
 }
 
+/// Those of these sockets that surely cannot be made again here, as things are.
+pub(crate) fn hopeless(carried: &Carried, has_helper: bool) -> HashSet<SockId> {
+    let mut known: HashMap<IpAddr, bool> = HashMap::new();
+    let mut is_here = |at: SocketAddr| {
+        *known.entry(at.ip()).or_insert_with(|| {
+            // A port of the kernel's choice, which nobody else has.
+            let mut at = at;
+            at.set_port(0);
+            UdpSocket::bind(at).is_ok()
+        })
+    };
+    let tcp = carried.tcp.iter().map(|(id, image)| (*id, image.local.into(), has_helper));
+    let datagram = carried.datagram.iter().map(|(id, image)| (*id, image.local.into(), true));
+    tcp.chain(datagram).filter(|(_, local, can_be)| !(*can_be && is_here(*local))).map(|(id, ..)| id).collect()
+}
+
 /// Makes sockets again. Without a helper there are no TCP connections among them. Those of published UDP ports that are open already are taken from
 /// `ports`.
 pub(crate) fn rebuild(carried: &Carried, ports: &mut Vec<(usize, OwnedFd)>, lock: &str, helper: Option<&mut Helper>) -> Rebuilt {
@@ -219,4 +235,25 @@ pub(crate) fn rebuild(carried: &Carried, ports: &mut Vec<(usize, OwnedFd)>, lock
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_made_here_is_known_before() {
+        let image = |local: &str| DatagramImage {
+            protocol: libc::IPPROTO_UDP as u8,
+            local: local.parse::<SocketAddr>().unwrap().into(),
+            peer: None,
+            options: Vec::new(),
+            buffers: (0, 0),
+        };
+        // RFC 5737 and RFC 3849: nobody's.
+        let all = ["127.0.0.1:7", "192.0.2.1:7", "0.0.0.0:7", "192.0.2.1:8", "[2001:db8::1]:7"];
+        let datagram = (0..).map(SockId).zip(all.map(image)).collect();
+        let carried = Carried { datagram, ..Carried::default() };
+        assert_eq!(hopeless(&carried, false), [1, 3, 4].map(SockId).into());
+    }
 }

@@ -80,6 +80,18 @@ pub enum RestoreError {
         /// What the caller has.
         expected: String,
     },
+    /// Too few of its flows would go on.
+    #[error(
+        "only {surviving} of {flows} flows would go on here, {require} % are required: does the host have their addresses, and may it repair connections?"
+    )]
+    Require {
+        /// Flows that would.
+        surviving: usize,
+        /// All flows.
+        flows: usize,
+        /// What is required, in percent.
+        require: u8,
+    },
     /// The rules that were given in place of the image's make no sense.
     #[error("rules: {0}")]
     Rules(#[from] RuleError),

@@ -57,7 +57,8 @@ pub(super) struct CheckpointArgs {
     progress: bool,
 }
 
-fn percent(text: &str) -> Result<u8, String> {
+/// What `all` and N% mean.
+pub(super) fn percent(text: &str) -> Result<u8, String> {
     let wrong = || format!("'{text}' is neither `all` nor a percentage such as 90%");
     match text.strip_suffix('%') {
         None if text == "all" => Ok(100),

@@ -1,5 +1,6 @@
 //! Options of commands that carry sockets over.
 
+use super::checkpoint::percent;
 use crate::checkpoint::lock::LockMode;
 use crate::sandbox::carry::{Carry, RunningHelper};
 use crate::sandbox::failure::Failure;
@@ -20,7 +21,7 @@ pub(super) struct RepairOptions {
 impl RepairOptions {
     /// What they say.
     pub(super) fn carry(&self) -> Carry {
-        Carry { helper: self.repair_helper.clone(), lock: self.lock }
+        Carry { helper: self.repair_helper.clone(), lock: self.lock, require: 0 }
     }
 
     /// Connects to the helper that was named, or starts one.
@@ -38,11 +39,14 @@ pub(super) struct MoveOptions {
     /// Keep peers from hearing that nobody is there while the machine is on its way: auto (if it can be done), nft, none
     #[arg(long, value_name = "HOW", default_value = "auto", requires = "guest_memory", help_heading = "Moving (--vhost-user)")]
     lock: LockMode,
+    /// Flows that must come along, `all` or N%; else the machine does not move [default: none has to]
+    #[arg(long, value_name = "all|N%", value_parser = percent, requires = "guest_memory", help_heading = "Moving (--vhost-user)")]
+    require: Option<u8>,
 }
 
 impl MoveOptions {
     /// What they say.
     pub(super) fn carry(self) -> Carry {
-        Carry { helper: self.repair_helper, lock: self.lock }
+        Carry { helper: self.repair_helper, lock: self.lock, require: self.require.unwrap_or(0) }
     }
 }

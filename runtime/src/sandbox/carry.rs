@@ -17,6 +17,8 @@ pub struct Carry {
     pub helper: Option<PathBuf>,
     /// How packets are locked while nobody is there for them.
     pub lock: LockMode,
+    /// Flows that must come along when a virtual machine moves, in percent; else it does not move.
+    pub require: u8,
 }
 
 /// A connection to a helper. One that is ours ends when nobody has a copy any more: who sleeps keeps one.

@@ -92,6 +92,15 @@ pub(super) struct Carrying {
     pub(super) helper: Helper,
 }
 
+/// Whether enough flows survive, of all that there are.
+fn enough(all: &[FlowTier], require: u8) -> Result<(), CheckpointError> {
+    let surviving = all.iter().filter(|t| t.tier != Tier::Reset).count();
+    if surviving * 100 < all.len() * usize::from(require) {
+        return Err(CheckpointError::Require { surviving, flows: all.len(), require });
+    }
+    Ok(())
+}
+
 /// Name of the lock of a freeze's packets.
 pub(super) fn lock_name(token: &GenerationId) -> String {
     generation_text(token)
@@ -145,11 +154,7 @@ impl Worker {
         if self.finished.is_some() {
             return Err(CheckpointError::Finished);
         }
-        let tiers = self.tiers(how.mode);
-        let surviving = tiers.iter().filter(|t| t.tier != Tier::Reset).count();
-        if surviving * 100 < tiers.len() * usize::from(how.require) {
-            return Err(CheckpointError::Require { surviving, flows: tiers.len(), require: how.require });
-        }
+        enough(&self.tiers(how.mode), how.require)?;
         let (capture, rounds) = match std::mem::take(&mut self.freeze) {
             Freeze::None => (Capture::begin(self.stack.conntrack()), 0),
             Freeze::Copying { capture, rounds, .. } => (capture, rounds),
@@ -160,7 +165,14 @@ impl Worker {
         };
         let was_paused = self.is_paused();
         let mut carried = None;
-        let taken = self.take(how, capture, rounds, helper, &mut carried);
+        let mut taken = self.take(how, capture, rounds, helper, &mut carried);
+        // Only now it is known which sockets can be carried over.
+        if let Ok(Err(e)) = taken.as_ref().map(|p| enough(&p.report.flows, how.require)) {
+            if let Some(c) = carried.take() {
+                self.take_back(*c);
+            }
+            taken = Err(e);
+        }
         let go_on = taken.is_err() || how.mode == Mode::GoOn;
         if go_on && !was_paused {
             self.resume();
@@ -285,8 +297,7 @@ impl Worker {
                 let (was_paused, carried) = (*was_paused, carried.take());
                 self.freeze = Freeze::None;
                 if let Some(c) = carried {
-                    let Carrying { dumped, state, lock, mut helper } = *c;
-                    carried::undo(dumped, &state, &mut self.edge.sockets, lock.as_deref(), &mut helper);
+                    self.take_back(*c);
                 }
                 if !was_paused {
                     self.resume();
@@ -299,6 +310,12 @@ impl Worker {
             }
             _ => Err(CheckpointError::WrongToken),
         }
+    }
+
+    /// Sockets are not carried over: they go on.
+    fn take_back(&mut self, carrying: Carrying) {
+        let Carrying { dumped, state, lock, mut helper } = carrying;
+        carried::undo(dumped, &state, &mut self.edge.sockets, lock.as_deref(), &mut helper);
     }
 
     /// Ends a frozen worker and hands its sockets out, in whose owner's hands the network is from now on. The worker is to be removed from its

@@ -213,11 +213,18 @@ impl Worker {
     }
 
     /// Awaits the machine of which the image is, with this worker's resolvers and, if it has any, published ports; `rules` take the place of the
-    /// image's, family by family. The monitor hears whether the image is good, when the ports that are wanted have come.
+    /// image's, family by family. The monitor hears whether the image is good, when the ports that are wanted have come. It is not if fewer of its flows than
+    /// `require`, in percent, would go on here.
     ///
     /// # Errors
     /// [`RestoreError`]; nothing has changed.
-    pub fn expect(&mut self, image: &Image<'_>, rules: RulesSetup, helper: Option<Helper>) -> Result<(), RestoreError> {
+    pub fn expect(
+        &mut self,
+        image: &Image<'_>,
+        rules: RulesSetup,
+        helper: Option<Helper>,
+        require: u8,
+    ) -> Result<(), RestoreError> {
         let read = || -> Result<Expected, RestoreError> {
             // Also what could be left out.
             image.check()?;
@@ -230,6 +237,7 @@ impl Worker {
             }
             let links: Vec<_> = self.edge.links.iter().map(|l| l.as_ref().map(Link::info)).collect();
             let mut loaded = Loaded::from_image(image, &config, &links, &rules, &RestorePolicy::default())?;
+            loaded.require(require, helper.is_some())?;
             if publishes {
                 loaded.forget_listeners();
             }

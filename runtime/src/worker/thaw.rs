@@ -20,7 +20,7 @@ use hibernet_netstack::state::{GoesOn, Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{GenerationId, Image};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -88,6 +88,25 @@ impl Loaded {
     /// The configuration that will be in force.
     pub(super) fn config(&self) -> &Config {
         self.stack.config()
+    }
+
+    /// Refuses it if fewer flows than required, in percent, would go on here.
+    pub(super) fn require(&self, require: u8, has_helper: bool) -> Result<(), RestoreError> {
+        if require == 0 {
+            return Ok(());
+        }
+        let tcp = self.carried.tcp.iter().map(|(id, _)| *id);
+        let there: HashSet<SockId> = tcp.chain(self.carried.datagram.iter().map(|(id, _)| *id)).collect();
+        let hopeless = carried::hopeless(&self.carried, has_helper);
+        let (mut flows, mut surviving) = (0, 0);
+        for f in self.stack.flows() {
+            flows += 1;
+            surviving += usize::from(there.contains(&f.sock) && !hopeless.contains(&f.sock));
+        }
+        if surviving * 100 < flows * usize::from(require) {
+            return Err(RestoreError::Require { surviving, flows, require });
+        }
+        Ok(())
     }
 
     /// Other ports than the image's are published.

@@ -112,12 +112,18 @@ fn obey(front: &mut FrontEnd, order: &str) -> Result<String, Box<dyn Error>> {
             front.start_rings()?;
             return Ok("it was not saved".into());
         }
-        (_, true) => return Err("the state cannot be saved".into()),
+        (_, true) => {
+            front.start_rings()?;
+            return Err("the state cannot be saved".into());
+        }
         (_, false) => return Err("the back end says that it saved a state that nobody read".into()),
     };
     match what {
         "move" => {
-            let (_old, true) = front.move_to(connect(argument), &state)? else { return Err("it does not take the state".into()) };
+            let (_old, true) = front.move_to(connect(argument), &state)? else {
+                front.start_rings()?;
+                return Err("it does not take the state".into());
+            };
         }
         "return" => {
             if front.load(&state)? {

@@ -121,6 +121,35 @@ fn what_is_required_cannot_be_had() {
     w.end();
 }
 
+/// A connection that its server has reset while the network stood still: that it cannot be carried over shows only when it is tried.
+#[test]
+fn what_is_required_proves_impossible() {
+    let Some(lab) = Lab::new(&["python3"]) else { return };
+    let w = World::new(&lab);
+    let go = lab.path("reset");
+    let script = format!(
+        "import os, socket, struct, time\n\
+         s = socket.create_server(('10.99.0.1', 7300)); c = s.accept()[0]\n\
+         while not os.path.exists('{go}'): time.sleep(0.01)\n\
+         c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); c.close()"
+    );
+    let mut server = lab.serve(Place::Remote, 7300, &["python3", "-c", &script]);
+    let _client = w.s.spawn(&["bash", "-c", "exec 3<>/dev/tcp/10.99.0.1/7300; read -u 3"]);
+    let flows = || json(&lab.hibernet(10, &["checkpoint", NAME, "--dry-run", "--json"]))["flows"].as_array().map(Vec::len);
+    wait_until("it is connected", SOON, || flows() == Some(FLOWS + 1));
+    lab.hibernet(10, &["pause", NAME]).ok();
+    std::fs::write(&go, "").expect("file");
+    assert_eq!(server.wait(SOON), 0, "{}", server.output());
+    let done = w.checkpoint(&w.image, &["--repair", "--require", "all"]);
+    let one_less = format!("only {FLOWS} of {} flows would survive", FLOWS + 1);
+    assert!(done.code == 3 && done.stderr.contains(&one_less), "{done}");
+    assert!(w.names(&w.dir).is_empty());
+    lab.hibernet(10, &["resume", NAME]).ok();
+    w.unharmed();
+    w.can_sleep();
+    w.end();
+}
+
 /// Writes into a pipe that nobody reads: the checkpoint is in its middle.
 fn stuck(w: &World<'_>, options: &str) -> (Proc, Proc) {
     let fifo = Streams::stop_file(w.lab);

@@ -50,7 +50,7 @@ impl Network {
         }
     }
 
-    /// A machine is to move. Nothing of its network that cannot come along keeps it.
+    /// A machine is to move. Nothing of its network that cannot come along keeps it, unless that was required.
     fn transfer(&mut self, direction: Direction) -> Result<(), Failure> {
         let refuse = match (&self.task, self.state) {
             (Task::None, _) if self.has_members() => Some("others have joined its network, which cannot move"),
@@ -71,7 +71,7 @@ impl Network {
             Direction::Save => {
                 let mode = if fds.is_empty() { Mode::Drop } else { Mode::Repair };
                 let name = self.kit.plan.name.clone().unwrap_or_default();
-                ToWorker::Save(Prepare { mode, unlocked: carry.unlocked(), name, ..Prepare::default() })
+                ToWorker::Save(Prepare { mode, unlocked: carry.unlocked(), require: carry.require, name, ..Prepare::default() })
             }
             Direction::Load => ToWorker::Load,
         };

@@ -68,7 +68,9 @@ fn run(channel: &Channel) -> Result<(), Failure> {
         .map_err(internal("cannot let go of the terminal"))?;
     drop(null);
     let Some((ToWorker::Start(start), fds)) = channel.recv()? else { return Ok(()) };
-    let setup = confine_with(Parts::from_message(*start, fds)?)?;
+    let parts = Parts::from_message(*start, fds)?;
+    let require = parts.require;
+    let setup = confine_with(parts)?;
     let rules = setup.rules.clone();
     let writer = Writer::start().map_err(|e| Failure::os(Status::Resources, "cannot start the network worker's thread", e))?;
     // Nothing is read or decided before, images least of all.
@@ -92,14 +94,29 @@ fn run(channel: &Channel) -> Result<(), Failure> {
         events.add_subscriber(Subscriber::Bell { fd, rung: told.clone() });
     }
     channel.send(&FromWorker::Ready, &[])?;
-    let moving = Move::new(rules);
+    let moving = Move::new(rules, require);
     Served { events, id, channel, told, writer, freeze: None, mode: Mode::default(), waiting: None, moving }.serve()
 }
 
 /// Gives up everything that the worker does not need.
 fn confine_with(parts: Parts) -> Result<WorkerSetup, Failure> {
-    let Parts { config, rules, log, name, end, users, link, queues, joined, resolvers, stop, control, host, capture_goes_on } =
-        parts;
+    let Parts {
+        config,
+        rules,
+        require: _,
+        log,
+        name,
+        end,
+        users,
+        link,
+        queues,
+        joined,
+        resolvers,
+        stop,
+        control,
+        host,
+        capture_goes_on,
+    } = parts;
     let link = link.map(|fd| make_link(&end, fd, queues)).transpose()?;
     let joined = joined.into_iter().map(|j| Ok((LinkId(j.number), make_link(&j.end, j.fd, Vec::new())?)));
     let joined = joined.collect::<Result<_, Failure>>()?;

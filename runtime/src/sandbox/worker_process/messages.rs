@@ -217,6 +217,8 @@ pub(crate) struct Start {
     #[serde(default)]
     sets: Option<String>,
     recheck: Recheck,
+    #[serde(default)]
+    require: u8,
     log_level: String,
     log_json: bool,
     /// Under which name others find the first guest.
@@ -255,6 +257,8 @@ pub(crate) enum Role {
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) rules: RulesSetup,
+    /// Flows that must come along when a virtual machine moves, in percent.
+    pub(crate) require: u8,
     pub(crate) log: LogPlan,
     pub(crate) name: String,
     pub(crate) end: LinkEnd,
@@ -282,7 +286,24 @@ impl Parts {
     pub(super) fn new(plan: &Plan, users: Vec<u32>, given: super::Given, resolvers: OwnedFd, stop: OwnedFd) -> Parts {
         let super::Given { name, end, link, queues, joined, host, control, capture_goes_on } = given;
         let (config, rules, log) = (plan.config.clone(), plan.rules.clone(), plan.log.clone());
-        Parts { config, rules, log, name, end, users, link, queues, joined, resolvers, stop, control, host, capture_goes_on }
+        let require = plan.carry.require;
+        Parts {
+            config,
+            rules,
+            require,
+            log,
+            name,
+            end,
+            users,
+            link,
+            queues,
+            joined,
+            resolvers,
+            stop,
+            control,
+            host,
+            capture_goes_on,
+        }
     }
 
     /// As a message, with its descriptors.
@@ -312,6 +333,7 @@ impl Parts {
             // Time-outs begin when the worker has read them.
             sets: self.rules.sets.map(|s| s.print(Time::ZERO)),
             recheck: self.rules.recheck,
+            require: self.require,
             log_level: self.log.level.as_str().to_owned(),
             log_json: self.log.json,
             name: self.name,
@@ -375,6 +397,7 @@ impl Parts {
                 v6: rules(Family::V6, start.rules6)?,
                 recheck: start.recheck,
             },
+            require: start.require,
             config: start.config,
             log: LogPlan {
                 level: slog::Level::from_str(&start.log_level).map_err(|()| wrong("no such log level"))?,

@@ -28,12 +28,14 @@ pub(super) struct Move {
     is_loaded: bool,
     /// Rules that take the place of those of a machine that comes.
     rules: RulesSetup,
+    /// Flows of a machine that comes that must go on, in percent; else it does not come.
+    require: u8,
 }
 
 impl Move {
     /// Of none.
-    pub(super) fn new(rules: RulesSetup) -> Move {
-        Move { rules, ..Move::default() }
+    pub(super) fn new(rules: RulesSetup, require: u8) -> Move {
+        Move { rules, require, ..Move::default() }
     }
 }
 
@@ -143,7 +145,8 @@ impl Served<'_> {
             Written::Read(Ok(image)) => {
                 self.moving.is_under_way = false;
                 let (rules, helper) = (self.moving.rules.clone(), self.moving.helper.take());
-                match self.worker()?.expect(&image, rules, helper) {
+                let require = self.moving.require;
+                match self.worker()?.expect(&image, rules, helper, require) {
                     Ok(()) if self.ask_for_ports()? => self.moving.is_loaded = true,
                     Ok(()) => self.channel.send(&FromWorker::Moving(None), &[])?,
                     Err(e) => self.stays(format!("its image cannot be loaded: {e}"))?,
