@@ -7,7 +7,7 @@
 //! ```
 
 use event_manager::{EventManager, SubscriberOps};
-use hibernet::link::vhost_user::{FEATURES, VhostUserLink, Vring, Vrings};
+use hibernet::link::vhost_user::{FEATURES, VhostUserLink, Vring, VringPair, Vrings};
 use hibernet::worker::{Worker, WorkerSetup};
 use hibernet_netstack::Config;
 use rustix::event::{EventfdFlags, eventfd};
@@ -51,12 +51,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let event = || eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
     let (kicked, sent, received, reclaimed) = (event()?, event()?, event()?, event()?);
     rustix::io::write(&sent, &1_u64.to_ne_bytes())?;
-    let vrings = Vrings {
-        memory: memory.clone(),
-        features: FEATURES,
-        receive: vring(receive, &kicked, &received)?,
-        transmit: vring(transmit, &sent, &reclaimed)?,
-    };
+    let pair = VringPair { receive: vring(receive, &kicked, &received)?, transmit: vring(transmit, &sent, &reclaimed)? };
+    let vrings = Vrings { memory: memory.clone(), features: FEATURES, pairs: vec![pair] };
     let link = VhostUserLink::in_process(vrings, 1500, None)?;
     let log = slog::Logger::root(slog::Discard, slog::o!());
     let mut events = EventManager::new()?;

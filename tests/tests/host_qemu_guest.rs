@@ -1,6 +1,6 @@
 //! A stock Debian kernel in QEMU, over the stream socket, over datagrams and over vhost-user. Few boots, many checks in each: where there is no KVM that can run it, it is emulated.
 
-use hibernet_tests::lab::{DNS4, Family, GUEST4, Guest, Lab, Place, Proc, bracketed, skip, wait_until};
+use hibernet_tests::lab::{DNS4, Family, GUEST4, Guest, Lab, Place, Proc, bracketed, moving_qemu, skip, wait_until};
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -191,4 +191,64 @@ fn from_boot_to_end(how: How) {
     assert!(attach.running(), "{}", attach.output());
     attach.signal("TERM");
     assert_eq!(attach.wait(SOON), 0, "{}", attach.output());
+}
+
+/// A guest of two processors uses two pairs of queues, fewer, and both again.
+#[test]
+fn a_stock_guest_uses_several_queues() {
+    let Some(w) = World::new(How::VhostUser) else { return };
+    if w.lab.sh(Place::Host, 5, "command -v ethtool").code != 0 {
+        return skip("ethtool is not installed");
+    }
+    // The packaged one may crash when the device has interrupt vectors of its own.
+    let Some(qemu) = moving_qemu(&w.lab) else { return };
+    let socket = w.lab.path("vm.sock");
+    let options = ["attach", "--name", "vm", "--vhost-user", &socket, "--queues", "4", "-p", "7070:7000"];
+    let mut attach = w.lab.spawn_hibernet(&options);
+    let chardev = format!("socket,id=c,path={socket},reconnect-ms=100");
+    let network = [
+        ["-object", "memory-backend-memfd,id=m,size=256M,share=on"],
+        ["-machine", "memory-backend=m"],
+        ["-smp", "2"],
+        ["-chardev", &chardev],
+        ["-netdev", "vhost-user,id=n,chardev=c,queues=2"],
+        ["-device", "virtio-net-pci,netdev=n,mq=on,vectors=6,host_mtu=65520"],
+    ];
+    let Some(mut guest) = Guest::boot_in(&qemu, &w.lab, &network.concat()) else { return };
+    configure(&mut guest, "65520");
+    let channels = |guest: &mut Guest| {
+        let said = guest.ok(10, "ethtool -l eth0");
+        let numbers: Vec<u32> = said.lines().filter_map(|l| l.strip_prefix("Combined:")?.trim().parse().ok()).collect();
+        <[u32; 2]>::try_from(numbers).unwrap_or_else(|_| panic!("{said}"))
+    };
+    assert_eq!(channels(&mut guest), [2, 2], "most, and now");
+    let many = "for n in 1 2 3 4 5 6 7 8; do curl -sSf --max-time 50 http://10.99.0.1:8004/big | sha256sum & done; wait";
+    let check = |guest: &mut Guest| {
+        transfer(guest, &w.digest);
+        let sums = guest.ok(120, many);
+        assert_eq!(sums.lines().filter(|l| l.starts_with(&w.digest)).count(), 8, "{sums}");
+    };
+    check(&mut guest);
+    let said = guest.ok(10, "ethtool -S eth0");
+    for counter in ["rx_queue_1_packets", "tx_queue_1_packets", "rx_queue_0_packets", "tx_queue_0_packets"] {
+        let line = said.lines().find_map(|l| l.trim().strip_prefix(counter)?.strip_prefix(':')?.trim().parse::<u64>().ok());
+        assert!(line.is_some_and(|n| n > 20), "{counter}: {said}");
+    }
+    guest.ok(10, "ethtool -L eth0 combined 1");
+    check(&mut guest);
+    guest.ok(10, "ethtool -L eth0 combined 2");
+    let image = w.lab.path("vm.img");
+    guest.ok(5, "(curl -sS --limit-rate 2M --max-time 60 -o /tmp/slow http://10.99.0.1:8004/big; echo $? >/tmp/slow.status) >/dev/null 2>&1 &");
+    w.lab.hibernet(30, &["checkpoint", "vm", &image]).ok();
+    w.lab.hibernet(30, &["restore", &image]).ok();
+    w.lab.hibernet(30, &["upgrade", "vm"]).ok();
+    let said = guest.ok(90, "while [ ! -e /tmp/slow.status ]; do sleep 1; done; cat /tmp/slow.status; sha256sum /tmp/slow");
+    assert!(said.starts_with(&format!("0\n{}", w.digest)), "{said}");
+    attach.signal("KILL");
+    attach.wait(SOON);
+    let mut attach = w.lab.spawn_hibernet(&options);
+    wait_until("the guest is served again", SOON, || guest.sh(10, "ping -c 1 -W 1 10.0.2.2").0 == 0);
+    check(&mut guest);
+    assert_eq!(channels(&mut guest), [2, 2]);
+    assert!(attach.running(), "{}", attach.output());
 }

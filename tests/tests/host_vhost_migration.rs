@@ -41,14 +41,20 @@ struct World {
 impl World {
     /// `options` are those of the first `attach` beside all others.
     fn new(options: &[&str]) -> Option<World> {
+        World::with_pairs(1, options)
+    }
+
+    /// The same with so many pairs of queues.
+    fn with_pairs(pairs: usize, options: &[&str]) -> Option<World> {
         let w = GuestLab::new()?;
         let rules = w.lab.path("rules");
         std::fs::write(&rules, RULES).expect("file");
         let ports = ["-p", "7100-7101:7100", "-p", "7070:7000"];
-        let all = ["--vhost-user", &socket(0), "--name", "vm0", "--rules", &rules, "--rules6", "/dev/null"];
+        let (queues, pairs) = (pairs.to_string(), format!("pairs={pairs}"));
+        let all = ["--vhost-user", &socket(0), "--queues", &queues, "--name", "vm0", "--rules", &rules, "--rules6", "/dev/null"];
         let mut attach = w.attach(&[&all, &ports[..], options].concat());
         let orders = w.lab.path("orders");
-        let monitor = w.monitor(&[FRONT_END, &socket(0), "eth0", &format!("orders={orders}")]);
+        let monitor = w.monitor(&[FRONT_END, &socket(0), "eth0", &format!("orders={orders}"), &pairs]);
         w.configure(65_520);
         w.wait_served(&mut attach);
         let mut streams = Vec::new();
@@ -142,11 +148,20 @@ impl World {
 
 #[test]
 fn connections_move_along() {
-    let Some(mut w) = World::new(&[]) else { return };
+    connections_move_along_with(1);
+}
+
+#[test]
+fn connections_move_along_over_several_queues() {
+    connections_move_along_with(3);
+}
+
+fn connections_move_along_with(pairs: usize) {
+    let Some(mut w) = World::with_pairs(pairs, &[]) else { return };
     let moves = moves();
     for n in 1..=moves {
         w.all_move();
-        let next = w.other(n, &[]);
+        let next = w.other(n, &["--queues", &pairs.to_string()]);
         let said = w.order(&format!("move {}", socket(n)));
         eprint!("move {n}: {said}");
         let mut before = std::mem::replace(&mut w.attach, next);

@@ -9,13 +9,30 @@ const FRONT_END: &str = env!("CARGO_BIN_EXE_front_end");
 
 #[test]
 fn bulk_data_both_ways_published_ports_and_rules() {
-    for (mtu, guest) in [("1500", "buffer=1536"), ("65520", "buffer=4096"), ("1500", "features=0x140000001")] {
+    for (mtu, guest, queues) in [
+        ("1500", "buffer=1536", "1"),
+        ("65520", "buffer=4096", "1"),
+        ("1500", "features=0x140000001", "1"),
+        ("1500", "pairs=3", "4"),
+    ] {
         let Some(w) = GuestLab::new() else { return };
         let rules = w.lab.path("rules");
         std::fs::write(&rules, "*filter\n-A FORWARD -p tcp --dport 8999 -j REJECT --reject-with tcp-reset\nCOMMIT\n")
             .expect("file");
-        let mut attach =
-            w.attach(&["--vhost-user", SOCKET, "--mtu", mtu, "-p", "7070:7000", "--rules", &rules, "--rules6", "/dev/null"]);
+        let mut attach = w.attach(&[
+            "--vhost-user",
+            SOCKET,
+            "--queues",
+            queues,
+            "--mtu",
+            mtu,
+            "-p",
+            "7070:7000",
+            "--rules",
+            &rules,
+            "--rules6",
+            "/dev/null",
+        ]);
         let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0", guest]);
         w.configure(mtu.parse().expect("a number"));
         w.wait_served(&mut attach);
@@ -31,11 +48,22 @@ fn bulk_data_both_ways_published_ports_and_rules() {
 
 #[test]
 fn flows_outlive_sleep_and_upgrade() {
+    flows_outlive_sleep_and_upgrade_with(1);
+}
+
+#[test]
+fn flows_over_several_queues_outlive_sleep_and_upgrade() {
+    flows_outlive_sleep_and_upgrade_with(4);
+}
+
+fn flows_outlive_sleep_and_upgrade_with(pairs: usize) {
     let Some(w) = GuestLab::new() else { return };
     let log = w.lab.path("log");
-    let options = ["--vhost-user", SOCKET, "--mtu", "1500", "--name", "vm", "--log-level", "info", "--log-file", &log];
+    let queues = pairs.to_string();
+    let options =
+        ["--vhost-user", SOCKET, "--queues", &queues, "--mtu", "1500", "--name", "vm", "--log-level", "info", "--log-file", &log];
     let mut attach = w.attach(&options);
-    let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
+    let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0", &format!("pairs={pairs}")]);
     w.configure(1500);
     w.wait_served(&mut attach);
     w.undisturbed_by_sleep_and_upgrade(4);

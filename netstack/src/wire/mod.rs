@@ -9,6 +9,7 @@ pub mod dhcp4;
 pub mod dhcp6;
 pub mod dns;
 pub mod ethernet;
+pub mod flow;
 pub mod icmp;
 pub mod ip;
 pub mod ipv4;

@@ -116,7 +116,7 @@ pub struct NetOptions {
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Link")]
     pub ring: RingArg,
 
-    /// With --packet: so many packet sockets, among which the kernel divides what comes by flows
+    /// With --packet: so many packet sockets, among which the kernel divides what comes by flows. With --vhost-user: so many pairs of queues (`queues=` of QEMU)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16), help_heading = "Link")]
     pub queues: u32,
 
@@ -228,16 +228,16 @@ impl NetOptions {
         })
     }
 
-    /// Several queues are those of a packet link that is attached to.
+    /// Several queues are those of a packet link that is attached to, or of a vhost-user device.
     ///
     /// # Errors
     ///
-    /// [`Status::Usage`] if they were asked for and this is none.
+    /// [`Status::Usage`] if they were asked for and this is neither.
     pub(super) fn check_queues(&self, target: Option<&Target>) -> Result<(), Failure> {
         match target {
-            Some(Target::Packet(_)) => Ok(()),
+            Some(Target::Packet(_) | Target::VhostUser { .. } | Target::VhostUserConnect(_)) => Ok(()),
             _ if self.queues == 1 => Ok(()),
-            _ => Err(usage("--queues needs --packet")),
+            _ => Err(usage("--queues needs --packet, --vhost-user or --vhost-user-connect")),
         }
     }
 

@@ -63,11 +63,21 @@ pub enum LinkKind {
     VhostUser {
         /// The link is gone when the first has left.
         one_off: bool,
+        /// Pairs of queues that there can be.
+        #[serde(default = "one")]
+        pairs: u32,
     },
     /// A socket over which connections to vhost-user front ends are handed that listen.
-    VhostUserHanded,
+    VhostUserHanded {
+        /// Pairs of queues that there can be.
+        pairs: u32,
+    },
     /// A datagram socket bound to a path, bare Ethernet frames; with the worker's end of a bell, by which it hears of peers.
     Datagrams,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// A link that was opened.
@@ -353,11 +363,16 @@ pub(crate) fn connect_to(path: &Path, mtu: u16) -> Result<Opened, Failure> {
 }
 
 /// Connects to vhost-user front ends that listen at a path, now and whenever there is one again.
-pub(crate) fn connect_to_front_end(path: &Path, mtu: u16) -> Result<Opened, Failure> {
+pub(crate) fn connect_to_front_end(path: &Path, guest: &Guest) -> Result<Opened, Failure> {
     let fail = |e: io::Error| link("cannot wait for the link's peer", e);
     let (ours, theirs) = bell().map_err(fail)?;
     let connector = Connector::new(path, ours)?;
-    let end = LinkEnd { kind: LinkKind::VhostUserHanded, ifname: "qemu".into(), mtu: mtu.into(), guest_mac: None };
+    let end = LinkEnd {
+        kind: LinkKind::VhostUserHanded { pairs: guest.queues },
+        ifname: "qemu".into(),
+        mtu: guest.mtu.into(),
+        guest_mac: None,
+    };
     Ok(Opened { peer: Some(Finder::Connections(connector)), ..Opened::new(end, theirs) })
 }
 

@@ -41,7 +41,7 @@ pub struct Guest {
     pub link: LinkChoice,
     /// Whether packet sockets get a ring.
     pub ring: RingChoice,
-    /// Packet sockets among which what comes is divided, at least one.
+    /// Packet sockets among which what comes is divided, or pairs of queues of a vhost-user device; from 1 to 16.
     pub queues: u32,
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! usage: front_end SOCKET IFNAME [KEY=VALUE...]
 //!   size=N       entries of each queue (256)
+//!   pairs=N      pairs of queues, each of which is a queue of the TAP (1)
 //!   buffer=N     length of a buffer to receive into (1536)
 //!   features=HEX features that the guest takes if they are offered (all)
 //!   listen=1     it listens at the socket, in place of connecting to it
@@ -64,10 +65,11 @@ impl Peers {
     }
 }
 
-/// Frames from the guest's interface to the back end.
-fn send(tap: &mut File, front: &mut FrontEnd, buffer: &mut [u8]) -> io::Result<()> {
+/// Frames from a queue of the guest's interface to the back end.
+fn send(tap: &mut File, front: &mut FrontEnd, pair: u32, buffer: &mut [u8]) -> io::Result<()> {
+    let queue = front.queue(2 * pair + 1);
     for _ in 0..BURST {
-        if front.tx.free() == 0 {
+        if queue.free() == 0 {
             break;
         }
         // The two bytes in between are the number of buffers, 0 in this direction.
@@ -79,25 +81,30 @@ fn send(tap: &mut File, front: &mut FrontEnd, buffer: &mut [u8]) -> io::Result<(
         let start = HEADER - TAP_HEADER;
         buffer.copy_within(start..start + TAP_HEADER, 0);
         buffer[TAP_HEADER..HEADER].fill(0);
-        front.tx.send(&buffer[..start + n]);
+        queue.send(&buffer[..start + n]);
     }
     front.kick();
     Ok(())
 }
 
-/// Frames from the back end to the guest's interface.
-fn receive(tap: &mut File, front: &mut FrontEnd) {
+/// Frames from the back end to a queue of the guest's interface.
+fn receive(tap: &mut File, front: &mut FrontEnd, pair: u32) {
     loop {
-        while let Some((header, frame)) = front.receive() {
+        while let Some((header, frame)) = front.receive_by(pair) {
             // One that the interface does not take is lost, as on a wire.
             let _ = tap.write_vectored(&[IoSlice::new(&header[..TAP_HEADER]), IoSlice::new(&frame)]);
         }
         front.refill();
-        front.rx.want_calls();
-        if !front.rx.has_used() {
+        let queue = front.queue(2 * pair);
+        queue.want_calls();
+        if !queue.has_used() {
             return;
         }
     }
+}
+
+fn receive_all(taps: &mut [File], front: &mut FrontEnd) {
+    (0..).zip(taps).for_each(|(pair, tap)| receive(tap, front, pair));
 }
 
 /// Carries an order out; what came of it.
@@ -155,42 +162,56 @@ fn take_order(orders: Option<&UnixListener>, front: &mut FrontEnd) -> Result<(),
 }
 
 /// Serves one back end, until it has gone.
-fn serve(tap: &mut File, front: &mut FrontEnd, buffer: &mut [u8], orders: Option<&UnixListener>) -> Result<(), Box<dyn Error>> {
+fn serve(
+    taps: &mut [File],
+    front: &mut FrontEnd,
+    buffer: &mut [u8],
+    orders: Option<&UnixListener>,
+) -> Result<(), Box<dyn Error>> {
     loop {
-        front.tx.reclaim();
-        let from_tap = if front.tx.free() > 0 { PollFlags::IN } else { PollFlags::empty() };
-        if front.tx.free() == 0 {
-            front.tx.want_calls();
-        } else {
-            front.tx.refuse_calls();
-        }
-        let mut fds = vec![
-            PollFd::new(front.socket(), PollFlags::IN),
-            PollFd::from_borrowed_fd(front.call_fd(0), PollFlags::IN),
-            PollFd::from_borrowed_fd(front.call_fd(1), PollFlags::IN),
-            PollFd::from_borrowed_fd(tap.as_fd(), from_tap),
-        ];
-        fds.extend(orders.map(|o| PollFd::new(o, PollFlags::IN)));
         // A buffer that came back before it was asked for is not announced.
+        let mut come_back = false;
+        let mut from_taps = Vec::new();
+        for pair in 0..taps.len() as u32 {
+            let queue = front.queue(2 * pair + 1);
+            queue.reclaim();
+            let full = queue.free() == 0;
+            if full {
+                queue.want_calls();
+            } else {
+                queue.refuse_calls();
+            }
+            from_taps.push(if full { PollFlags::empty() } else { PollFlags::IN });
+            come_back |= full && queue.has_used();
+        }
+        let mut fds = vec![PollFd::new(front.socket(), PollFlags::IN)];
+        for (pair, tap) in taps.iter().enumerate() {
+            fds.push(PollFd::from_borrowed_fd(front.call_fd(2 * pair), PollFlags::IN));
+            fds.push(PollFd::from_borrowed_fd(front.call_fd(2 * pair + 1), PollFlags::IN));
+            fds.push(PollFd::from_borrowed_fd(tap.as_fd(), from_taps[pair]));
+        }
+        fds.extend(orders.map(|o| PollFd::new(o, PollFlags::IN)));
         let now = rustix::event::Timespec::default();
-        poll(&mut fds, (front.tx.free() == 0 && front.tx.has_used()).then_some(&now))?;
-        let [socket, to_guest, from_guest, tap_ready] = [0, 1, 2, 3].map(|i| !fds[i].revents().is_empty());
-        if socket {
+        poll(&mut fds, come_back.then_some(&now))?;
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
             return Ok(());
         }
-        if fds.get(4).is_some_and(|o| !o.revents().is_empty()) {
+        if ready.get(1 + 3 * taps.len()).is_some_and(|order| *order) {
             take_order(orders, front)?;
-            receive(tap, front);
+            receive_all(taps, front);
         }
-        if to_guest {
-            front.called(0, Duration::ZERO);
-            receive(tap, front);
-        }
-        if from_guest {
-            front.called(1, Duration::ZERO);
-        }
-        if tap_ready {
-            send(tap, front, buffer)?;
+        for ((pair, tap), ready) in taps.iter_mut().enumerate().zip(ready[1..].chunks(3)) {
+            if ready[0] {
+                front.called(2 * pair, Duration::ZERO);
+                receive(tap, front, pair as u32);
+            }
+            if ready[1] {
+                front.called(2 * pair + 1, Duration::ZERO);
+            }
+            if ready[2] {
+                send(tap, front, pair as u32, buffer)?;
+            }
         }
     }
 }
@@ -205,6 +226,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for arg in args {
         match arg.split_once('=') {
             Some(("size", v)) => options.size = v.parse()?,
+            Some(("pairs", v)) => options.pairs = v.parse()?,
             Some(("buffer", v)) => options.rx_buffer = v.parse()?,
             Some(("features", v)) => options.features = u64::from_str_radix(v.trim_start_matches("0x"), 16)?,
             Some(("listen", "1")) => listens = true,
@@ -216,8 +238,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             _ => return Err(format!("{arg}: no such option").into()),
         }
     }
-    let tap = tun::open(&TunOptions { name: &ifname, create: true, mtu: None, multi_queue: false })?;
-    let mut tap = File::from(tap.fd);
+    let open = |n| tun::open(&TunOptions { name: &ifname, create: n == 0, mtu: None, multi_queue: options.pairs > 1 });
+    let mut taps = (0..options.pairs).map(|n| Ok(File::from(open(n)?.fd))).collect::<Result<Vec<_>, tun::TunError>>()?;
     let mut buffer = vec![0; 80 << 10];
     // One that was killed has left its file.
     let peers = if listens {
@@ -230,11 +252,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     front.set_up()?;
     println!("ready");
     loop {
-        serve(&mut tap, &mut front, &mut buffer, orders.as_ref())?;
+        serve(&mut taps, &mut front, &mut buffer, orders.as_ref())?;
         // One that is about to go may still take the connection.
         while front.go_on(peers.next()?).is_err() {
             std::thread::sleep(RETRY);
         }
-        receive(&mut tap, &mut front);
+        receive_all(&mut taps, &mut front);
     }
 }

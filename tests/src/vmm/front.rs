@@ -1,4 +1,4 @@
-//! A vhost-user front end with a network device of two queues, whose memory is its own.
+//! A vhost-user front end with a network device of one or several pairs of queues, whose memory is its own.
 
 use super::driver::{DriverQueue, Layout};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -30,6 +30,7 @@ pub mod code {
     pub const SET_VRING_CALL: u32 = 13;
     pub const GET_PROTOCOL_FEATURES: u32 = 15;
     pub const SET_PROTOCOL_FEATURES: u32 = 16;
+    pub const GET_QUEUE_NUM: u32 = 17;
     pub const SET_VRING_ENABLE: u32 = 18;
     pub const NET_SET_MTU: u32 = 20;
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
@@ -46,6 +47,7 @@ pub mod feature {
     pub const GUEST_TSO4: u64 = 1 << 7;
     pub const GUEST_TSO6: u64 = 1 << 8;
     pub const MRG_RXBUF: u64 = 1 << 15;
+    pub const MQ: u64 = 1 << 22;
     pub const LOG_ALL: u64 = 1 << 26;
     pub const INDIRECT_DESC: u64 = 1 << 28;
     pub const EVENT_IDX: u64 = 1 << 29;
@@ -68,6 +70,8 @@ pub struct Options {
     pub features: u64,
     /// Features of the protocol that the monitor takes if they are offered.
     pub protocol: u64,
+    /// Pairs of queues, at most 8.
+    pub pairs: usize,
     /// Entries of each queue.
     pub size: u16,
     /// Length of a buffer to receive into.
@@ -78,7 +82,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { features: !feature::EVENT_IDX, protocol: !0, size: 256, rx_buffer: 1536, tx_buffer: 68 * 1024 }
+        Options { features: !feature::EVENT_IDX, protocol: !0, pairs: 1, size: 256, rx_buffer: 1536, tx_buffer: 68 * 1024 }
     }
 }
 
@@ -91,12 +95,14 @@ pub struct FrontEnd {
     memory: GuestMemoryMmap,
     /// What was agreed on.
     pub features: u64,
-    /// The queue of what the guest receives.
+    /// The queue of what the guest receives, of the first pair.
     pub rx: DriverQueue,
-    /// The queue of what the guest sends.
+    /// The queue of what the guest sends, of the first pair.
     pub tx: DriverQueue,
-    kicks: [OwnedFd; 2],
-    calls: [OwnedFd; 2],
+    /// The queues of the other pairs, receiving and sending.
+    pub others: Vec<[DriverQueue; 2]>,
+    kicks: Vec<OwnedFd>,
+    calls: Vec<OwnedFd>,
     /// The log of pages that the back end has written to.
     log: Option<OwnedFd>,
 }
@@ -113,26 +119,46 @@ fn event() -> OwnedFd {
 impl FrontEnd {
     /// Before anything was said.
     pub fn new(socket: UnixStream, options: Options) -> FrontEnd {
-        let rx = Layout { size: options.size, base: 0, buffers: 1 << 20, buffer: options.rx_buffer };
-        let end = rx.buffer(options.size).next_multiple_of(1 << 16);
-        let tx = Layout { size: options.size, base: 1 << 19, buffers: end, buffer: options.tx_buffer };
-        let len = tx.buffer(options.size).next_multiple_of(1 << 16);
+        let mut end = 1 << 20;
+        let mut layout = |base: u64, buffer: u32| {
+            let layout = Layout { size: options.size, base, buffers: end, buffer };
+            end = layout.buffer(options.size).next_multiple_of(1 << 16);
+            layout
+        };
+        // Rings are below the buffers, 64 KiB for each.
+        let pair = |n: usize| {
+            let at = (n as u64) << 16;
+            [layout(at, options.rx_buffer), layout((1 << 19) + at, options.tx_buffer)]
+        };
+        let layouts: Vec<[Layout; 2]> = (0..options.pairs).map(pair).collect();
         let file = memfd_create("guest", MemfdFlags::CLOEXEC).expect("memfd");
-        ftruncate(&file, len).expect("memfd");
+        ftruncate(&file, end).expect("memfd");
         let shared = FileOffset::new(File::from(file.try_clone().expect("dup")), 0);
-        let memory = GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), len as usize, Some(shared))]).expect("map");
-        FrontEnd {
-            socket,
-            options,
-            file,
-            features: 0,
-            rx: DriverQueue::new(memory.clone(), rx, false),
-            tx: DriverQueue::new(memory.clone(), tx, false),
-            memory,
-            kicks: [event(), event()],
-            calls: [event(), event()],
-            log: None,
-        }
+        let memory = GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), end as usize, Some(shared))]).expect("map");
+        let mut queues = layouts.iter().map(|l| l.map(|l| DriverQueue::new(memory.clone(), l, false)));
+        let [rx, tx] = queues.next().expect("a pair");
+        let others = queues.collect();
+        let events = || (0..2 * options.pairs).map(|_| event()).collect();
+        FrontEnd { socket, options, file, features: 0, rx, tx, others, memory, kicks: events(), calls: events(), log: None }
+    }
+
+    /// Each queue under its number, receiving and sending by turns.
+    fn queues(&mut self) -> impl Iterator<Item = &mut DriverQueue> {
+        [&mut self.rx, &mut self.tx].into_iter().chain(self.others.iter_mut().flatten())
+    }
+
+    /// A queue by its number.
+    pub fn queue(&mut self, index: u32) -> &mut DriverQueue {
+        self.queues().nth(index as usize).expect("a queue")
+    }
+
+    fn all(&self) -> impl Iterator<Item = &DriverQueue> {
+        [&self.rx, &self.tx].into_iter().chain(self.others.iter().flatten())
+    }
+
+    /// Where each queue is.
+    fn layouts(&self) -> Vec<Layout> {
+        self.all().map(|q| q.layout).collect()
     }
 
     /// Sends a request.
@@ -190,7 +216,7 @@ impl FrontEnd {
 
     /// The length of the guest's memory.
     pub fn memory_len(&self) -> u64 {
-        let t = self.tx.layout;
+        let t = self.layouts().pop().expect("a queue");
         t.buffer(t.size).next_multiple_of(1 << 16)
     }
 
@@ -208,8 +234,9 @@ impl FrontEnd {
     pub fn negotiate(&mut self) -> io::Result<()> {
         self.agree()?;
         let event_idx = self.features & feature::EVENT_IDX != 0;
-        for q in [&mut self.rx, &mut self.tx] {
-            *q = DriverQueue::new(self.memory.clone(), q.layout, event_idx);
+        let memory = self.memory.clone();
+        for q in self.queues() {
+            *q = DriverQueue::new(memory.clone(), q.layout, event_idx);
         }
         Ok(())
     }
@@ -236,15 +263,14 @@ impl FrontEnd {
         self.start_rings()
     }
 
-    /// Starts both rings where they stand.
+    /// Starts all rings where they stand.
     pub fn start_rings(&self) -> io::Result<()> {
-        self.start_ring(0, self.rx.used_index())?;
-        self.start_ring(1, self.tx.used_index())
+        (0..).zip(self.all()).try_for_each(|(i, q)| self.start_ring(i, q.used_index()))
     }
 
-    /// Stops both rings.
+    /// Stops all rings.
     pub fn stop_rings(&self) -> io::Result<()> {
-        self.stop_ring(0).and_then(|_| self.stop_ring(1)).map(|_| ())
+        (0..2 * self.options.pairs as u32).try_for_each(|i| self.stop_ring(i).map(|_| ()))
     }
 
     /// Goes on with another back end and with the state of the one before; both connections stay. Whether it takes the state; if not, nothing has changed.
@@ -347,7 +373,7 @@ impl FrontEnd {
     pub fn set_logging(&mut self, on: bool) -> io::Result<()> {
         let features = self.features | if on { feature::LOG_ALL } else { 0 };
         self.must(code::SET_FEATURES, &features.to_ne_bytes(), &[])?;
-        for (i, l) in [(0, self.rx.layout), (1, self.tx.layout)] {
+        for (i, l) in (0..).zip(self.layouts()) {
             let body = if on { FrontEnd::logged_addresses(i, &l, l.used()) } else { FrontEnd::addresses(i, &l) };
             self.must(code::SET_VRING_ADDR, &body, &[])?;
         }
@@ -374,7 +400,7 @@ impl FrontEnd {
 
     /// Starts a ring where it stands.
     pub fn start_ring(&self, index: u32, base: u16) -> io::Result<()> {
-        let layout = if index == 0 { self.rx.layout } else { self.tx.layout };
+        let layout = self.layouts()[index as usize];
         self.must(code::SET_VRING_NUM, &FrontEnd::pair(index, layout.size.into()), &[])?;
         self.must(code::SET_VRING_BASE, &FrontEnd::pair(index, base.into()), &[])?;
         self.must(code::SET_VRING_ADDR, &FrontEnd::addresses(index, &layout), &[])?;
@@ -392,18 +418,21 @@ impl FrontEnd {
     pub fn set_up(&mut self) -> io::Result<()> {
         self.negotiate()?;
         self.share_memory()?;
-        self.rx.fill();
-        self.rx.want_calls();
-        self.start_ring(0, 0)?;
-        self.start_ring(1, 0)
+        for i in 0..2 * self.options.pairs as u32 {
+            if i % 2 == 0 {
+                self.queue(i).fill();
+                self.queue(i).want_calls();
+            }
+            self.start_ring(i, 0)?;
+        }
+        Ok(())
     }
 
     /// Tells the device of what was offered, if it wants to know.
     pub fn kick(&mut self) {
-        for (i, q) in [&mut self.rx, &mut self.tx].into_iter().enumerate() {
-            if q.wants_kick() {
-                rustix::io::write(&self.kicks[i], &1u64.to_ne_bytes()).expect("kick");
-            }
+        let wanted: Vec<bool> = self.queues().map(DriverQueue::wants_kick).collect();
+        for (i, _) in wanted.into_iter().enumerate().filter(|(_, wanted)| *wanted) {
+            self.kick_anyway(i);
         }
     }
 
@@ -419,31 +448,43 @@ impl FrontEnd {
 
     /// Sends a frame behind a header.
     pub fn transmit_with(&mut self, header: &[u8; 12], frame: &[u8]) -> bool {
-        self.tx.reclaim();
-        let sent = self.tx.send(&[header, frame].concat());
+        self.transmit_by(0, header, frame)
+    }
+
+    /// Sends a frame by a pair of queues.
+    pub fn transmit_by(&mut self, pair: u32, header: &[u8; 12], frame: &[u8]) -> bool {
+        let queue = self.queue(2 * pair + 1);
+        queue.reclaim();
+        let sent = queue.send(&[header, frame].concat());
         self.kick();
         sent
     }
 
     /// The next frame that the guest has received, with its header.
     pub fn receive(&mut self) -> Option<([u8; 12], Vec<u8>)> {
-        let (head, len) = self.rx.used()?;
-        let first = self.rx.read(head, len as usize);
+        self.receive_by(0)
+    }
+
+    /// The next frame that the guest has received by a pair of queues.
+    pub fn receive_by(&mut self, pair: u32) -> Option<([u8; 12], Vec<u8>)> {
+        let queue = self.queue(2 * pair);
+        let (head, len) = queue.used()?;
+        let first = queue.read(head, len as usize);
         let mut chain = vec![head];
         let header: [u8; 12] = first[..12].try_into().expect("a header in the first buffer");
         let mut frame = first[12..].to_vec();
         for _ in 1..u16::from_le_bytes([header[10], header[11]]) {
-            let (head, len) = self.rx.used().expect("all buffers of a frame at once");
-            frame.extend(self.rx.read(head, len as usize));
+            let (head, len) = queue.used().expect("all buffers of a frame at once");
+            frame.extend(queue.read(head, len as usize));
             chain.push(head);
         }
-        chain.into_iter().for_each(|n| self.rx.give(n));
+        chain.into_iter().for_each(|n| queue.give(n));
         Some((header, frame))
     }
 
     /// Offers all free buffers to be received into.
     pub fn refill(&mut self) {
-        self.rx.fill();
+        self.queues().step_by(2).for_each(DriverQueue::fill);
         self.kick();
     }
 

@@ -1,7 +1,7 @@
 //! A device whose monitor is in this process.
 
 use super::{Served, frame};
-use hibernet::link::vhost_user::{FEATURES, VhostUserLink, Vring, Vrings};
+use hibernet::link::vhost_user::{FEATURES, VhostUserLink, Vring, VringPair, Vrings};
 use hibernet::link::{Link, LinkNews};
 use hibernet::slots::Slots;
 use hibernet_tests::vmm::{DriverQueue, Layout, feature};
@@ -41,7 +41,8 @@ impl Guest {
 
     fn vrings(&self) -> Vrings {
         let memory = self.memory.clone();
-        Vrings { memory, features: FEATURES, receive: self.vring(0, RECEIVE), transmit: self.vring(1, TRANSMIT) }
+        let pair = VringPair { receive: self.vring(0, RECEIVE), transmit: self.vring(1, TRANSMIT) };
+        Vrings { memory, features: FEATURES, pairs: vec![pair] }
     }
 
     fn serve(&self) -> io::Result<Served> {
@@ -100,12 +101,12 @@ fn what_cannot_be_is_refused() {
         VhostUserLink::in_process(v, 1500, None).unwrap_err()
     };
     for e in [
-        bad(|v| v.receive.size = 0),
-        bad(|v| v.transmit.size = 48),
-        bad(|v| v.transmit.size = 2048),
-        bad(|v| v.receive.desc = MEMORY as u64 - 100),
-        bad(|v| v.transmit.used = u64::MAX),
-        bad(|v| v.receive.kick = rustix::pipe::pipe().unwrap().0),
+        bad(|v| v.pairs[0].receive.size = 0),
+        bad(|v| v.pairs[0].transmit.size = 48),
+        bad(|v| v.pairs[0].transmit.size = 2048),
+        bad(|v| v.pairs[0].receive.desc = MEMORY as u64 - 100),
+        bad(|v| v.pairs[0].transmit.used = u64::MAX),
+        bad(|v| v.pairs[0].receive.kick = rustix::pipe::pipe().unwrap().0),
         bad(|v| v.memory = GuestMemoryMmap::new()),
     ] {
         assert_eq!(e.kind(), io::ErrorKind::InvalidInput, "{e}");

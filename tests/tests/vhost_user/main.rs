@@ -4,6 +4,7 @@ mod hostile;
 mod in_process;
 mod log;
 mod peers;
+mod queues;
 mod requests;
 mod state;
 mod traffic;

@@ -1,61 +1,94 @@
 //! Frames from the guest.
 
 use super::VhostUserLink;
-use super::device::{Device, FROM_GUEST};
+use super::device::{Common, Device, FROM_GUEST};
 use super::memory::Memory;
+use super::pair::Pair;
 use super::queue::{Broken, Chain, Segment};
 use crate::link::vnet::{self, BadHeader};
 use crate::link::{BATCH, LinkStats, MAX_FRAME, Received, RxBatch};
 use crate::slots::{SLOT_SIZE, Slots};
 use hibernet_netstack::edge::Payload;
-use hibernet_netstack::wire::ethernet;
+use hibernet_netstack::wire::{ethernet, flow};
 
 impl VhostUserLink {
-    /// Takes frames out of the guest's queue.
+    /// Takes frames out of the guest's queues, of a pair after the other, each time beginning with another one.
     pub(super) fn take_frames(&mut self, slots: &mut Slots, out: &mut RxBatch) {
-        if !self.device.ready(FROM_GUEST) {
-            return;
+        let Device { common, pairs, .. } = &mut self.device;
+        let count = pairs.len();
+        let mut left = false;
+        for n in (self.next_pair..count).chain(0..self.next_pair) {
+            left |= pairs[n].take_frames(common, n, slots, out);
         }
-        match self.try_take_frames(slots, out) {
-            Ok(0) => {}
-            Ok(_) => self.tell(FROM_GUEST),
-            Err(e) => self.broken(FROM_GUEST, e),
+        self.next_pair = (self.next_pair + 1) % count;
+        if left && !std::mem::replace(&mut self.more_set, true) {
+            self.more.signal();
+        }
+    }
+}
+
+impl Pair {
+    /// Takes frames out of the guest's queue. `number` is the pair's own. Whether some may be left of which no kick will tell.
+    fn take_frames(&mut self, common: &Common, number: usize, slots: &mut Slots, out: &mut RxBatch) -> bool {
+        if !self.rings[FROM_GUEST].ready(&common.memory) {
+            return false;
+        }
+        match self.try_take_frames(common, number, slots, out) {
+            Ok((taken, left)) => {
+                if taken > 0 {
+                    self.tell_taken(common);
+                }
+                left
+            }
+            Err(e) => {
+                self.rings[FROM_GUEST].break_off(e);
+                false
+            }
         }
     }
 
-    fn try_take_frames(&mut self, slots: &mut Slots, out: &mut RxBatch) -> Result<usize, Broken> {
-        let header_len = self.device.header_len();
-        let Device { memory, rings: [_, ring], .. } = &mut self.device;
+    /// How many buffers were taken, and whether there may be more.
+    fn try_take_frames(
+        &mut self,
+        common: &Common,
+        number: usize,
+        slots: &mut Slots,
+        out: &mut RxBatch,
+    ) -> Result<(usize, bool), Broken> {
+        let header_len = common.header_len();
+        let Common { memory, steering, .. } = common;
+        let ring = &mut self.rings[FROM_GUEST];
         let rings = ring.queue.rings(memory)?;
         let mut taken = 0;
         loop {
             // Counted by buffers, not by frames: those that are no good must not keep us here.
             if taken == BATCH || out.room() == 0 {
-                if !std::mem::replace(&mut self.more_set, true) {
-                    self.more.signal();
-                }
-                return Ok(taken);
+                return Ok((taken, true));
             }
             self.segments.clear();
             let Some(chain) = ring.queue.take(&rings, &mut self.segments)? else {
                 if ring.wants_kicks {
-                    return Ok(taken);
+                    return Ok((taken, false));
                 }
                 ring.wants_kicks = true;
                 if ring.queue.want_kicks(&rings, 0)? {
                     continue;
                 }
-                return Ok(taken);
+                return Ok((taken, false));
             };
             if std::mem::take(&mut ring.wants_kicks) {
                 ring.queue.refuse_kicks(&rings)?;
             }
             taken += 1;
-            if ring.is_enabled()
+            if ring.enabled
                 && let Some(r) = read_frame(memory, chain, &self.segments, header_len, slots, &mut self.stats)
-                && let Err(r) = out.push(r)
             {
-                slots.give(r.slot);
+                if let Some(s) = steering {
+                    s.learn(flow::hash(slots.bytes(r.frame)), number);
+                }
+                if let Err(r) = out.push(r) {
+                    slots.give(r.slot);
+                }
             }
             ring.queue.give(&rings, chain.head, 0)?;
         }

@@ -1,8 +1,8 @@
 //! The same device in the process of its monitor: guest memory and queues are handed in, and no message comes.
 
-use super::device::{DeviceError, FROM_GUEST, OFFERED, TO_GUEST};
+use super::device::{DeviceError, OFFERED};
 use super::message::feature;
-use super::{KICK, VhostUserLink};
+use super::{KICK, MAX_QUEUE_PAIRS, VhostUserLink};
 use hibernet_netstack::wire::Mac;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,9 +38,17 @@ pub struct Vrings {
     pub memory: GuestMemoryMmap,
     /// What the driver has accepted. Only what is in [`FEATURES`] counts.
     pub features: u64,
-    /// The queue from which the guest receives (`receiveq1`).
+    /// Its pairs of queues that are in use, at least one and at most [`MAX_QUEUE_PAIRS`]. With several of them the monitor has offered `VIRTIO_NET_F_MQ` and a
+    /// control queue, which is its own.
+    pub pairs: Vec<VringPair>,
+}
+
+/// A queue for each direction.
+#[derive(Debug)]
+pub struct VringPair {
+    /// From which the guest receives (`receiveq1` is the first).
     pub receive: Vring,
-    /// The queue by which it sends (`transmitq1`).
+    /// By which it sends (`transmitq1` is the first).
     pub transmit: Vring,
 }
 
@@ -48,9 +56,12 @@ impl VhostUserLink {
     /// Serves the queues of a guest in this process, until the link is stopped: to reset the device, stop it and make another. Packets are at most `mtu` bytes.
     ///
     /// # Errors
-    /// `InvalidInput` for a size that none can have, rings outside of the memory, and descriptors that are no eventfds; others if descriptors ran out.
+    /// `InvalidInput` for a number of pairs or a size that none can have, rings outside of the memory, and descriptors that are no eventfds; others if descriptors ran out.
     pub fn in_process(vrings: Vrings, mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
-        let mut link = VhostUserLink::without_session(mtu, guest_mac)?;
+        if !(1..=MAX_QUEUE_PAIRS).contains(&vrings.pairs.len()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, DeviceError::Pairs(vrings.pairs.len())));
+        }
+        let mut link = VhostUserLink::without_session(mtu, guest_mac)?.with_queue_pairs(vrings.pairs.len());
         link.take_vrings(vrings).map_err(|e| match e {
             DeviceError::Os(e) => e,
             e => io::Error::new(io::ErrorKind::InvalidInput, e),
@@ -61,11 +72,12 @@ impl VhostUserLink {
     }
 
     fn take_vrings(&mut self, vrings: Vrings) -> Result<(), DeviceError> {
-        let Vrings { memory, features, receive, transmit } = vrings;
-        self.device.memory.share(memory);
+        let Vrings { memory, features, pairs } = vrings;
+        self.device.common.memory.share(memory);
         self.device.set_features(features & FEATURES)?;
-        for (i, vring) in [(TO_GUEST, receive), (FROM_GUEST, transmit)] {
-            self.device.take_vring(i, vring, &self.poll, KICK + i as u64)?;
+        let all = pairs.into_iter().flat_map(|p| [p.receive, p.transmit]);
+        for (n, vring) in (0u32..).zip(all) {
+            self.device.take_vring(n, vring, &self.poll, KICK + u64::from(n))?;
         }
         Ok(())
     }

@@ -52,6 +52,8 @@ pub mod feature {
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     /// Virtio 1.
     pub const VERSION_1: u64 = 1 << 32;
+    /// There are several pairs of queues.
+    pub const MQ: u64 = 1 << 22;
     /// The guest takes UDP super-segments over IPv4.
     pub const GUEST_USO4: u64 = 1 << 54;
     /// The guest takes UDP super-segments over IPv6.
@@ -62,6 +64,8 @@ pub mod feature {
 
 /// vhost-user's own features, by bit.
 pub mod protocol {
+    /// There may be several pairs of queues.
+    pub const MQ: u64 = 1 << 0;
     /// The log of what is written is in shared memory.
     pub const LOG_SHMFD: u64 = 1 << 1;
     /// A request to announce the guest's address.
@@ -284,7 +288,7 @@ pub enum Request {
     GetProtocolFeatures,
     /// The ones that the front end uses.
     SetProtocolFeatures(u64),
-    /// How many rings there can be.
+    /// How many pairs of rings there can be.
     GetQueueNum,
     /// Switches a ring on or off.
     SetVringEnable(u32, bool),

@@ -14,9 +14,12 @@ mod in_process;
 mod log;
 mod memory;
 mod message;
+mod pair;
 mod peers;
 mod queue;
+mod ring;
 mod session;
+mod steering;
 mod to_guest;
 mod transfer;
 
@@ -27,25 +30,24 @@ use crate::sys::event::Event;
 use device::{Device, DeviceError, TO_GUEST};
 use hibernet_netstack::edge::{LinkInfo, Tso, TxError, TxFrame};
 use hibernet_netstack::wire::Mac;
-pub use in_process::{FEATURES, Vring, Vrings};
+pub use in_process::{FEATURES, Vring, VringPair, Vrings};
 use message::{Reply, Request, feature};
 use peers::Peers;
-use queue::{Broken, MAX_SIZE, Segment};
 use session::{Asked, Session, SessionError};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use to_guest::{HELD, Held};
 use transfer::StateTransfer;
 
 const _: () = assert!(cfg!(target_endian = "little"), "virtio-net headers are written in the machine's byte order");
 
 /// Bytes of a connection that may be on their way from the guest; as for a TAP.
 const IN_FLIGHT: u32 = 1024 * 1024;
-/// Most pieces of buffers that one frame uses.
-const SEGMENTS: usize = 2 * MAX_SIZE as usize;
 /// Most requests that are answered before frames have their turn.
 const REQUESTS: usize = 64;
+
+/// Most pairs of queues of a device.
+pub const MAX_QUEUE_PAIRS: usize = 16;
 
 /// Most troubles with one front end that are told.
 const TROUBLES: u32 = 16;
@@ -69,19 +71,14 @@ pub struct VhostUserLink {
     more: Event,
     more_set: bool,
     guest_mac: Option<Mac>,
-    held: VecDeque<Held>,
-    /// How many buffers there were when they were too few for the first frame that waits.
-    too_few: u16,
-    /// Frames given to the guest since it was told.
-    untold: usize,
-    segments: Vec<Segment>,
-    chains: Vec<(u16, u32)>,
+    /// The pair from which frames are taken first, next time.
+    next_pair: usize,
+    /// The pairs by which the guest receives.
+    receiving: Vec<u8>,
     changed: bool,
     /// At most as many as there are requests at a time: it is asked for them afterwards.
     news: VecDeque<LinkNews>,
     troubles: u32,
-    /// The guest receives: it was told that the link is there.
-    up: bool,
     /// The guest moves, and the network's state with it.
     transfer: StateTransfer,
     stats: LinkStats,
@@ -96,24 +93,31 @@ impl VhostUserLink {
             peers: Peers::None,
             session: None,
             in_process: false,
-            device: Device::new(mtu),
+            device: Device::new(1, mtu),
             poll,
             more,
             more_set: false,
             guest_mac,
-            held: VecDeque::with_capacity(HELD),
-            too_few: 0,
-            untold: 0,
-            segments: Vec::with_capacity(SEGMENTS),
-            chains: Vec::with_capacity(usize::from(MAX_SIZE)),
+            next_pair: 0,
+            receiving: Vec::new(),
             changed: false,
             news: VecDeque::new(),
             troubles: 0,
-            up: false,
             transfer: StateTransfer::default(),
             stats: LinkStats::default(),
             stopped: false,
         })
+    }
+
+    /// With so many pairs of queues, from 1 to [`MAX_QUEUE_PAIRS`], in place of one; to be said before anything is served. A front end may use fewer.
+    ///
+    /// # Panics
+    /// If there cannot be so many.
+    #[must_use]
+    pub fn with_queue_pairs(mut self, pairs: usize) -> VhostUserLink {
+        assert!((1..=MAX_QUEUE_PAIRS).contains(&pairs), "{pairs} pairs of queues");
+        self.device = Device::new(pairs, self.device.mtu);
+        self
     }
 
     /// Looks at what has happened besides frames.
@@ -131,10 +135,12 @@ impl VhostUserLink {
                 }
                 word => {
                     let i = (word - KICK) as usize;
-                    self.device.rings[i].take_kicks();
-                    if i == TO_GUEST {
-                        self.deliver_held(slots);
-                        self.tell(TO_GUEST);
+                    let Device { common, pairs, .. } = &mut self.device;
+                    let pair = &mut pairs[i / 2];
+                    pair.rings[i % 2].take_kicks();
+                    if i % 2 == TO_GUEST {
+                        pair.deliver_held(common, slots);
+                        pair.tell_given(common);
                     }
                 }
             }
@@ -169,7 +175,7 @@ impl VhostUserLink {
         }
         let unknown = request == Request::Unknown;
         let before = self.info();
-        let word = |i: usize| KICK + i as u64;
+        let word = |n: u32| KICK + u64::from(n);
         let result: Result<Option<Reply>, DeviceError> = self.device.handle(header.request, request, fds, &self.poll, word);
         self.changed |= before != self.info();
         self.look_at_rings();
@@ -200,15 +206,23 @@ impl VhostUserLink {
 
     /// Whether the guest receives is known from its rings: a driver that stops, or a machine that is paused, is as one that has gone.
     fn look_at_rings(&mut self) {
-        let ring = &self.device.rings[TO_GUEST];
-        let up = ring.is_running() && ring.is_enabled();
-        if up != std::mem::replace(&mut self.up, up) {
-            if up {
-                // Whatever was saved or loaded, the guest is here now.
-                self.transfer = StateTransfer::default();
-            }
-            self.news.push_back(if up { LinkNews::Connected } else { LinkNews::Disconnected("its guest has stopped".into()) });
+        let was_up = self.is_up();
+        self.receiving.clear();
+        self.receiving.extend((0u8..).zip(&self.device.pairs).filter(|(_, p)| p.receives()).map(|(n, _)| n));
+        if self.is_up() == was_up {
+            return;
         }
+        if was_up {
+            return self.news.push_back(LinkNews::Disconnected("its guest has stopped".into()));
+        }
+        // Whatever was saved or loaded, the guest is here now.
+        self.transfer = StateTransfer::default();
+        self.news.push_back(LinkNews::Connected);
+    }
+
+    /// The guest receives: it was told that the link is there.
+    fn is_up(&self) -> bool {
+        !self.receiving.is_empty()
     }
 
     fn end_session(&mut self, slots: &mut Slots, why: &SessionError) -> Result<(), LinkError> {
@@ -218,8 +232,8 @@ impl VhostUserLink {
         }
         self.device.reset(&self.poll);
         self.changed = true;
-        self.drop_held(slots, TxError::Down);
-        let was_up = std::mem::take(&mut self.up);
+        self.device.pairs.iter_mut().for_each(|p| p.drop_held(slots, TxError::Down));
+        let was_up = !std::mem::take(&mut self.receiving).is_empty();
         if std::mem::take(&mut self.transfer).is_some() {
             self.news.push_back(LinkNews::Left(why.to_string()));
         } else if was_up {
@@ -230,36 +244,19 @@ impl VhostUserLink {
         self.await_peer()
     }
 
-    fn broken(&mut self, i: usize, why: Broken) {
-        self.device.rings[i].break_off();
-        self.trouble(format_args!("queue {i} makes no sense, and is not served until it is set up again: {why}"));
-    }
-
-    /// Shows the guest what it was given or what was taken from it, and interrupts it if it wants to know.
-    fn tell(&mut self, i: usize) {
-        if !self.device.ready(i) {
-            return;
-        }
-        let ring = &mut self.device.rings[i];
-        let told = ring.queue.rings(&self.device.memory).and_then(|rings| {
-            ring.queue.publish(&rings)?;
-            ring.queue.wants_call(&rings)
-        });
-        match told {
-            Ok(true) => ring.call(),
-            Ok(false) => {}
-            Err(e) => self.broken(i, e),
-        }
-        self.device.tell_of_log();
-        if i == TO_GUEST {
-            self.untold = 0;
+    /// Tells of rings that were found to make no sense.
+    fn hear_troubles(&mut self) {
+        for i in 0..2 * self.device.pairs.len() {
+            if let Some(why) = self.device.pairs[i / 2].rings[i % 2].take_trouble() {
+                self.trouble(format_args!("queue {i} makes no sense, and is not served until it is set up again: {why}"));
+            }
         }
     }
 }
 
 impl Link for VhostUserLink {
     fn info(&self) -> LinkInfo {
-        let d = &self.device;
+        let d = &self.device.common;
         let checksum = d.has(feature::GUEST_CSUM);
         let tso = match (d.has(feature::GUEST_TSO4), d.has(feature::GUEST_TSO6)) {
             (true, true) if checksum => Tso::Both,
@@ -267,7 +264,7 @@ impl Link for VhostUserLink {
             _ => Tso::None,
         };
         let uso = checksum && d.has(feature::GUEST_USO4 | feature::GUEST_USO6);
-        LinkInfo { mtu: d.mtu, checksum, tso, uso, guest_mac: self.guest_mac, in_flight: IN_FLIGHT }
+        LinkInfo { mtu: self.device.mtu, checksum, tso, uso, guest_mac: self.guest_mac, in_flight: IN_FLIGHT }
     }
 
     fn take_change(&mut self) -> bool {
@@ -302,6 +299,7 @@ impl Link for VhostUserLink {
             self.attend(slots)?;
             self.take_frames(slots, out);
         }
+        self.hear_troubles();
         Ok(())
     }
 
@@ -312,25 +310,26 @@ impl Link for VhostUserLink {
     }
 
     fn flush(&mut self, _slots: &mut Slots) -> Result<(), LinkError> {
-        if self.untold > 0 {
-            self.tell(TO_GUEST);
-        }
+        let Device { common, pairs, .. } = &mut self.device;
+        pairs.iter_mut().for_each(|p| p.tell_given(common));
+        self.hear_troubles();
         Ok(())
     }
 
     fn has_room(&self) -> bool {
         // Not at the first place that becomes free: whoever was refused has much to send.
-        self.up && self.held.len() < HELD / 2
+        let room = self.most_held() / 2;
+        self.is_up() && self.receiving.iter().all(|p| self.device.pairs[usize::from(*p)].held.len() < room)
     }
 
     fn stop(&mut self, slots: &mut Slots) {
         self.stopped = true;
-        self.drop_held(slots, TxError::Down);
+        self.device.pairs.iter_mut().for_each(|p| p.drop_held(slots, TxError::Down));
         self.device.reset(&self.poll);
         self.session = None;
     }
 
     fn stats(&self) -> LinkStats {
-        self.stats
+        self.device.pairs.iter().fold(self.stats, |sum, p| sum.plus(p.stats))
     }
 }

@@ -1,15 +1,17 @@
 //! Frames to the guest.
 
 use super::VhostUserLink;
-use super::device::{Device, TO_GUEST};
+use super::device::{Common, Device, TO_GUEST};
 use super::memory::Memory;
 use super::message::feature;
+use super::pair::Pair;
 use super::queue::{Broken, Segment};
 use crate::link::{Link, check_size, vnet};
 use crate::slots::Slots;
 use hibernet_netstack::edge::{GsoKind, Payload, TxError, TxFrame};
+use hibernet_netstack::wire::flow;
 
-/// Most frames that wait for buffers of the guest's.
+/// Most frames that wait for buffers of the guest's, in all pairs of queues.
 pub(super) const HELD: usize = 256;
 /// Longest virtio-net header: with the number of buffers.
 const HEADER: usize = vnet::LEN + 2;
@@ -38,7 +40,7 @@ enum Fate {
     Down,
 }
 
-impl VhostUserLink {
+impl Pair {
     pub(super) fn drop_held(&mut self, slots: &mut Slots, why: TxError) {
         for h in self.held.drain(..) {
             slots.give(h.head.slot);
@@ -48,23 +50,24 @@ impl VhostUserLink {
     }
 
     /// Gives the guest a frame, if it has buffers.
-    fn deliver(&mut self, header: [u8; HEADER], head: &[u8], body: &[u8]) -> Fate {
-        if !self.device.ready(TO_GUEST) || !self.device.rings[TO_GUEST].is_enabled() {
+    fn deliver(&mut self, common: &Common, header: [u8; HEADER], head: &[u8], body: &[u8]) -> Fate {
+        if !self.rings[TO_GUEST].ready(&common.memory) || !self.rings[TO_GUEST].enabled {
             return Fate::Down;
         }
-        match self.try_deliver(header, head, body) {
+        match self.try_deliver(common, header, head, body) {
             Ok(fate) => fate,
             Err(e) => {
-                self.broken(TO_GUEST, e);
+                self.rings[TO_GUEST].break_off(e);
                 Fate::Down
             }
         }
     }
 
-    fn try_deliver(&mut self, mut header: [u8; HEADER], head: &[u8], body: &[u8]) -> Result<Fate, Broken> {
-        let header_len = self.device.header_len();
-        let mergeable = self.device.has(feature::MRG_RXBUF);
-        let Device { memory, rings: [ring, _], .. } = &mut self.device;
+    fn try_deliver(&mut self, common: &Common, mut header: [u8; HEADER], head: &[u8], body: &[u8]) -> Result<Fate, Broken> {
+        let header_len = common.header_len();
+        let mergeable = common.has(feature::MRG_RXBUF);
+        let memory = &common.memory;
+        let ring = &mut self.rings[TO_GUEST];
         let rings = ring.queue.rings(memory)?;
         let total = header_len + head.len() + body.len();
         self.segments.clear();
@@ -109,9 +112,9 @@ impl VhostUserLink {
         Ok(Fate::Taken)
     }
 
-    /// Keeps a frame until the guest has buffers.
-    fn hold(&mut self, slots: &mut Slots, header: [u8; HEADER], frame: &TxFrame<'_>) -> Result<(), TxError> {
-        if self.held.len() == HELD {
+    /// Keeps a frame until the guest has buffers, unless `most` are kept.
+    fn hold(&mut self, slots: &mut Slots, header: [u8; HEADER], frame: &TxFrame<'_>, most: usize) -> Result<(), TxError> {
+        if self.held.len() >= most {
             return Err(TxError::Full);
         }
         let slot = slots.take().ok_or(TxError::Full)?;
@@ -129,11 +132,11 @@ impl VhostUserLink {
     }
 
     /// Gives the guest what waits, as far as it has buffers.
-    pub(super) fn deliver_held(&mut self, slots: &mut Slots) {
+    pub(super) fn deliver_held(&mut self, common: &Common, slots: &mut Slots) {
         while let Some(&h) = self.held.front() {
-            match self.deliver(h.header, slots.bytes(h.head), slots.bytes(h.body)) {
+            match self.deliver(common, h.header, slots.bytes(h.head), slots.bytes(h.body)) {
                 Fate::Taken => {}
-                Fate::Wait if self.want_buffers() => continue,
+                Fate::Wait if self.want_buffers(common) => continue,
                 Fate::Wait => return,
                 Fate::TooBig => {
                     self.stats.refused(TxError::TooBig);
@@ -144,33 +147,71 @@ impl VhostUserLink {
             slots.give(h.body.slot);
             self.held.pop_front();
             if self.untold >= TELL_AFTER {
-                self.tell(TO_GUEST);
+                self.tell_given(common);
             }
         }
-        self.refuse_kicks();
+        self.refuse_kicks(common);
     }
 
     /// Asks the guest to say when it has more buffers than were too few. True if it has by now.
-    fn want_buffers(&mut self) -> bool {
+    fn want_buffers(&mut self, common: &Common) -> bool {
         let known = self.too_few;
-        let ring = &mut self.device.rings[TO_GUEST];
-        let came = ring.queue.rings(&self.device.memory).and_then(|r| ring.queue.want_kicks(&r, known));
+        let ring = &mut self.rings[TO_GUEST];
+        let came = ring.queue.rings(&common.memory).and_then(|r| ring.queue.want_kicks(&r, known));
         ring.wants_kicks = true;
         came.unwrap_or_else(|e| {
-            self.broken(TO_GUEST, e);
+            ring.break_off(e);
             false
         })
     }
 
     /// New buffers for frames to the guest are no news while none waits.
-    fn refuse_kicks(&mut self) {
-        let ring = &mut self.device.rings[TO_GUEST];
+    fn refuse_kicks(&mut self, common: &Common) {
+        let ring = &mut self.rings[TO_GUEST];
         if std::mem::take(&mut ring.wants_kicks) {
-            let refused = ring.queue.rings(&self.device.memory).and_then(|r| ring.queue.refuse_kicks(&r));
+            let refused = ring.queue.rings(&common.memory).and_then(|r| ring.queue.refuse_kicks(&r));
             if let Err(e) = refused {
-                self.broken(TO_GUEST, e);
+                ring.break_off(e);
             }
         }
+    }
+
+    /// Gives the guest a frame, or keeps it until it has buffers, unless `most` are kept.
+    fn send(
+        &mut self,
+        common: &Common,
+        slots: &mut Slots,
+        header: [u8; HEADER],
+        frame: &TxFrame<'_>,
+        most: usize,
+    ) -> Result<(), TxError> {
+        if !self.held.is_empty() {
+            return self.hold(slots, header, frame, most);
+        }
+        match self.deliver(common, header, frame.head, slots.bytes(frame.body)) {
+            Fate::Taken => {
+                if self.untold >= TELL_AFTER {
+                    self.tell_given(common);
+                }
+                Ok(())
+            }
+            Fate::Wait => {
+                self.hold(slots, header, frame, most)?;
+                if self.want_buffers(common) {
+                    self.deliver_held(common, slots);
+                }
+                Ok(())
+            }
+            Fate::TooBig => Err(TxError::TooBig),
+            Fate::Down => Err(TxError::Down),
+        }
+    }
+}
+
+impl VhostUserLink {
+    /// How many frames may wait in each pair.
+    pub(super) fn most_held(&self) -> usize {
+        HELD / self.device.pairs.len()
     }
 
     /// The header for a frame, as far as the guest can take what it says.
@@ -188,7 +229,7 @@ impl VhostUserLink {
         }
         let mut header = [0; HEADER];
         header[..vnet::LEN].copy_from_slice(&vnet::encode(frame)?);
-        if !self.device.has(feature::GUEST_ECN) {
+        if !self.device.common.has(feature::GUEST_ECN) {
             header[1] &= !vnet::GSO_ECN;
         }
         Ok(header)
@@ -199,26 +240,14 @@ impl VhostUserLink {
             return Err(TxError::Down);
         }
         let header = self.header(frame)?;
-        if !self.held.is_empty() {
-            return self.hold(slots, header, frame);
-        }
-        match self.deliver(header, frame.head, slots.bytes(frame.body)) {
-            Fate::Taken => {
-                if self.untold >= TELL_AFTER {
-                    self.tell(TO_GUEST);
-                }
-                Ok(())
-            }
-            Fate::Wait => {
-                self.hold(slots, header, frame)?;
-                if self.want_buffers() {
-                    self.deliver_held(slots);
-                }
-                Ok(())
-            }
-            Fate::TooBig => Err(TxError::TooBig),
-            Fate::Down => Err(TxError::Down),
-        }
+        let most = self.most_held();
+        let Device { common, pairs, .. } = &mut self.device;
+        let chosen = match (&common.steering, &self.receiving[..]) {
+            (_, [only]) => Some(usize::from(*only)),
+            (Some(s), several) => s.choose(flow::hash(frame.head), several),
+            (None, _) => None,
+        };
+        pairs[chosen.ok_or(TxError::Down)?].send(common, slots, header, frame, most)
     }
 }
 

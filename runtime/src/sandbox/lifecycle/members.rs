@@ -171,6 +171,6 @@ fn prepare(mut end: LinkEnd, fd: OwnedFd) -> Result<(LinkEnd, OwnedFd, tun::Offl
         | LinkKind::Streams { .. }
         | LinkKind::Stream
         | LinkKind::VhostUser { .. }
-        | LinkKind::VhostUserHanded => Err(bad(&"only TAPs and packet sockets join")),
+        | LinkKind::VhostUserHanded { .. } => Err(bad(&"only TAPs and packet sockets join")),
     }
 }

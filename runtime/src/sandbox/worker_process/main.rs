@@ -13,7 +13,7 @@ use crate::link::queues::QueuesLink;
 use crate::link::socket::SocketLink;
 use crate::link::stream::StreamLink;
 use crate::link::tap::TapLink;
-use crate::link::vhost_user::VhostUserLink;
+use crate::link::vhost_user::{MAX_QUEUE_PAIRS, VhostUserLink};
 use crate::sandbox::channel::{Channel, Heard};
 use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::{LinkEnd, LinkKind};
@@ -445,12 +445,19 @@ fn make_link(end: &LinkEnd, fd: OwnedFd, queues: Vec<OwnedFd>) -> Result<Box<dyn
         LinkKind::Streams { one_off } => {
             Ok(Box::new(StreamLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
         }
-        LinkKind::VhostUser { one_off } => {
-            Ok(Box::new(VhostUserLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
+        LinkKind::VhostUser { one_off, pairs } => {
+            let link = VhostUserLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?;
+            Ok(Box::new(link.with_queue_pairs(pair_count(pairs))))
         }
-        LinkKind::VhostUserHanded => {
-            Ok(Box::new(VhostUserLink::handed(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
+        LinkKind::VhostUserHanded { pairs } => {
+            let link = VhostUserLink::handed(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?;
+            Ok(Box::new(link.with_queue_pairs(pair_count(pairs))))
         }
         LinkKind::Stream => Ok(Box::new(StreamLink::connected(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
     }
+}
+
+/// What the command line allows is what a device can have; another version's word is cut to that.
+fn pair_count(pairs: u32) -> usize {
+    (pairs as usize).clamp(1, MAX_QUEUE_PAIRS)
 }
