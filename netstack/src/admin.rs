@@ -7,6 +7,7 @@ use crate::iptables::{Family, RuleError, Ruleset};
 use crate::stack::Stack;
 use crate::time::Time;
 use crate::trace;
+use crate::workers::LEADER;
 use std::sync::Arc;
 
 /// What becomes of live connections when rules change.
@@ -143,13 +144,30 @@ impl Stack {
         self.router.conntrack()
     }
 
-    /// Removes tracked connections; the flows that they carry are reset on both sides. Returns their number.
+    /// Resets the flows that may not go on under the leader's rules of a family, which this worker is to [follow](Stack::follow) next: their number.
+    pub fn cut<E: Edge>(&mut self, now: Time, leader: &Stack, family: Family, edge: &mut E) -> usize {
+        self.router.now = now;
+        let Some(program) = leader.router.program(family) else { return 0 };
+        self.router.open(family);
+        let forbidden = self.translator.forbidden(&mut self.router, family, &program);
+        for token in &forbidden {
+            self.translator.reset(&mut self.router, *token, edge);
+        }
+        forbidden.len()
+    }
+
+    /// Removes tracked connections; the flows that they carry are reset on both sides. Returns their number. Of [several workers](crate::workers) all are
+    /// to be asked, the leader at the end: the others remove those whose flows are theirs.
     pub fn delete_connections<E: Edge>(&mut self, now: Time, ids: &[ConnId], edge: &mut E) -> usize {
         self.router.now = now;
         let mut n = 0;
         for &id in ids {
             let Some(Conn { flow, .. }) = self.conntrack().get(id) else { continue };
-            if let Some(token) = flow {
+            let mine = flow.is_some_and(|t| t.worker() == self.worker());
+            if !mine && self.worker() != LEADER {
+                continue;
+            }
+            if let Some(token) = flow.filter(|_| mine) {
                 // The reset finds its way by the connection.
                 self.translator.reset(&mut self.router, token, edge);
             }

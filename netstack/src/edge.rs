@@ -7,10 +7,10 @@
 //! Handles live until the end of the call into the stack in which they were obtained (frames), or until
 //! they are transmitted or released (peeked, received and stashed payload). All calls are non-blocking.
 
+pub use crate::token::{NoToken, Token, TokenKind};
 use crate::tuple::Endpoint;
 use crate::wire::{IcmpQuote, Mac};
 use core::net::IpAddr;
-use core::num::NonZeroU64;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
@@ -219,113 +219,35 @@ pub trait PayloadStore {
 pub trait FrameSink: PayloadStore {
     /// Sends a frame. Order is kept per link.
     fn transmit(&mut self, link: LinkId, frame: TxFrame<'_>) -> Result<(), TxError>;
+
+    /// Takes a frame from a guest, `head` and then all of `body`, to the worker whose it is, where it goes to [`Stack::receive_handed`]; whether that has
+    /// room for it. The bytes are copied. Called only if there are [several workers](crate::workers).
+    ///
+    /// [`Stack::receive_handed`]: crate::Stack::receive_handed
+    fn hand_over(&mut self, to: u8, frame: HandedFrame<'_>) -> bool {
+        let _ = (to, frame);
+        false
+    }
+}
+
+/// A frame from a guest that goes to another worker.
+#[derive(Clone, Copy, Debug)]
+pub struct HandedFrame<'a> {
+    /// Where it came from.
+    pub link: LinkId,
+    /// Its first bytes, if they are not those of `body`.
+    pub head: &'a [u8],
+    /// The rest. The handle stays valid.
+    pub body: Payload,
+    /// State of its transport checksum.
+    pub checksum: RxChecksum,
+    /// Segmentation left undone.
+    pub gso: Option<Gso>,
 }
 
 /// Handle of a host socket, given out by the edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SockId(pub u32);
-
-/// Kinds of objects that own sockets or deadlines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum TokenKind {
-    /// A TCP flow.
-    Tcp = 1,
-    /// A UDP flow.
-    Udp,
-    /// An ICMP echo flow.
-    Icmp,
-    /// A forwarded DNS query.
-    Dns,
-    /// A published UDP port's socket; the index is that of the published port.
-    UdpListener,
-    /// Housekeeping of the gateway services.
-    Gateway,
-    /// Housekeeping of IP (reassembly).
-    Ip,
-    /// The reaper of tracked connections.
-    Conntrack,
-}
-
-/// Names an object of the stack to the edge: kind, slot, generation. An event for a slot that was given to
-/// another object since is recognised and ignored.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "u64", try_from = "u64")]
-pub struct Token(NonZeroU64);
-
-impl From<Token> for u64 {
-    fn from(t: Token) -> u64 {
-        t.bits()
-    }
-}
-
-/// A word that names no object of the stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:#x} names nothing that the stack has")]
-pub struct NoToken(u64);
-
-impl TryFrom<u64> for Token {
-    type Error = NoToken;
-
-    fn try_from(bits: u64) -> Result<Self, NoToken> {
-        Token::from_bits(bits).ok_or(NoToken(bits))
-    }
-}
-
-impl core::fmt::Debug for Token {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{:?}#{}.{}", self.kind(), self.index(), self.generation())
-    }
-}
-
-impl Token {
-    /// From its parts; `generation` is cut to 28 bits.
-    pub const fn new(kind: TokenKind, index: u32, generation: u32) -> Self {
-        let bits = (kind as u64) << 60 | ((generation & 0xfff_ffff) as u64) << 32 | index as u64;
-        // The kind is not 0.
-        Token(match NonZeroU64::new(bits) {
-            Some(bits) => bits,
-            None => NonZeroU64::MIN,
-        })
-    }
-
-    /// As one word, for an event queue.
-    pub const fn bits(self) -> u64 {
-        self.0.get()
-    }
-
-    /// From [`Token::bits`]; `None` if no token has them.
-    pub const fn from_bits(bits: u64) -> Option<Self> {
-        match (bits >> 60, NonZeroU64::new(bits)) {
-            (1..=8, Some(bits)) => Some(Token(bits)),
-            _ => None,
-        }
-    }
-
-    /// What kind of object.
-    pub const fn kind(self) -> TokenKind {
-        match self.bits() >> 60 {
-            1 => TokenKind::Tcp,
-            2 => TokenKind::Udp,
-            3 => TokenKind::Icmp,
-            4 => TokenKind::Dns,
-            5 => TokenKind::UdpListener,
-            6 => TokenKind::Gateway,
-            7 => TokenKind::Ip,
-            _ => TokenKind::Conntrack,
-        }
-    }
-
-    /// Slot of the object.
-    pub const fn index(self) -> u32 {
-        self.bits() as u32
-    }
-
-    /// Generation of the slot.
-    pub const fn generation(self) -> u32 {
-        (self.bits() >> 32) as u32 & 0xfff_ffff
-    }
-}
 
 /// What happened at a socket. Edge-triggered: the stack must go on until a call says that it would block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

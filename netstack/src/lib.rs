@@ -30,11 +30,13 @@ pub mod state;
 pub mod stats;
 pub mod time;
 pub mod timers;
+mod token;
 pub mod trace;
 pub mod translate;
 pub mod tuple;
 pub mod verdict;
 pub mod wire;
+pub mod workers;
 
 pub use config::Config;
 pub use stack::Stack;

@@ -15,7 +15,8 @@ use crate::translate::fragments::Reassembly;
 use crate::tuple::{Endpoint, proto};
 use crate::verdict::DropReason;
 use crate::wire::icmp::IcmpError;
-use crate::wire::{EtherType, Mac, ethernet, ip};
+use crate::wire::{EtherType, Mac, ethernet, ip, ipv6};
+use crate::workers::{AsFrame, LEADER, Whose};
 use core::net::IpAddr;
 use core::time::Duration;
 
@@ -152,7 +153,12 @@ impl Stack {
         self.router.now = now;
         self.router.stats.rx_frames += 1;
         self.router.stats.rx_bytes += frame.frame.len() as u64;
-        let done = self.ethernet(frame, edge);
+        let done = self.ethernet(frame, false, edge);
+        self.end_of_received(done);
+    }
+
+    /// A frame has gone, or is dropped.
+    pub(crate) fn end_of_received(&mut self, done: Result<(), DropReason>) {
         self.router.trace_end_of_received(done);
         if let Err(why) = done {
             self.router.drop(why);
@@ -210,14 +216,20 @@ impl Stack {
         self.router.timers.next()
     }
 
-    fn ethernet<E: Edge>(&mut self, frame: &RxFrame<'_>, edge: &mut E) -> Result<(), DropReason> {
+    /// `handed`: another worker found that it is this one's.
+    pub(crate) fn ethernet<E: Edge>(&mut self, frame: &RxFrame<'_>, handed: bool, edge: &mut E) -> Result<(), DropReason> {
         let eth = ethernet::Header::parse(frame.head)?;
         if eth.dst != self.router.cfg.gateway_mac && !eth.dst.is_multicast() {
             return Err(DropReason::NotOurMac);
         }
         let head = &frame.head[ethernet::HEADER_LEN..];
         let len = frame.frame.len() - ethernet::HEADER_LEN;
+        let as_frame = AsFrame { head: &[], body: frame.frame };
+        let leaders = self.router.place.me != LEADER;
         match eth.ethertype {
+            EtherType::Arp if leaders => {
+                return Self::hand_over(LEADER, frame.link, as_frame, frame.checksum, frame.gso, edge);
+            }
             EtherType::Arp => return self.gateway.arp(&mut self.router, frame.link, head, edge),
             EtherType::Ipv4 if self.router.cfg.v4.is_none() => return Err(DropReason::FamilyDisabled),
             EtherType::Ipv6 if self.router.cfg.v6.is_none() => return Err(DropReason::FamilyDisabled),
@@ -233,6 +245,9 @@ impl Stack {
         };
         if ip.fragment.is_some() {
             self.router.check_source(frame.link, &ip)?;
+            if leaders {
+                return Self::hand_over(LEADER, frame.link, as_frame, frame.checksum, frame.gso, edge);
+            }
             if let Some(whole) = self.reassembly.add(&mut self.router, frame.link, &ip, head, datagram, edge)? {
                 let mut packet = Packet::parse(
                     frame.link,
@@ -245,7 +260,11 @@ impl Stack {
                     edge,
                 );
                 packet.cast = cast;
-                let done = self.ip(&packet, edge);
+                let mut start = [0; ethernet::HEADER_LEN + ipv6::HEADER_LEN];
+                let n = ethernet::HEADER_LEN + usize::from(whole.ip.header_len);
+                eth.emit(&mut start);
+                start[ethernet::HEADER_LEN..n].copy_from_slice(&whole.head[..usize::from(whole.ip.header_len)]);
+                let done = self.ip(&packet, AsFrame { head: &start[..n], body: whole.datagram }, false, edge);
                 edge.release(whole.datagram);
                 return done;
             }
@@ -253,10 +272,10 @@ impl Stack {
         }
         let mut packet = Packet::parse(frame.link, eth.src, ip, head, datagram, frame.checksum, frame.gso, edge);
         packet.cast = cast;
-        self.ip(&packet, edge)
+        self.ip(&packet, as_frame, handed, edge)
     }
 
-    fn ip<E: Edge>(&mut self, p: &Packet<'_>, edge: &mut E) -> Result<(), DropReason> {
+    fn ip<E: Edge>(&mut self, p: &Packet<'_>, frame: AsFrame<'_>, handed: bool, edge: &mut E) -> Result<(), DropReason> {
         match self.router.check_source(p.link, &p.ip) {
             Ok(()) => self.router.learn(p.link, p.ip.src, p.src_mac),
             // A guest that rebinds a lease of another network must hear that it is void: RFC 2131 section 4.3.2.
@@ -266,16 +285,22 @@ impl Stack {
         if let Some(why) = p.fault.filter(|_| p.is_untestable()) {
             return Err(why);
         }
-        self.router.netfilter.hear(p, self.router.cfg.gateway_mac);
         let mut skb = p.skb();
+        let whose = match self.router.whose(p, &skb) {
+            Whose::Of(worker) if !handed => return Self::hand_over(worker, p.link, frame, p.checksum, p.gso, edge),
+            // Its flow has gone while it was on its way.
+            Whose::Of(_) => Whose::Nobodys,
+            whose => whose,
+        };
+        self.router.netfilter.hear(p, self.router.cfg.gateway_mac);
         let attach = if p.is_invalid() { Attach::Invalid } else { Attach::LookUp };
         self.router.pre_routing(&mut skb, &attach, &*edge).map_err(|stop| self.router.stopped(edge, p, &skb, stop))?;
-        self.route(p, skb, edge)
+        self.route(p, skb, whose, edge)
     }
 
     /// A packet that has passed PREROUTING, as `p` was received and as `skb` it was translated: for us, for another link, or for
     /// the host.
-    fn route<E: Edge>(&mut self, p: &Packet<'_>, mut skb: Skb<'_>, edge: &mut E) -> Result<(), DropReason> {
+    fn route<E: Edge>(&mut self, p: &Packet<'_>, mut skb: Skb<'_>, whose: Whose, edge: &mut E) -> Result<(), DropReason> {
         let r = &mut self.router;
         let dst = skb.dst;
         // Answers to clients on the host itself, which have our address to the guest.
@@ -317,7 +342,10 @@ impl Stack {
             }
         };
         r.post_routing_to_host(&mut skb, to, edge).map_err(|stop| r.stopped(edge, p, &skb, stop))?;
-        self.translator.forward(r, &p.passed(&skb, 1), to, edge)
+        let claim = r.claim(whose, p, &skb)?;
+        let done = self.translator.forward(r, &p.passed(&skb, 1), to, edge);
+        r.end_claim(claim);
+        done
     }
 
     /// A packet for one of our own addresses.

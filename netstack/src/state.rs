@@ -25,6 +25,7 @@ use crate::translate::icmp::IcmpState;
 use crate::translate::tcp::{TcpStage, TcpState};
 use crate::translate::udp::UdpState;
 use crate::tuple::{Endpoint, Tuple};
+use crate::workers::WorkersState;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub struct StackState {
     pub icmp: IcmpState,
     /// Statistics.
     pub stats: StatsState,
+    /// Flows of other workers. To be taken out before the restore, for [`Stack::restore_share`].
+    pub workers: WorkersState,
 }
 
 /// What is wrong with a part of a state that has passed its checksum.
@@ -96,7 +99,7 @@ pub enum StateError {
     Conntrack(String),
 }
 
-fn part(part: &'static str) -> impl FnOnce(Invalid) -> StateError {
+pub(crate) fn part(part: &'static str) -> impl FnOnce(Invalid) -> StateError {
     move |why| StateError::Invalid { part, why }
 }
 
@@ -153,6 +156,7 @@ impl Stack {
             udp: self.translator.udp.save(),
             icmp: self.translator.icmp.save(),
             stats: self.router.save_stats(),
+            workers: WorkersState::default(),
         }
     }
 
@@ -171,7 +175,11 @@ impl Stack {
             Randomness::Fresh(seed) => (seed, None),
             Randomness::Replay(seed, position) => (seed, Some(position)),
         };
-        let StackState { config, links, rules, sets, recent, hashlimit, connlimit, gateway, tcp, udp, icmp, stats } = state;
+        let StackState { config, links, rules, sets, recent, hashlimit, connlimit, gateway, tcp, udp, icmp, stats, workers } =
+            state;
+        if !workers.is_empty() {
+            return Err(part("other workers")(invalid("they are to go on too")));
+        }
         let limits = config.limits;
         let mut stack = Stack::without_rules(config, seed);
         let Stack { router, gateway: services, translator, .. } = &mut stack;

@@ -21,6 +21,13 @@ macro_rules! counters {
                 }
             }
 
+            /// Moves what another worker's stack counted here.
+            pub(crate) fn absorb(&mut self, other: &mut Stats) {
+                let other = core::mem::take(other);
+                $(self.$name += other.$name;)*
+                self.drops.0.iter_mut().zip(other.drops.0).for_each(|(mine, theirs)| *mine += theirs);
+            }
+
             /// Name and value of every counter but the drops.
             pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()

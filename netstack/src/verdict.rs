@@ -118,6 +118,8 @@ drop_reasons! {
     NatAddress = "nat_address",
     /// A rule led the packet to an address of the host's that is not open.
     NatDenied = "nat_denied",
+    /// The packet belongs to another worker, whose queue is full.
+    WorkerBusy = "worker_busy",
     /// The rules of this address family were not given.
     NoRules = "no_rules",
 }

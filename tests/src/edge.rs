@@ -6,10 +6,11 @@ use crate::payload::{PayloadPool, SlotKind};
 use core::net::IpAddr;
 use hibernet_netstack::Time;
 use hibernet_netstack::edge::{
-    Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, LinkInfo, Payload, PayloadStore, Peek, SendOpts, SockError,
-    SockId, Source, TcpStatus, Token, TxError, TxFrame,
+    Close, Datagram, ErrorReport, FrameSink, Gso, HandedFrame, HostSockets, LinkId, LinkInfo, Payload, PayloadStore, Peek,
+    RxChecksum, SendOpts, SockError, SockId, Source, TcpStatus, Token, TxError, TxFrame,
 };
 use hibernet_netstack::tuple::Endpoint;
+use std::collections::VecDeque;
 
 /// Payload in memory, links that record, and a [`FakeHost`].
 #[derive(Debug, Default)]
@@ -22,6 +23,25 @@ pub struct FakeEdge {
     pub host: FakeHost,
     /// Calls of [`HostSockets::flush`].
     pub flushes: u64,
+    /// Frames for other workers, not taken there yet.
+    pub handed: VecDeque<Handed>,
+    /// How many of them there may be.
+    pub handed_room: usize,
+}
+
+/// A frame for another worker.
+#[derive(Debug)]
+pub struct Handed {
+    /// Whose it is.
+    pub to: u8,
+    /// Where it came from.
+    pub link: LinkId,
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// State of its transport checksum.
+    pub checksum: RxChecksum,
+    /// Segmentation left undone.
+    pub gso: Option<Gso>,
 }
 
 impl FakeEdge {
@@ -70,6 +90,16 @@ impl FrameSink for FakeEdge {
         }
         let at = self.now();
         self.links[usize::from(link.0)].take(Captured { at, bytes, checksum: frame.checksum, gso: frame.gso })
+    }
+
+    fn hand_over(&mut self, to: u8, frame: HandedFrame<'_>) -> bool {
+        if self.handed.len() >= self.handed_room {
+            return false;
+        }
+        let HandedFrame { link, head, body, checksum, gso } = frame;
+        let bytes = [head, self.pool.bytes(body)].concat();
+        self.handed.push_back(Handed { to, link, bytes, checksum, gso });
+        true
     }
 }
 

@@ -145,6 +145,37 @@ impl World {
         self.after_call();
     }
 
+    /// Another worker of the same network, with a link and a host of its own, at the same time.
+    pub fn share(&mut self, worker: u8) -> World {
+        let stack = self.stack.share(worker, [worker + 1; 16]);
+        self.beside(stack)
+    }
+
+    /// A world for the stack of another worker.
+    pub fn beside(&mut self, stack: Stack) -> World {
+        let mut edge = FakeEdge::default();
+        self.edge.links.iter().for_each(|l| edge.add_link(l.info));
+        edge.host.advance(self.now);
+        edge.handed_room = usize::MAX;
+        self.edge.handed_room = usize::MAX;
+        let (inbox, far) = (VecDeque::new(), VecDeque::new());
+        World { stack, edge, inbox, far, steps: 0, events: 0, boundary: None, flushed: 0, now: self.now }
+    }
+
+    /// Has workers take the frames that they handed each other, until there are none.
+    pub fn exchange(workers: &mut [World]) {
+        while let Some(h) = workers.iter_mut().find_map(|w| w.edge.handed.pop_front()) {
+            let w = workers.iter_mut().find(|w| w.stack.worker() == h.to).expect("a worker of this number");
+            let payload = w.edge.pool.put(SlotKind::Frame, h.bytes.clone());
+            let head = &h.bytes[..h.bytes.len().min(HEAD_MAX)];
+            let rx = RxFrame { link: h.link, head, frame: payload, checksum: h.checksum, gso: h.gso };
+            w.stack.receive_handed(w.now, &rx, &mut w.edge);
+            w.edge.pool.end_frame(payload);
+            w.after_call();
+            w.settle();
+        }
+    }
+
     /// Hands a frame of the guest to the stack and [settles](World::settle).
     pub fn inject(&mut self, frame: &[u8]) {
         self.receive(frame);

@@ -10,6 +10,7 @@ mod conn;
 mod dump;
 mod early_drop;
 pub mod filter;
+mod flows;
 mod gre;
 mod hash;
 pub mod icmp;

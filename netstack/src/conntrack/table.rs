@@ -5,15 +5,16 @@ use super::bucket::{Bucket, entry};
 use super::chunks::Chunks;
 use super::config::CtConfig;
 use super::conn::{Conn, ConnId, Dir, Proto, Status};
+use super::flows::Closed;
 use super::hash::{self, Words};
 use super::reap::Reaper;
 use super::slot::{Arena, Condemned, Held, MAX_SLOTS, Vacated};
 use super::source::Sources;
 use super::stats::{Counters, CtCounters, bump};
-use super::sync::{AtomicU32, CROWDING, MODEL, Mutex, MutexGuard, OnceLock, Ordering, lock};
+use super::sync::{AtomicU32, CROWDING, MODEL, MutexGuard, OnceLock, Ordering};
 use super::tcp::TcpState;
 use super::tuple::CtTuple;
-use crate::edge::{Token, TokenKind};
+use crate::edge::TokenKind;
 use crate::rng::Key;
 use crate::time::Time;
 use crate::tuple::Endpoint;
@@ -46,7 +47,7 @@ pub struct Conntrack {
     pub(super) counters: Counters,
     pub(super) condemned: Condemned,
     /// Flows whose connection is gone, and that were not told.
-    pub(super) closed: Mutex<Vec<Token>>,
+    pub(super) closed: Closed,
     /// What connections carried.
     pub(super) acct: Acct,
     /// How many captures were begun: only the last one hears of changes.
@@ -105,7 +106,7 @@ impl Conntrack {
             reaper: Reaper::new(),
             counters: Counters::default(),
             condemned: Condemned::new(),
-            closed: Mutex::new(Vec::new()),
+            closed: Closed::new(),
             acct: Acct::new(),
             captures: AtomicU32::new(0),
         }
@@ -184,17 +185,6 @@ impl Conntrack {
         self.find(now, tuple).is_some()
     }
 
-    /// Ties a flow to a connection. A TCP flow pins it: it neither times out nor is dropped early while the flow lives. Flows of
-    /// other protocols only hear when their connection goes ([`Conntrack::take_closed`]). False if the connection is gone.
-    pub fn pin(&self, id: ConnId, flow: Token) -> bool {
-        self.modify(id, |c| c.flow = Some(flow)).is_some()
-    }
-
-    /// The flow of a connection ended: the connection ages by its state, from its last packet on.
-    pub fn unpin(&self, _now: Time, id: ConnId) {
-        self.modify(id, |c| c.flow = None);
-    }
-
     /// Removes a connection, pinned or not; its flow will hear. `None` if it is gone already.
     pub fn remove(&self, id: ConnId) -> Option<Conn> {
         let held = self.tables()?.arena.hold_id(id)?;
@@ -209,12 +199,6 @@ impl Conntrack {
         let Some(t) = self.tables() else { return 0 };
         let ids = (0..t.arena.used()).filter_map(|i| t.arena.id(i));
         ids.filter(|&id| self.remove(id).is_some()).count()
-    }
-
-    /// Takes the tokens of flows whose connection timed out or was removed since the last call: the flows are to be closed, those of
-    /// TCP reset on both sides. They are added to `out`.
-    pub fn take_closed(&self, out: &mut Vec<Token>) {
-        out.append(&mut lock(&self.closed));
     }
 
     /// Where the packets of `tuple` were going before their destination was translated (`SO_ORIGINAL_DST`).
@@ -317,7 +301,7 @@ impl Conntrack {
             t.sources.remove(self.source_hash(original), gone.index);
         }
         if let Some(flow) = gone.flow {
-            lock(&self.closed).push(flow);
+            self.closed.push(flow);
         }
     }
 

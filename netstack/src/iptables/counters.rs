@@ -44,6 +44,11 @@ impl CounterSet {
             *mine += *theirs;
         }
     }
+
+    /// Begins to count anew.
+    pub(crate) fn clear(&mut self) {
+        self.rules.fill(Counters::default());
+    }
 }
 
 impl Counters {

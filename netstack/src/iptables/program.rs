@@ -208,6 +208,11 @@ impl Program {
         self.ops.list.iter().any(|op| matches!(op, Op::Connbytes(_)))
     }
 
+    /// Whether a rule decides which connection packets belong to, or that they belong to none (CT).
+    pub(crate) fn decides_tracking(&self) -> bool {
+        self.effects.iter().any(|e| matches!(e, Effect::Ct(_)))
+    }
+
     /// The connections that its rules count, in the order of the rules.
     pub(crate) fn connections(&self) -> Vec<SavedRule> {
         self.ops.list.iter().filter_map(Op::counted).map(Counted::save).collect()

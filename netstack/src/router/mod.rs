@@ -33,6 +33,7 @@ use crate::stats::Stats;
 use crate::time::Time;
 use crate::timers::Timers;
 use crate::verdict::DropReason;
+use crate::workers::Place;
 use core::net::IpAddr;
 use core::time::Duration;
 use neighbours::Neighbours;
@@ -59,6 +60,8 @@ pub struct Router {
     /// When data or connections moved last.
     pub(crate) moved: Time,
     pub(crate) icmp_limit: RateLimit,
+    /// Among the workers that serve the network.
+    pub(crate) place: Place,
     ident: u32,
     scratch: Box<[u8; SCRATCH]>,
     /// Transport header of a packet of ours as translated; kept for its memory.
@@ -80,6 +83,14 @@ pub(crate) struct Link {
 impl Link {
     fn new(info: LinkInfo, behind: Behind, name: String) -> Self {
         Link { info, behind, name, neighbours: Neighbours::new(info.guest_mac), ask_limit: RateLimit::neighbour() }
+    }
+
+    /// The same link as another worker sees it at first.
+    fn beside(&self) -> Link {
+        let mut link = Link::new(self.info, self.behind, self.name.clone());
+        // As many as there are fit.
+        let _ = link.neighbours.restore(self.neighbours.entries().to_vec(), self.neighbours.last());
+        link
     }
 
     /// MAC address of a guest address, if it is known.
@@ -132,6 +143,7 @@ impl Router {
             wall: None,
             moved: Time::ZERO,
             icmp_limit: RateLimit::icmp(),
+            place: Place::default(),
             ident,
             scratch: Box::new([0; SCRATCH]),
             rewritten: Vec::new(),
@@ -195,6 +207,21 @@ impl Router {
             *l = Link::new(LinkInfo { guest_mac: None, ..l.info }, Behind::Nobody, String::new());
         }
         self.forget_verdicts();
+    }
+
+    /// Has the links that the leader has. Who is behind those that stay is known already.
+    pub(crate) fn follow_links(&mut self, leader: &Router) {
+        self.links.truncate(leader.links.len());
+        for (i, theirs) in leader.links.iter().enumerate() {
+            match self.links.get_mut(i) {
+                Some(mine) if mine.behind == theirs.behind => {
+                    mine.info = theirs.info;
+                    mine.name.clone_from(&theirs.name);
+                }
+                Some(mine) => *mine = theirs.beside(),
+                None => self.links.push(theirs.beside()),
+            }
+        }
     }
 
     /// IPv4 of the guest behind a link.

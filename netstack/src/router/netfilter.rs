@@ -122,6 +122,13 @@ impl<T> Bounded<T> {
         }
     }
 
+    /// Takes what waits there, as far as there is room.
+    fn absorb(&mut self, other: &mut Bounded<T>) {
+        let (items, lost) = other.take();
+        self.lost += lost;
+        items.into_iter().for_each(|item| self.push(|| item));
+    }
+
     fn take(&mut self) -> (Vec<T>, u64) {
         (self.items.drain(..).collect(), core::mem::take(&mut self.lost))
     }
@@ -248,9 +255,22 @@ impl Netfilter {
         self.verdicts.clear();
     }
 
-    /// Ties a connection to the flow that carries it: while it lives, the connection does not expire.
-    pub(crate) fn pin(&self, id: ConnId, flow: Token) {
-        self.conntrack.pin(id, flow);
+    /// Tracks the connections that another worker does.
+    pub(crate) fn share(&mut self, with: &Netfilter) {
+        self.conntrack = with.conntrack.clone();
+        self.verdicts = Verdicts::new(self.key());
+    }
+
+    /// Takes over what another worker's counted, logged and traced.
+    pub(crate) fn absorb(&mut self, other: &mut Netfilter) {
+        for (mine, theirs) in self.families.iter_mut().zip(&mut other.families) {
+            if let (Some((_, mine)), Some((_, theirs))) = (&mut mine.loaded, &mut theirs.loaded) {
+                mine.add(theirs);
+                theirs.clear();
+            }
+        }
+        self.log.lines.absorb(&mut other.log.lines);
+        self.log.traces.absorb(&mut other.log.traces);
     }
 
     /// The flow is over; the connection ages by its state.

@@ -90,6 +90,7 @@ impl Router {
         let mut counters = CounterSet::new(&program);
         counters.set_look_ups(self.netfilter.look_ups);
         rules.loaded = Some((program, counters));
+        self.spread_flows();
         let loaded = |f: &FamilyRules| f.loaded.as_ref().is_some_and(|(p, _)| p.has_rules());
         if self.netfilter.families.iter().any(loaded) {
             self.netfilter.verdicts.forget();
@@ -115,6 +116,21 @@ impl Router {
         self.netfilter.verdicts.bytes()
     }
 
+    /// Has the leader's rules in force, and counts anew what was not counted under them.
+    pub(crate) fn follow_rules(&mut self, leader: &Router) {
+        self.netfilter.look_ups = leader.netfilter.look_ups;
+        self.netfilter.tracking = leader.netfilter.tracking;
+        self.netfilter.named = leader.netfilter.named.clone();
+        for (family, theirs) in [Family::V4, Family::V6].into_iter().zip(&leader.netfilter.families) {
+            let mine = &mut self.netfilter.families[family as usize];
+            (mine.given, mine.closed) = (theirs.given, theirs.closed);
+            let Some((program, _)) = &theirs.loaded else { continue };
+            if mine.loaded.as_ref().is_none_or(|(p, _)| !Arc::ptr_eq(p, program)) {
+                self.replace(family, program.clone());
+            }
+        }
+    }
+
     /// Lets packets of a family pass that was dropped for want of rules.
     pub(crate) fn open(&mut self, family: Family) {
         self.netfilter.families[family as usize].closed = false;
@@ -129,6 +145,16 @@ impl Router {
         this.closed = false;
         other.closed = !other.given;
         other.closed
+    }
+
+    /// Whether rules decide which connection packets belong to.
+    pub(crate) fn decides_tracking(&self) -> bool {
+        self.netfilter.families.iter().any(|f| f.loaded.as_ref().is_some_and(|(p, _)| p.decides_tracking()))
+    }
+
+    /// The rules of a family that are in force, compiled.
+    pub(crate) fn program(&self, family: Family) -> Option<Arc<Program>> {
+        self.netfilter.families[family as usize].loaded.as_ref().map(|(p, _)| p.clone())
     }
 
     /// The rules in force, with what they counted.
@@ -160,7 +186,7 @@ impl Router {
     /// Flows whose connection is gone. The memory is to be [given back](Router::give_back).
     pub(crate) fn take_closed(&mut self) -> Vec<Token> {
         let mut closed = core::mem::take(&mut self.netfilter.closed);
-        self.netfilter.conntrack.take_closed(&mut closed);
+        self.netfilter.conntrack.take_closed(self.place.me, &mut closed);
         closed
     }
 

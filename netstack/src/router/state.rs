@@ -250,7 +250,7 @@ impl Via {
     /// Ties a restored flow to its tracked connection again, if that is there.
     pub(crate) fn resume(&mut self, r: &Router, token: Token) {
         if let Some(id) = self.conn
-            && !r.netfilter.conntrack.pin(id, token)
+            && !r.pin(id, token)
         {
             self.conn = None;
         }

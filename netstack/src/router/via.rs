@@ -34,6 +34,13 @@ pub struct Via {
     dir: Dir,
 }
 
+impl Router {
+    /// Ties a connection to the flow of this worker's that carries it: while it lives, the connection does not expire. False if the connection is gone.
+    pub(crate) fn pin(&self, id: ConnId, flow: Token) -> bool {
+        self.netfilter.conntrack.pin(id, flow.of_worker(self.place.me))
+    }
+}
+
 impl Via {
     /// Of a flow that a packet of the guest's opens.
     pub(crate) fn opened_by(r: &Router, p: &Packet<'_>) -> Self {
@@ -66,7 +73,7 @@ impl Via {
             self.leave(r);
             self.dir = info.dir().other();
             self.conn = Some(id);
-            r.netfilter.pin(id, token);
+            r.pin(id, token);
         }
     }
 
@@ -78,7 +85,7 @@ impl Via {
             self.leave(r);
             self.dir = dir;
             self.conn = Some(id);
-            r.netfilter.pin(id, token);
+            r.pin(id, token);
         }
     }
 

@@ -5,7 +5,6 @@ use super::{Family, Head, Image};
 use crate::conntrack::changed::ones;
 use crate::conntrack::conn::{ConnId, Status};
 use crate::conntrack::sync::Ordering::Relaxed;
-use crate::conntrack::sync::lock;
 use crate::conntrack::table::{Conntrack, Tables};
 use crate::edge::Token;
 
@@ -85,7 +84,7 @@ impl Capture {
             counters: table.counters(),
             reaper: table.reaping(),
             condemned: table.condemned.list().iter().map(|id| (id.index, id.generation)).collect(),
-            closed: lock(&table.closed).iter().copied().map(Token::bits).collect(),
+            closed: table.closed.all().into_iter().map(Token::bits).collect(),
             ..Head::default()
         };
         if let Some(t) = table.tables() {

@@ -221,7 +221,7 @@ impl Loader {
             }
             table.condemned.push(id);
         }
-        lock(&table.closed).extend(head.closed.iter().filter_map(|&bits| Token::from_bits(bits)));
+        head.closed.iter().filter_map(|&bits| Token::from_bits(bits)).for_each(|flow| table.closed.push(flow));
         Ok(table)
     }
 }

@@ -95,7 +95,7 @@ fn pinned_connections_survive_a_flood() {
     reap_until(&ct, secs(1061));
     assert!(ct.is_empty());
     let mut closed = Vec::new();
-    ct.take_closed(&mut closed);
+    ct.take_closed(0, &mut closed);
     assert_eq!(closed, []);
 }
 
@@ -153,7 +153,7 @@ fn flows_hear_when_their_connection_goes() {
     }
     let closed = || {
         let mut out = Vec::new();
-        ct.take_closed(&mut out);
+        ct.take_closed(0, &mut out);
         out
     };
     // A datagram's flow does not keep its connection.

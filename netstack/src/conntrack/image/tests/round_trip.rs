@@ -32,8 +32,8 @@ proptest! {
         }
         // Empty slots are there to be taken, as many as before, and never under a handle that was given out.
         let mut closed = [Vec::new(), Vec::new()];
-        a.take_closed(&mut closed[0]);
-        b.take_closed(&mut closed[1]);
+        a.take_closed(0, &mut closed[0]);
+        b.take_closed(0, &mut closed[1]);
         prop_assert_eq!(&closed[0], &closed[1]);
         let old: Vec<_> = slots(&a).iter().map(|(id, _)| *id).collect();
         for n in b.len() as u16..512 {

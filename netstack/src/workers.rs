@@ -1,0 +1,213 @@
+//! Several workers that serve one network, each with a stack and an edge of its own.
+//!
+//! Tracked connections, rules and what rules remember are shared; each worker counts for itself. A flow has one owner: the worker to which its first packet
+//! came, if that is the guest's and of TCP or UDP. All the rest is the first worker's (the leader's): flows that are opened from outside, echoes, our own
+//! services, fragments, and new flows while rules decide which connection packets belong to (CT). Connections know their flow and so its owner; a
+//! frame that arrives elsewhere is [handed over](crate::edge::FrameSink::hand_over).
+//!
+//! What an operator does, and what is saved, goes through the leader while the others stand still: it takes over what they counted
+//! ([`Stack::absorb`]), and they follow what was changed ([`Stack::follow`]).
+
+use crate::edge::{Edge, HandedFrame, LinkId, Payload, RxChecksum, RxFrame, TokenKind};
+use crate::packet::{L4, Packet};
+use crate::router::Router;
+use crate::skb::{Cast, Skb};
+use crate::stack::Stack;
+use crate::state::{StateError, part};
+use crate::time::Time;
+use crate::translate::tcp::TcpState;
+use crate::translate::udp::UdpState;
+use crate::verdict::DropReason;
+use serde::{Deserialize, Serialize};
+
+/// Workers that one network can have.
+pub const MAX_WORKERS: u8 = 16;
+
+/// The worker that does what is not spread among all.
+pub const LEADER: u8 = 0;
+
+/// A worker's place among those that serve a network.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place {
+    /// Which one it is.
+    pub(crate) me: u8,
+    /// There are others.
+    pub(crate) shared: bool,
+    /// New flows stay where their first packet came.
+    spread: bool,
+}
+
+/// Whose a packet from a guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// This worker's.
+    Mine,
+    /// This worker's if it is the first to say so.
+    Nobodys,
+    /// Another one's.
+    Of(u8),
+}
+
+/// A packet as the frame that it came in, or could have come in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AsFrame<'a> {
+    /// Its first bytes, if they are not those of `body`.
+    pub(crate) head: &'a [u8],
+    pub(crate) body: Payload,
+}
+
+impl Router {
+    /// Sets when new flows are spread: to be called when rules were replaced.
+    pub(crate) fn spread_flows(&mut self) {
+        self.place.spread = !self.decides_tracking();
+    }
+
+    /// Whose a packet is.
+    pub(crate) fn whose(&self, p: &Packet<'_>, skb: &Skb<'_>) -> Whose {
+        let Place { me, shared, spread } = self.place;
+        if !shared {
+            return Whose::Mine;
+        }
+        let of = |worker| if worker == me { Whose::Mine } else { Whose::Of(worker) };
+        let is_flows = matches!(p.l4, L4::Tcp(..) | L4::Udp(_)) && p.cast == Cast::Unicast;
+        match self.netfilter.conntrack.flow_of(self.now, skb) {
+            Some((_, Some(flow))) => of(flow.worker()),
+            // What is opened from outside is the leader's, who may be about to say so.
+            Some((crate::conntrack::Dir::Reply, None)) => of(LEADER),
+            _ if is_flows && spread && !self.is_local(p.ip.dst) => Whose::Nobodys,
+            _ => of(LEADER),
+        }
+    }
+
+    /// Takes what is nobody's: see [`crate::conntrack::Conntrack::claim`]. Of what the connection was claimed for.
+    pub(crate) fn claim(&self, whose: Whose, p: &Packet<'_>, skb: &Skb<'_>) -> Result<Option<Claim>, DropReason> {
+        let (Whose::Nobodys, Some((id, _))) = (whose, skb.track.known()) else { return Ok(None) };
+        let kind = if matches!(p.l4, L4::Tcp(..)) { TokenKind::Tcp } else { TokenKind::Udp };
+        match self.netfilter.conntrack.claim(id, kind, self.place.me) {
+            true => Ok(Some(Claim { id, kind })),
+            false => Err(DropReason::ConntrackClash),
+        }
+    }
+
+    /// The flow that a connection was claimed for is there, or will not be.
+    pub(crate) fn end_claim(&self, claim: Option<Claim>) {
+        if let Some(Claim { id, kind }) = claim {
+            self.netfilter.conntrack.give_up(id, kind, self.place.me);
+        }
+    }
+}
+
+/// A connection for which this worker is about to make a flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    id: crate::conntrack::ConnId,
+    kind: TokenKind,
+}
+
+/// What a worker beside the leader has of its own: flows. Nothing else of it is saved; what it counted the leader has [taken over](Stack::absorb).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareState {
+    /// TCP flows.
+    pub tcp: TcpState,
+    /// UDP flows.
+    pub udp: UdpState,
+}
+
+/// The workers beside the leader, from number 1 on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkersState {
+    /// What each has.
+    pub others: Vec<ShareState>,
+}
+
+impl WorkersState {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.others.is_empty()
+    }
+}
+
+impl Stack {
+    /// A stack for another worker of this one's network, which is number `worker` from 1 to [`MAX_WORKERS`] - 1. This one becomes the leader; from here on all
+    /// packets are tracked. `seed` as for [`Stack::new`].
+    pub fn share(&mut self, worker: u8, seed: [u8; 16]) -> Stack {
+        if self.router.begin_tracking() {
+            self.translator.adopt(&mut self.router);
+        }
+        self.router.place.shared = true;
+        self.router.spread_flows();
+        let mut other = Stack::without_rules(self.router.cfg.clone(), seed);
+        let r = &mut other.router;
+        r.now = self.router.now;
+        r.moved = self.router.moved;
+        r.netfilter.share(&self.router.netfilter);
+        other.follow(self);
+        other.router.place = Place { me: worker.min(MAX_WORKERS - 1), ..self.router.place };
+        other
+    }
+
+    /// What a worker beside the leader has of its own. As [`Stack::save`].
+    pub fn save_share(&self) -> ShareState {
+        ShareState { tcp: self.translator.tcp.save(), udp: self.translator.udp.save() }
+    }
+
+    /// As [`Stack::share`], on a leader that was restored: a worker that goes on with the flows that it had.
+    ///
+    /// # Errors
+    /// If they cannot be true.
+    pub fn restore_share(&mut self, worker: u8, seed: [u8; 16], state: ShareState) -> Result<Stack, StateError> {
+        let mut stack = self.share(worker, seed);
+        let Stack { router, translator, .. } = &mut stack;
+        let limits = router.cfg.limits;
+        translator.tcp.restore(state.tcp, router).map_err(part("TCP flows of another worker"))?;
+        translator.udp.restore(state.udp, limits.udp_flows, router).map_err(part("UDP flows of another worker"))?;
+        Ok(stack)
+    }
+
+    /// Which worker's it is.
+    pub fn worker(&self) -> u8 {
+        self.router.place.me
+    }
+
+    /// Does as the leader from here on, where that was changed: rules, sets, addresses, links, configuration. Flows that rules forbid are
+    /// [another question](Stack::cut).
+    pub fn follow(&mut self, leader: &Stack) {
+        let (r, l) = (&mut self.router, &leader.router);
+        r.cfg.clone_from(&l.cfg);
+        r.host_addrs.clone_from(&l.host_addrs);
+        r.wall = l.wall;
+        r.follow_links(l);
+        r.follow_rules(l);
+        r.place.spread = l.place.spread;
+        r.forget_verdicts();
+    }
+
+    /// Moves to this stack, the leader's, what another worker's counted, logged and traced.
+    pub fn absorb(&mut self, other: &mut Stack) {
+        let (r, o) = (&mut self.router, &mut other.router);
+        r.stats.absorb(&mut o.stats);
+        r.moved = r.moved.max(o.moved);
+        r.netfilter.absorb(&mut o.netfilter);
+    }
+
+    /// A frame that another worker handed over.
+    pub fn receive_handed<E: Edge>(&mut self, now: Time, frame: &RxFrame<'_>, edge: &mut E) {
+        self.router.now = now;
+        let done = self.ethernet(frame, true, edge);
+        self.end_of_received(done);
+    }
+
+    /// Hands a packet over to the worker whose it is.
+    pub(crate) fn hand_over<E: Edge>(
+        to: u8,
+        link: LinkId,
+        frame: AsFrame<'_>,
+        checksum: RxChecksum,
+        gso: Option<crate::edge::Gso>,
+        edge: &mut E,
+    ) -> Result<(), DropReason> {
+        let AsFrame { head, body } = frame;
+        let handed = HandedFrame { link, head, body, checksum, gso };
+        if edge.hand_over(to, handed) { Ok(()) } else { Err(DropReason::WorkerBusy) }
+    }
+}
