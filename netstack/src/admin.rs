@@ -190,6 +190,11 @@ impl Stack {
         self.router.take_log()
     }
 
+    /// Whether there is something for [`Stack::take_log`] or [`Stack::take_traces`].
+    pub fn has_log(&self) -> bool {
+        self.router.has_log()
+    }
+
     /// Traces packets that fit a filter, beside those that TRACE rules mark; or does not any more. Nothing of this is saved.
     pub fn set_trace(&mut self, filter: Option<trace::Filter>) {
         self.router.set_trace(filter);

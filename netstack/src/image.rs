@@ -14,7 +14,6 @@ use crate::stats::StatsState;
 use crate::translate::icmp::IcmpState;
 use crate::translate::tcp::TcpState;
 use crate::translate::udp::UdpState;
-use crate::workers::WorkersState;
 use hibernet_snapshot::{
     Image, ImageBuilder, Known, SectionFlags, SectionKind, SectionState, StateError, Upgrade, WriteError, decode,
 };
@@ -55,8 +54,6 @@ pub mod kind {
     pub const CONNECTIONS_V6: SectionKind = SectionKind(18);
     /// What connections carried; not there if nobody counts.
     pub const COUNTS: SectionKind = SectionKind(19);
-    /// Flows of workers beside the first; not there if there are none.
-    pub const WORKERS: SectionKind = SectionKind(20);
     /// From here on: not the stack's.
     pub const OTHERS: SectionKind = SectionKind(64);
 }
@@ -128,7 +125,6 @@ sections! {
         RecentState: RECENT, 1, recent;
         HashlimitState: HASHLIMIT, 1, hashlimit;
         ConnlimitState: CONNLIMIT, 1, connlimit;
-        WorkersState: WORKERS, 1, workers;
     }
 }
 

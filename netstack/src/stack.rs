@@ -286,14 +286,15 @@ impl Stack {
             return Err(why);
         }
         let mut skb = p.skb();
-        let whose = match self.router.whose(p, &skb) {
+        let (whose, attach) = self.router.whose(p, &skb);
+        let whose = match whose {
             Whose::Of(worker) if !handed => return Self::hand_over(worker, p.link, frame, p.checksum, p.gso, edge),
             // Its flow has gone while it was on its way.
             Whose::Of(_) => Whose::Nobodys,
             whose => whose,
         };
         self.router.netfilter.hear(p, self.router.cfg.gateway_mac);
-        let attach = if p.is_invalid() { Attach::Invalid } else { Attach::LookUp };
+        let attach = if p.is_invalid() { Attach::Invalid } else { attach };
         self.router.pre_routing(&mut skb, &attach, &*edge).map_err(|stop| self.router.stopped(edge, p, &skb, stop))?;
         self.route(p, skb, whose, edge)
     }

@@ -25,7 +25,6 @@ use crate::translate::icmp::IcmpState;
 use crate::translate::tcp::{TcpStage, TcpState};
 use crate::translate::udp::UdpState;
 use crate::tuple::{Endpoint, Tuple};
-use crate::workers::WorkersState;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -57,8 +56,6 @@ pub struct StackState {
     pub icmp: IcmpState,
     /// Statistics.
     pub stats: StatsState,
-    /// Flows of other workers. To be taken out before the restore, for [`Stack::restore_share`].
-    pub workers: WorkersState,
 }
 
 /// What is wrong with a part of a state that has passed its checksum.
@@ -99,7 +96,7 @@ pub enum StateError {
     Conntrack(String),
 }
 
-pub(crate) fn part(part: &'static str) -> impl FnOnce(Invalid) -> StateError {
+fn part(part: &'static str) -> impl FnOnce(Invalid) -> StateError {
     move |why| StateError::Invalid { part, why }
 }
 
@@ -156,7 +153,6 @@ impl Stack {
             udp: self.translator.udp.save(),
             icmp: self.translator.icmp.save(),
             stats: self.router.save_stats(),
-            workers: WorkersState::default(),
         }
     }
 
@@ -175,11 +171,7 @@ impl Stack {
             Randomness::Fresh(seed) => (seed, None),
             Randomness::Replay(seed, position) => (seed, Some(position)),
         };
-        let StackState { config, links, rules, sets, recent, hashlimit, connlimit, gateway, tcp, udp, icmp, stats, workers } =
-            state;
-        if !workers.is_empty() {
-            return Err(part("other workers")(invalid("they are to go on too")));
-        }
+        let StackState { config, links, rules, sets, recent, hashlimit, connlimit, gateway, tcp, udp, icmp, stats } = state;
         let limits = config.limits;
         let mut stack = Stack::without_rules(config, seed);
         let Stack { router, gateway: services, translator, .. } = &mut stack;

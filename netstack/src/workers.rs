@@ -5,20 +5,18 @@
 //! services, fragments, and new flows while rules decide which connection packets belong to (CT). Connections know their flow and so its owner; a
 //! frame that arrives elsewhere is [handed over](crate::edge::FrameSink::hand_over).
 //!
-//! What an operator does, and what is saved, goes through the leader while the others stand still: it takes over what they counted
-//! ([`Stack::absorb`]), and they follow what was changed ([`Stack::follow`]).
+//! What an operator does goes through the leader while the others stand still: it takes over what they counted ([`Stack::absorb`]), and they follow what was
+//! changed ([`Stack::follow`]). Before a state is saved the leader takes over all flows ([`Stack::take_over`]), so an image knows nothing of workers, and
+//! may go on with more or fewer of them.
 
-use crate::edge::{Edge, HandedFrame, LinkId, Payload, RxChecksum, RxFrame, TokenKind};
+use crate::conntrack::{ConnId, Dir, Found};
+use crate::edge::{Edge, Gso, HandedFrame, LinkId, Payload, RxChecksum, RxFrame, SockId, Token, TokenKind};
 use crate::packet::{L4, Packet};
-use crate::router::Router;
+use crate::router::{Attach, Router};
 use crate::skb::{Cast, Skb};
 use crate::stack::Stack;
-use crate::state::{StateError, part};
 use crate::time::Time;
-use crate::translate::tcp::TcpState;
-use crate::translate::udp::UdpState;
 use crate::verdict::DropReason;
-use serde::{Deserialize, Serialize};
 
 /// Workers that one network can have.
 pub const MAX_WORKERS: u8 = 16;
@@ -62,21 +60,27 @@ impl Router {
         self.place.spread = !self.decides_tracking();
     }
 
-    /// Whose a packet is.
-    pub(crate) fn whose(&self, p: &Packet<'_>, skb: &Skb<'_>) -> Whose {
+    /// Whose a packet is, and how its connection is found.
+    pub(crate) fn whose(&self, p: &Packet<'_>, skb: &Skb<'_>) -> (Whose, Attach<'static>) {
         let Place { me, shared, spread } = self.place;
         if !shared {
-            return Whose::Mine;
+            return (Whose::Mine, Attach::LookUp);
         }
         let of = |worker| if worker == me { Whose::Mine } else { Whose::Of(worker) };
-        let is_flows = matches!(p.l4, L4::Tcp(..) | L4::Udp(_)) && p.cast == Cast::Unicast;
-        match self.netfilter.conntrack.flow_of(self.now, skb) {
-            Some((_, Some(flow))) => of(flow.worker()),
+        let is_flows = matches!(p.l4, L4::Tcp(..) | L4::Udp(_));
+        let found = self.netfilter.conntrack.flow_of(self.now, skb);
+        let whose = match found {
+            Some(Found { flow: Some(flow), .. }) => of(flow.worker()),
+            // Between two links: no flow is needed.
+            _ if self.route(p.ip.dst).is_some() => Whose::Mine,
             // What is opened from outside is the leader's, who may be about to say so.
-            Some((crate::conntrack::Dir::Reply, None)) => of(LEADER),
-            _ if is_flows && spread && !self.is_local(p.ip.dst) => Whose::Nobodys,
+            Some(Found { dir: Dir::Reply, .. }) => of(LEADER),
+            _ if is_flows && spread && p.cast == Cast::Unicast && !self.is_local(p.ip.dst) => Whose::Nobodys,
             _ => of(LEADER),
-        }
+        };
+        // Where rules decide which connection it is, they were not asked yet.
+        let known = found.filter(|_| is_flows && spread);
+        (whose, known.map_or(Attach::LookUp, |f| Attach::Flow(f.id, f.dir)))
     }
 
     /// Takes what is nobody's: see [`crate::conntrack::Conntrack::claim`]. Of what the connection was claimed for.
@@ -100,31 +104,8 @@ impl Router {
 /// A connection for which this worker is about to make a flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
-    id: crate::conntrack::ConnId,
+    id: ConnId,
     kind: TokenKind,
-}
-
-/// What a worker beside the leader has of its own: flows. Nothing else of it is saved; what it counted the leader has [taken over](Stack::absorb).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShareState {
-    /// TCP flows.
-    pub tcp: TcpState,
-    /// UDP flows.
-    pub udp: UdpState,
-}
-
-/// The workers beside the leader, from number 1 on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkersState {
-    /// What each has.
-    pub others: Vec<ShareState>,
-}
-
-impl WorkersState {
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.others.is_empty()
-    }
 }
 
 impl Stack {
@@ -146,22 +127,21 @@ impl Stack {
         other
     }
 
-    /// What a worker beside the leader has of its own. As [`Stack::save`].
-    pub fn save_share(&self) -> ShareState {
-        ShareState { tcp: self.translator.tcp.save(), udp: self.translator.udp.save() }
+    /// Takes over the flows of another worker's stack, whose sockets come along: `socket` hands one over, its handle there and the token that it has
+    /// from now on, and says its handle here. What does not fit, or has no socket here, stays there and is to be [reset](Stack::reset_all).
+    pub fn take_over(&mut self, other: &mut Stack, socket: &mut dyn FnMut(SockId, Token) -> Option<SockId>) {
+        let (mine, theirs) = (&mut self.translator, &mut other.translator);
+        mine.tcp.take_over(&mut self.router, &mut theirs.tcp, &mut other.router, socket);
+        mine.udp.take_over(&mut self.router, &mut theirs.udp, &mut other.router, socket);
     }
 
-    /// As [`Stack::share`], on a leader that was restored: a worker that goes on with the flows that it had.
-    ///
-    /// # Errors
-    /// If they cannot be true.
-    pub fn restore_share(&mut self, worker: u8, seed: [u8; 16], state: ShareState) -> Result<Stack, StateError> {
-        let mut stack = self.share(worker, seed);
-        let Stack { router, translator, .. } = &mut stack;
-        let limits = router.cfg.limits;
-        translator.tcp.restore(state.tcp, router).map_err(part("TCP flows of another worker"))?;
-        translator.udp.restore(state.udp, limits.udp_flows, router).map_err(part("UDP flows of another worker"))?;
-        Ok(stack)
+    /// Resets all flows on both sides.
+    pub fn reset_all<E: Edge>(&mut self, now: Time, edge: &mut E) {
+        self.router.now = now;
+        let tokens: Vec<Token> = self.flows().map(|f| f.token).collect();
+        for token in tokens {
+            self.translator.reset(&mut self.router, token, edge);
+        }
     }
 
     /// Which worker's it is.
@@ -203,7 +183,7 @@ impl Stack {
         link: LinkId,
         frame: AsFrame<'_>,
         checksum: RxChecksum,
-        gso: Option<crate::edge::Gso>,
+        gso: Option<Gso>,
         edge: &mut E,
     ) -> Result<(), DropReason> {
         let AsFrame { head, body } = frame;

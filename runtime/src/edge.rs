@@ -3,13 +3,15 @@
 use crate::link::Link;
 use crate::slots::{SLOT_SIZE, Slots};
 use crate::sock::Sockets;
+use crate::worker::Inbox;
 use hibernet_netstack::edge::{
-    Close, Datagram, ErrorReport, FrameSink, HostSockets, LinkId, Payload, PayloadStore, Peek, SendOpts, SockError, SockId,
-    Source, TcpStatus, Token, TxError, TxFrame,
+    Close, Datagram, ErrorReport, FrameSink, HandedFrame, HostSockets, LinkId, Payload, PayloadStore, Peek, SendOpts, SockError,
+    SockId, Source, TcpStatus, Token, TxError, TxFrame,
 };
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::checksum::Sum;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What a worker's stack acts with: payload memory, links, host sockets.
 pub struct RuntimeEdge {
@@ -19,6 +21,15 @@ pub struct RuntimeEdge {
     pub links: Vec<Option<Box<dyn Link>>>,
     /// Host sockets.
     pub sockets: Sockets,
+    /// What all workers of the network have for each other, this one's included; none if there is but one.
+    pub(crate) inboxes: Vec<Arc<Inbox>>,
+}
+
+impl RuntimeEdge {
+    /// Of a network's only worker.
+    pub fn new(slots: Slots, links: Vec<Option<Box<dyn Link>>>, sockets: Sockets) -> RuntimeEdge {
+        RuntimeEdge { slots, links, sockets, inboxes: Vec::new() }
+    }
 }
 
 impl std::fmt::Debug for RuntimeEdge {
@@ -72,6 +83,10 @@ impl FrameSink for RuntimeEdge {
                 Err(TxError::Down)
             }
         }
+    }
+
+    fn hand_over(&mut self, to: u8, frame: HandedFrame<'_>) -> bool {
+        self.inboxes.get(usize::from(to)).is_some_and(|inbox| inbox.put(&self.slots, &frame))
     }
 }
 

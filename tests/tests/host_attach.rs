@@ -163,7 +163,14 @@ fn the_interface_side_of_a_vmms_tap() {
 
 #[test]
 fn rings_and_queues_live_through_sleep_and_upgrade() {
-    for options in [&["--ring", "on", "--queues", "4"][..], &["--ring", "on"], &["--ring", "off", "--queues", "2"]] {
+    let all: [&[&str]; 5] = [
+        &["--ring", "on", "--queues", "4"],
+        &["--ring", "on"],
+        &["--ring", "off", "--queues", "2"],
+        &["--ring", "on", "--workers", "2"],
+        &["--ring", "off", "--workers", "2", "--queues", "4"],
+    ];
+    for options in all {
         let Some((lab, _servers, digest)) = lab(true) else { return };
         let (_vmm, mut attach) = vm(&lab, &[options, &["--name", "vm"]].concat());
         transfer(&lab, &digest);

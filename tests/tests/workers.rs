@@ -4,15 +4,13 @@ use core::net::IpAddr;
 use core::time::Duration;
 use hibernet_netstack::admin::Recheck;
 use hibernet_netstack::config::Publish;
-use hibernet_netstack::edge::SockId;
 use hibernet_netstack::iptables::{Family, text};
-use hibernet_netstack::state::{GoesOn, Randomness, StackState};
+use hibernet_netstack::state::{GoesOn, Randomness};
 use hibernet_netstack::tuple::{Endpoint, proto};
-use hibernet_netstack::{Config, DropReason, Stack};
-use hibernet_snapshot::Image;
+use hibernet_netstack::{Config, DropReason};
 use hibernet_tests::wire::flags::ACK;
 use hibernet_tests::wire::{self, GUEST_MAC, Ip};
-use hibernet_tests::{TcpGuest, World, image};
+use hibernet_tests::{ConnectPlan, TcpGuest, World, image};
 
 const LIMIT: Duration = Duration::from_secs(5);
 const REMOTES: [&str; 2] = ["198.51.100.9", "2001:db8::9"];
@@ -242,42 +240,85 @@ fn two_workers_sleep_and_wake_with_their_flows() {
         TcpGuest::connect(&mut workers[0], 40_000, remote(REMOTES[0])),
         TcpGuest::connect(&mut workers[1], 40_001, remote(REMOTES[1])),
     ];
-    let socks: [SockId; 2] = [workers[0].edge.host.last(), workers[1].edge.host.last()];
     datagram(&mut workers, 1, REMOTES[0].parse().unwrap(), b"before");
+    gather(&mut workers);
+    assert_eq!(flows(&workers), [(2, 1, 0), (0, 0, 0)]);
     let [first, second] = &mut workers;
-    first.stack.absorb(&mut second.stack);
-    let mut state = first.stack.save();
-    state.workers.others.push(second.stack.save_share());
     let now = first.now();
-    let bytes = image::write(now, &state, &first.stack.conntrack().save());
-    let saved = Image::parse(&bytes, &image::known()).unwrap();
-    let mut read = StackState::from_image(&saved).unwrap();
-    assert_eq!(read, state);
-    let restore = |state| Stack::restore(now, state, Randomness::Fresh([8; 16]), |c, k| image::connections(&saved, c, k, now));
-    assert!(restore(state).is_err(), "nobody asked for the others");
-    let others = core::mem::take(&mut read.workers).others;
-    first.stack = restore(read).unwrap();
-    for share in others {
-        second.stack = first.stack.restore_share(1, [9; 16], share).unwrap();
-    }
+    let bytes = image::save(&first.stack, now);
+    first.stack = image::restore(&bytes, Randomness::Fresh([8; 16]), &[]).unwrap();
+    second.stack = first.stack.share(1, [9; 16]);
     for w in workers.iter_mut() {
         let lost = w.stack.thaw(w.now(), Duration::ZERO, &|_| GoesOn::Yes, &mut w.edge);
         assert_eq!(lost, []);
         w.settle();
         w.inbox.clear();
     }
-    assert_eq!(flows(&workers), [(1, 0, 0), (1, 1, 0)]);
-    for (g, (n, sock)) in kept.iter_mut().zip(socks.into_iter().enumerate()) {
+    assert_eq!(flows(&workers), [(2, 1, 0), (0, 0, 0)]);
+    for (n, g) in kept.iter_mut().enumerate() {
         let segment = g.segment(ACK, b"after");
-        let frame = g.frame(&workers[1 - n], &segment);
-        workers[1 - n].inject(&frame);
+        let frame = g.frame(&workers[1], &segment);
+        workers[1].inject(&frame);
         World::exchange(&mut workers);
-        assert_eq!(workers[n].edge.host.peer(sock).take_received(), b"after");
+        let w = &mut workers[0];
+        let socks: Vec<_> = w.edge.host.tcp_sockets();
+        let got: Vec<_> = socks.iter().filter(|s| w.edge.host.peer(**s).take_received() == b"after").collect();
+        let [sock] = got[..] else { panic!("connection {n}: {got:?}") };
         g.snd_nxt = g.snd_nxt.wrapping_add(5);
-        workers[n].edge.host.peer(sock).send(b"answer");
-        workers[n].settle();
-        assert_eq!(g.read(&mut workers[n], 6, LIMIT), b"answer");
+        w.edge.host.peer(*sock).send(b"answer");
+        w.settle();
+        assert_eq!(g.read(w, 6, LIMIT), b"answer");
     }
-    datagram(&mut workers, 0, REMOTES[0].parse().unwrap(), b"later");
-    assert_eq!(sent(&mut workers[1]).last().unwrap(), b"later");
+    datagram(&mut workers, 1, REMOTES[0].parse().unwrap(), b"later");
+    assert_eq!(sent(&mut workers[0]).last().unwrap(), b"later");
+    // New ones are spread as ever.
+    let _new = TcpGuest::connect(&mut workers[1], 40_002, remote(REMOTES[0]));
+    assert_eq!(flows(&workers), [(2, 1, 0), (1, 0, 0)]);
+}
+
+/// The leader takes over everything, sockets too.
+fn gather(workers: &mut [World; 2]) {
+    let [first, second] = workers;
+    first.stack.absorb(&mut second.stack);
+    let (mine, theirs) = (&mut first.edge.host, &mut second.edge.host);
+    first.stack.take_over(&mut second.stack, &mut |sock, token| Some(mine.adopt_from(theirs, sock, token)));
+    workers.iter_mut().for_each(World::settle);
+}
+
+#[test]
+fn the_leader_takes_over_flows_in_the_middle_of_what_they_do() {
+    let mut workers = two(Config::default());
+    let mut g = TcpGuest::connect(&mut workers[1], 40_000, remote(REMOTES[0]));
+    let sock = workers[1].edge.host.last();
+    // A gap, and data that the guest has not acknowledged.
+    g.send_at(&mut workers[1], 5, b"behind");
+    workers[1].edge.host.peer(sock).send(b"unacknowledged");
+    workers[1].settle();
+    g.expect_data(&mut workers[1], b"unacknowledged");
+    // One that is not connected yet.
+    let slow = Endpoint::new("198.51.100.77".parse().unwrap(), 80);
+    workers[1].edge.host.plan(slow, ConnectPlan::Blackhole);
+    let mut half = TcpGuest::new(&workers[1], 40_001, slow);
+    half.syn(&mut workers[1]);
+    gather(&mut workers);
+    assert_eq!(flows(&workers), [(2, 0, 0), (0, 0, 0)]);
+    workers[1].assert_clean();
+    workers[1].inbox.clear();
+    workers[1].run(LIMIT);
+    assert_eq!(workers[1].inbox.len(), 0, "nobody there knows the flows any more");
+    let w = &mut workers[0];
+    w.run(Duration::from_secs(2));
+    let guest = Endpoint::new(w.guest_addr(slow.addr), 40_000);
+    let again = w.take_tcp(remote(REMOTES[0]), guest).expect("it is sent again");
+    assert_eq!(again.data, b"unacknowledged");
+    g.drain(w);
+    g.ack(w);
+    g.send(w, b"first");
+    let socks = w.edge.host.tcp_sockets();
+    let all: Vec<Vec<u8>> = socks.iter().map(|s| w.edge.host.peer(*s).take_received()).collect();
+    assert!(all.contains(&b"firstbehind".to_vec()), "{all:?}");
+    let connecting = socks.iter().find(|s| w.edge.host.tcp(**s).is_connecting()).copied().unwrap();
+    w.edge.host.peer(connecting).finish_connect(Ok(()));
+    w.settle();
+    half.expect_synack(w);
 }

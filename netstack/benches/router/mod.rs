@@ -1,4 +1,5 @@
 //! A router between two links, a client on one and a server on the other, with rules between them.
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 use core::net::{IpAddr, Ipv4Addr};
 use hibernet_netstack::admin::Recheck;

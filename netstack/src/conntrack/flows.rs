@@ -39,6 +39,14 @@ const fn claim(kind: TokenKind, worker: u8) -> Token {
     Token::new(kind, u32::MAX, u32::MAX).of_worker(worker)
 }
 
+/// A connection, the direction of a packet in it, and its flow if it has one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) id: ConnId,
+    pub(crate) dir: Dir,
+    pub(crate) flow: Option<Token>,
+}
+
 impl Conntrack {
     /// Ties a flow to a connection. A TCP flow pins it: it neither times out nor is dropped early while the flow lives. Flows of
     /// other protocols only hear when their connection goes ([`Conntrack::take_closed`]). False if the connection is gone.
@@ -69,14 +77,13 @@ impl Conntrack {
         self.closed.whose.fetch_and(!mine, Ordering::Release);
     }
 
-    /// The connection of a packet that no rule has seen yet (one in another zone than 0 is not found), the direction in it, and its flow, if it has
-    /// one; that of the quoted packet for an ICMP error.
-    pub(crate) fn flow_of(&self, now: Time, skb: &Skb<'_>) -> Option<(Dir, Option<Token>)> {
+    /// The connection of a packet that no rule has seen yet (one in another zone than 0 is not found); that of the quoted packet for an ICMP error.
+    pub(crate) fn flow_of(&self, now: Time, skb: &Skb<'_>) -> Option<Found> {
         let wanted = match icmp::kind(&skb.l4) {
             Ok(Kind::IcmpError) => icmp::quoted(skb).ok()?.expected,
             _ => tuple::of(skb)?,
         };
-        self.hold(now, &wanted).map(|(held, dir)| (dir, held.conn.flow))
+        self.hold(now, &wanted).map(|(held, dir)| Found { id: held.id, dir, flow: held.conn.flow })
     }
 
     /// A worker is to make a flow for a connection that has none: from here on no other one does. False if another one was faster; true also if the

@@ -36,6 +36,7 @@ pub use acct::Counts;
 pub use config::{CtConfig, Timeouts};
 pub use conn::{Conn, ConnId, CtInfo, Dir, Proto, Status, Track};
 pub use filter::Filter;
+pub(crate) use flows::Found;
 pub use list::{ConnView, Line};
 pub use quote::Quote;
 pub use stats::CtCounters;

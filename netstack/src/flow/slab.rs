@@ -14,13 +14,15 @@ pub(super) struct Slot<T> {
     pub(super) value: Option<T>,
 }
 
+/// Slots that a [`Token`](crate::edge::Token) can name: it has 28 bits for them.
+const MAX_SLOTS: u32 = 1 << 28;
 /// Generations go round behind this one: a [`Token`](crate::edge::Token) has 28 bits for them.
 pub(super) const MAX_GENERATION: u32 = 0xfff_ffff;
 
 impl<T> Slab<T> {
     /// An empty slab for at most `max` values.
     pub fn new(max: u32) -> Self {
-        Slab { slots: Vec::new(), free: Vec::new(), max }
+        Slab { slots: Vec::new(), free: Vec::new(), max: max.min(MAX_SLOTS) }
     }
 
     /// Number of values.
@@ -87,6 +89,11 @@ impl<T> Slab<T> {
             return None;
         }
         slot.value.as_mut()
+    }
+
+    /// Slots that have values.
+    pub fn occupied(&self) -> Vec<u32> {
+        self.iter().map(|(i, _)| i).collect()
     }
 
     /// All values with their slots, to be changed.

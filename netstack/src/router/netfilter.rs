@@ -181,6 +181,11 @@ impl LogSink for Log {
 }
 
 impl Log {
+    pub(super) fn is_empty(&self) -> bool {
+        let nothing = |items: usize, lost: u64| items == 0 && lost == 0;
+        nothing(self.lines.items.len(), self.lines.lost) && nothing(self.traces.items.len(), self.traces.lost)
+    }
+
     /// Takes what waits: lines, and how many more there would have been.
     pub(super) fn take(&mut self) -> (Vec<String>, u64) {
         self.lines.take()

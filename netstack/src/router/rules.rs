@@ -194,6 +194,11 @@ impl Router {
         self.netfilter.closed = closed;
     }
 
+    /// Whether rules wrote something, or packets were traced.
+    pub(crate) fn has_log(&self) -> bool {
+        !self.netfilter.log.is_empty()
+    }
+
     /// What LOG rules wrote.
     pub(crate) fn take_log(&mut self) -> (Vec<String>, u64) {
         self.netfilter.log.take()

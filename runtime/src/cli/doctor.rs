@@ -79,7 +79,8 @@ pub(super) fn doctor(json: bool) -> Result<u8, Failure> {
 /// Tries the real thing: both kinds of links, each in namespaces that vanish with the process that makes them.
 fn namespaces_and_links() -> Vec<Need> {
     const USERNS: &str = "sysctl user.max_user_namespaces (and kernel.unprivileged_userns_clone, or AppArmor's restriction), the container's seccomp profile, or run as root";
-    let guest = |link| Guest { ifname: "eth0".into(), mtu: 65520, dhcp: false, link, ring: RingChoice::Off, queues: 1 };
+    let guest =
+        |link| Guest { ifname: "eth0".into(), mtu: 65520, dhcp: false, link, ring: RingChoice::Off, queues: 1, workers: 1 };
     let tap = probe::in_namespaces(|| {
         let opened = guest::make_namespace(&guest(LinkChoice::Tap))?;
         Ok(crate::sys::tun::adopt(opened.fd, 65520).map_or((false, false), |t| (t.offloads.tso, t.offloads.uso)))

@@ -350,6 +350,9 @@ pub fn main() -> ExitCode {
 fn run(args: RunArgs) -> Result<u8, Failure> {
     let plan = args.net.plan()?;
     args.net.check_queues(None)?;
+    if args.join.is_some() && plan.guest.workers > 1 {
+        return Err(Failure::new(Status::Usage, "--workers: a sandbox that joins is served by the worker that is there"));
+    }
     let join = args.join.map(|network| args.net.join(network, &plan)).transpose()?;
     let (resolv_conf, output) = (!args.no_resolv_conf, args.output);
     supervisor::run(&RunRequest { plan, argv: args.command, resolv_conf, output, thaw: None, join })
@@ -365,8 +368,8 @@ fn attach(args: AttachArgs) -> Result<u8, Failure> {
     let target = args.target.target()?.ok_or_else(nothing)?;
     args.net.check_queues(Some(&target))?;
     let plan = Plan { carry: args.moving.carry(), ..args.net.plan()? };
-    if args.join.is_some() && plan.guest.queues > 1 {
-        return Err(Failure::new(Status::Usage, "--queues: a link that joins has one"));
+    if args.join.is_some() && plan.guest.descriptors() > 1 {
+        return Err(Failure::new(Status::Usage, "--queues, --workers: a link that joins has one"));
     }
     let join = args.join.map(|network| args.net.join(network, &plan)).transpose()?;
     supervisor::attach(&AttachRequest { plan, target, thaw: None, pid_file: None, join })

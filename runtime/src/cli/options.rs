@@ -120,6 +120,10 @@ pub struct NetOptions {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16), help_heading = "Link")]
     pub queues: u32,
 
+    /// Serve the link with so many threads, each of which has a queue of it (a TAP, or --packet) and flows of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16), help_heading = "Link")]
+    pub workers: u32,
+
     /// Write every packet of the link to FILE, for Wireshark or tcpdump
     #[arg(long, value_name = "FILE", help_heading = "Link")]
     pub pcap: Option<PathBuf>,
@@ -218,6 +222,7 @@ impl NetOptions {
                 link: self.link.map_or(LinkChoice::Any, LinkChoice::from),
                 ring: self.ring.into(),
                 queues: self.queues,
+                workers: self.workers,
             },
             follow_resolver,
             pcap: self.pcap.clone(),
@@ -228,17 +233,25 @@ impl NetOptions {
         })
     }
 
-    /// Several queues are those of a packet link that is attached to, or of a vhost-user device.
+    /// Several queues are those of a packet link that is attached to, or of a vhost-user device; several workers have those of a link of the kernel's.
     ///
     /// # Errors
     ///
     /// [`Status::Usage`] if they were asked for and this is neither.
     pub(super) fn check_queues(&self, target: Option<&Target>) -> Result<(), Failure> {
-        match target {
-            Some(Target::Packet(_) | Target::VhostUser { .. } | Target::VhostUserConnect(_)) => Ok(()),
-            _ if self.queues == 1 => Ok(()),
-            _ => Err(usage("--queues needs --packet, --vhost-user or --vhost-user-connect")),
+        use Target::{Namespace, Packet, Process, Tap, VhostUser, VhostUserConnect};
+        let queued = matches!(target, Some(Packet(_) | VhostUser { .. } | VhostUserConnect(_)));
+        let kernels = matches!(target, None | Some(Packet(_) | Tap(_) | Process(_) | Namespace(_)));
+        if self.queues > 1 && !queued {
+            return Err(usage("--queues needs --packet, --vhost-user or --vhost-user-connect"));
         }
+        if self.workers > 1 && !kernels {
+            return Err(usage("--workers: only links of the kernel have a queue for each (run, --packet, --tap, --netns)"));
+        }
+        if self.workers > 1 && self.pcap.is_some() {
+            return Err(usage("--workers and --pcap do not go together: a capture is of one queue"));
+        }
+        Ok(())
     }
 
     /// The first option that was given of those about which an image has its own word.
@@ -270,6 +283,7 @@ impl NetOptions {
             (self.link.is_some(), "--link"),
             (self.ring != RingArg::Auto, "--ring"),
             (self.queues != 1, "--queues"),
+            (self.workers != 1, "--workers"),
             (self.pcap.is_some(), "--pcap"),
             (self.detach, "--detach"),
             (self.log_level != LevelArg::Warning, "--log-level"),

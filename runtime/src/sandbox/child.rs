@@ -20,8 +20,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 enum FromChild {
     /// Its user namespace is there; ids are to be mapped.
     UserNamespace,
-    /// The network is there. Descriptors: link, user, mount and network namespace, and those of [`Retries::open`].
-    Link(LinkEnd),
+    /// The network is there, with so many more queues. Descriptors: link, user, mount and network namespace, the queues, and those of [`Retries::open`].
+    Link(LinkEnd, usize),
     /// It gave up, and is about to end.
     Failed(Failure),
 }
@@ -59,14 +59,21 @@ pub(crate) struct Namespaces {
     pub(crate) net: OwnedFd,
 }
 
+/// A child whose network is there.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) child: Child,
+    pub(crate) end: LinkEnd,
+    pub(crate) link: OwnedFd,
+    /// More queues of the link.
+    pub(crate) queues: Vec<OwnedFd>,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) retries: Retries,
+}
+
 impl Child {
     /// Starts the child, and waits until it has made namespaces and link. The caller has no threads.
-    pub(crate) fn start(
-        plan: &Plan,
-        resolv_conf: bool,
-        argv: &[OsString],
-        inherited: Inherited,
-    ) -> Result<(Self, LinkEnd, OwnedFd, Namespaces, Retries), Failure> {
+    pub(crate) fn start(plan: &Plan, resolv_conf: bool, argv: &[OsString], inherited: Inherited) -> Result<Started, Failure> {
         let (channel, theirs) = Channel::pair()?;
         let forked = process::fork(0).map_err(|e| Failure::os(Status::Resources, "cannot start a process", e))?;
         let pid = match forked {
@@ -91,11 +98,14 @@ impl Child {
         namespaces::write_id_maps(pid)?;
         child.channel.send(&ToChild::Mapped, &[])?;
         match child.next()? {
-            (FromChild::Link(end), mut fds) => {
-                let rest = fds.split_off(fds.len().min(4));
+            (FromChild::Link(end, more), mut fds) => {
+                let mut queues = fds.split_off(fds.len().min(4));
+                let retries = Retries::new(queues.split_off(queues.len().min(more)));
                 match <[OwnedFd; 4]>::try_from(fds) {
-                    Ok([link, user, mount, net]) => Ok((child, end, link, Namespaces { user, mount, net }, Retries::new(rest))),
-                    Err(_) => Err(Failure::new(Status::Internal, "the sandbox's descriptors did not arrive")),
+                    Ok([link, user, mount, net]) if queues.len() == more => {
+                        Ok(Started { child, end, link, queues, namespaces: Namespaces { user, mount, net }, retries })
+                    }
+                    _ => Err(Failure::new(Status::Internal, "the sandbox's descriptors did not arrive")),
                 }
             }
             other => Err(unexpected(&other.0)),
@@ -157,7 +167,7 @@ fn run(plan: &Plan, resolv_conf: bool, argv: &[OsString], inherited: Inherited, 
     become_root()?;
     process::unshare(libc::CLONE_NEWNS).map_err(|e| namespaces::refused("cannot make a mount namespace", e))?;
     mounts::keep_private()?;
-    let Opened { end, fd: link, .. } = guest::make_namespace(&plan.guest)?;
+    let Opened { end, fd: link, queues, .. } = guest::make_namespace(&plan.guest)?;
     guest::configure(&plan.guest, &plan.config, &plan.guest.ifname)?;
     if resolv_conf {
         mounts::replace_resolv_conf(&resolv_conf_text(plan))?;
@@ -165,9 +175,9 @@ fn run(plan: &Plan, resolv_conf: bool, argv: &[OsString], inherited: Inherited, 
     let ns = Namespaces { user: namespaces::own("user")?, mount: namespaces::own("mnt")?, net: namespaces::own("net")? };
     let retries = Retries::open();
     let mut fds = vec![link.as_fd(), ns.user.as_fd(), ns.mount.as_fd(), ns.net.as_fd()];
-    fds.extend(retries.iter().map(AsFd::as_fd));
-    channel.send(&FromChild::Link(end), &fds)?;
-    drop((link, ns, retries));
+    fds.extend(queues.iter().chain(&retries).map(AsFd::as_fd));
+    channel.send(&FromChild::Link(end, queues.len()), &fds)?;
+    drop((link, queues, ns, retries));
     wait(channel)?;
     Err(execute(argv, inherited))
 }

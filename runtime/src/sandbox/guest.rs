@@ -205,7 +205,9 @@ pub(crate) fn make_in_namespace(guest: &Guest) -> Result<Opened, Failure> {
 }
 
 fn make_tap(guest: &Guest) -> Result<Opened, TunError> {
-    let tun = tun::open(&TunOptions { name: &guest.ifname, create: true, mtu: Some(guest.mtu.into()), multi_queue: false })?;
+    let multi_queue = guest.workers > 1;
+    let tun = tun::open(&TunOptions { name: &guest.ifname, create: true, mtu: Some(guest.mtu.into()), multi_queue })?;
+    let queues = more_queues(&tun.name, guest)?;
     let longer = |name: &str| {
         let mut netlink = Netlink::open()?;
         let index = netlink.interface(name)?.index;
@@ -213,7 +215,13 @@ fn make_tap(guest: &Guest) -> Result<Opened, TunError> {
     };
     longer(&tun.name).map_err(|source| TunError::Io { step: "setting the length of its queue", source })?;
     let end = LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: Some(tun.mac) };
-    Ok(Opened::new(end, tun.fd))
+    Ok(Opened { queues, ..Opened::new(end, tun.fd) })
+}
+
+/// Queues of a TAP for workers beside the first. A flow's frames come by the queue over which we sent the last one of it.
+fn more_queues(name: &str, guest: &Guest) -> Result<Vec<OwnedFd>, TunError> {
+    let more = || tun::open(&TunOptions { name, create: false, mtu: None, multi_queue: true }).map(|tun| tun.fd);
+    (1..guest.workers).map(|_| more()).collect()
 }
 
 /// In the namespace of the far end: its kernel must send nothing of its own to the guest.
@@ -234,7 +242,9 @@ fn open_far(netlink: &mut Netlink, far: &OwnedFd, near: &OwnedFd, guest: &Guest)
     let Interface { index, .. } = netlink.interface(FAR).map_err(|e| link("cannot find the link's far end", e))?;
     netlink.set_up(index, None).map_err(|e| link("cannot set the link's far end up", e))?;
     enter(far)?;
-    let socket = open_packet(guest.ring, guest.mtu.into(), |ring| packet::open_with(FAR, PacketOptions { ring, queues: 1 }));
+    let socket = open_packet(guest.ring, guest.mtu.into(), |ring| {
+        packet::open_with(FAR, PacketOptions { ring, queues: guest.descriptors() })
+    });
     let removal = RemovalWatch::new(index).map_err(|e| link("cannot watch the link's far end", e));
     enter(near)?;
     let mut near_netlink = Netlink::open().map_err(|e| link("cannot speak to the kernel about interfaces", e))?;
@@ -277,12 +287,21 @@ fn packet_end(s: PacketSocket) -> Opened {
 }
 
 /// Takes a TAP of this network namespace that somebody else made. Sets it up if it is down.
-pub(crate) fn attach_tap(name: &str) -> Result<Opened, Failure> {
-    let tun = tun::open(&TunOptions { name, create: false, mtu: None, multi_queue: false })
-        .map_err(|e| Failure::new(Status::Link, format!("cannot attach to the TAP {name}: {e}")))?;
+pub(crate) fn attach_tap(name: &str, guest: &Guest) -> Result<Opened, Failure> {
+    let fail = |e| Failure::new(Status::Link, format!("cannot attach to the TAP {name}: {e}"));
+    let multi_queue = guest.workers > 1;
+    let tun = tun::open(&TunOptions { name, create: false, mtu: None, multi_queue }).map_err(|e| match e {
+        TunError::NotTap(_) if multi_queue => Failure::new(
+            Status::Link,
+            format!("cannot attach to the TAP {name}: --workers needs one with queues (ip tuntap add ... multi_queue)"),
+        ),
+        e => fail(e),
+    })?;
+    let queues = more_queues(name, guest).map_err(fail)?;
     set_up(name)?;
     // The guest is whatever the interface leads to, not the interface itself: its address is learned.
-    Ok(Opened::new(LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None }, tun.fd))
+    let end = LinkEnd { kind: LinkKind::Tap, ifname: tun.name, mtu: tun.mtu, guest_mac: None };
+    Ok(Opened { queues, ..Opened::new(end, tun.fd) })
 }
 
 /// Sets an interface up if it is down; its number.
@@ -298,7 +317,7 @@ fn set_up(name: &str) -> Result<u32, Failure> {
 /// Opens a packet socket on an interface of this network namespace, such as a TAP whose descriptor a VMM holds. Sets the
 /// interface up if it is down.
 pub(crate) fn attach_packet(name: &str, guest: &Guest) -> Result<Opened, Failure> {
-    let open = |ring| packet::open_with(name, PacketOptions { ring, queues: guest.queues });
+    let open = |ring| packet::open_with(name, PacketOptions { ring, queues: guest.descriptors() });
     // What is wrong with it is said by who opens it.
     let mtu = Interfaces::current().and_then(|i| i.mtu(name)).unwrap_or(0);
     let mut opened = packet_end(open_packet(guest.ring, mtu, open)?);

@@ -43,6 +43,15 @@ pub struct Guest {
     pub ring: RingChoice,
     /// Packet sockets among which what comes is divided, or pairs of queues of a vhost-user device; from 1 to 16.
     pub queues: u32,
+    /// Threads that serve the link together, each a queue of it, at least one.
+    pub workers: u32,
+}
+
+impl Guest {
+    /// Descriptors of the link: a queue for every worker at least.
+    pub fn descriptors(&self) -> u32 {
+        self.queues.max(self.workers).max(1)
+    }
 }
 
 /// Whether a packet socket gets a ring of memory that it shares with the kernel.

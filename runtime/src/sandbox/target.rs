@@ -106,7 +106,7 @@ impl Target {
     /// Opens the link, or makes it where this is a namespace.
     pub(crate) fn open(&self, plan: &Plan) -> Result<(Opened, Unconfigured), Failure> {
         let opened = match self {
-            Target::Tap(name) => guest::attach_tap(name)?,
+            Target::Tap(name) => guest::attach_tap(name, &plan.guest)?,
             Target::Packet(name) => guest::attach_packet(name, &plan.guest)?,
             Target::Fd(number, fd) => guest::attach_fd(*number, fd, &plan.guest)?,
             Target::Streams { path, one_off } => guest::listen_at(path, LinkKind::Streams { one_off: *one_off }, plan.guest.mtu)?,
@@ -136,8 +136,8 @@ struct Configure;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
-    /// With the link's descriptor, and for a packet link the watch and the number of the interface watched.
-    Link(LinkEnd, Option<u32>),
+    /// With the link's descriptor, those of so many more queues, and for a packet link the watch and the number of the interface watched.
+    Link(LinkEnd, usize, Option<u32>),
     Configured,
     Failed(Failure),
 }
@@ -167,12 +167,12 @@ impl Helper {
                 drop(channel);
                 let done = catch_unwind(AssertUnwindSafe(|| {
                     enter(&net_fd, user_fd, net)?;
-                    let Opened { end, fd, removal, .. } = guest::make_in_namespace(&plan.guest)?;
-                    let mut fds = vec![fd.as_fd()];
+                    let Opened { end, fd, queues, removal, .. } = guest::make_in_namespace(&plan.guest)?;
+                    let mut fds: Vec<_> = std::iter::once(&fd).chain(&queues).map(AsFd::as_fd).collect();
                     fds.extend(removal.as_ref().map(|r| r.fd().as_fd()));
-                    theirs.send(&Report::Link(end, removal.as_ref().map(RemovalWatch::index)), &fds)?;
+                    theirs.send(&Report::Link(end, queues.len(), removal.as_ref().map(RemovalWatch::index)), &fds)?;
                     drop(fds);
-                    drop((fd, removal));
+                    drop((fd, queues, removal));
                     if theirs.recv::<Configure>()?.is_some() {
                         guest::configure(&plan.guest, &plan.config, &plan.guest.ifname)?;
                         theirs.send(&Report::Configured, &[])?;
@@ -189,11 +189,12 @@ impl Helper {
         drop(theirs);
         let helper = Helper { pid, channel };
         match helper.channel.recv()? {
-            Some((Report::Link(end, watched), fds)) => {
+            Some((Report::Link(end, more, watched), fds)) => {
                 let mut fds = fds.into_iter();
                 let fd = fds.next().ok_or_else(|| Failure::new(Status::Internal, "the link's descriptor did not arrive"))?;
+                let queues = fds.by_ref().take(more).collect();
                 let removal = fds.next().zip(watched).map(|(fd, index)| RemovalWatch::from_parts(fd, index));
-                Ok((helper, Opened { end, fd, queues: Vec::new(), peer: None, removal, path: None }))
+                Ok((helper, Opened { end, fd, queues, peer: None, removal, path: None }))
             }
             Some((Report::Failed(e), _)) => Err(e),
             _ => Err(Failure::new(Status::Internal, "the link could not be made in the namespace")),

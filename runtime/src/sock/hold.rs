@@ -130,6 +130,34 @@ impl Sockets {
         out
     }
 
+    /// Takes a socket with a descriptor of its own over from another worker's, for `token`: its handle here. `None` if it cannot be watched here; then it
+    /// is closed.
+    pub fn adopt_from(&mut self, other: &mut Sockets, id: SockId, token: Token) -> Option<SockId> {
+        let fd = other.entry(id)?.sock.fd()?;
+        // Fails only for a socket that was never watched.
+        let _ = other.epoll.ctl(ControlOperation::Delete, fd.as_raw_fd(), EpollEvent::default());
+        let reports = other.entry(id).is_some_and(|e| e.reports);
+        let sock = other.remove(id)?;
+        let own = self.insert(Some(token), sock).ok()?;
+        // It was neither opened nor closed.
+        other.stats.closed -= 1;
+        self.stats.opened -= 1;
+        if self.watch(own).is_err() {
+            self.remove(own);
+            return None;
+        }
+        if reports {
+            self.expect_reports(own);
+        }
+        other.notices.retain(|(of, ready)| {
+            if *of == id {
+                self.notices.push_back((own, *ready));
+            }
+            *of != id
+        });
+        Some(own)
+    }
+
     /// Whether a state can be that of sockets.
     ///
     /// # Errors

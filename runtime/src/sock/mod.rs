@@ -61,6 +61,12 @@ macro_rules! socket_stats {
         pub struct SocketStats { $($(#[$doc])* pub $name: u64,)* }
 
         impl SocketStats {
+            /// The sums of both.
+            #[must_use]
+            pub fn plus(self, other: SocketStats) -> SocketStats {
+                SocketStats { $($name: self.$name + other.$name,)* }
+            }
+
             /// Name and value of every counter.
             pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()

@@ -1,15 +1,16 @@
 //! What the worker answers to requests.
 
 use super::Worker;
+use super::follower::Follower;
 use crate::control::protocol::{
     Answer, Conntrack, ConntrackStats, Form, MAX_ANSWER, Page, Problem, ProblemKind, Request, Restore, Restored, Rules, RulesOf,
     TableOf,
 };
 use crate::control::rules;
-use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::{ConnId, ConnView, Filter, Line};
 use hibernet_netstack::ipset::Sets;
 use hibernet_netstack::iptables::text::{self, PrintOptions, RestoreOptions};
+use hibernet_netstack::{Time, admin};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -41,6 +42,8 @@ impl Worker {
             Ok(r) => r,
             Err(e) => return error(Problem::new(ProblemKind::Request, format!("not a request: {e}"))),
         };
+        // What followers counted, logged and traced.
+        self.together(|_, _| ());
         match request {
             Request::Stats => encode(&Answer::Ok(self.report())),
             Request::RulesSave { family, table, counters } => {
@@ -77,7 +80,18 @@ impl Worker {
             return Ok(Restored::default());
         }
         let recheck = r.recheck.unwrap_or(self.recheck);
-        let report = self.stack.set_rules_on(now, new, sets.as_ref(), recheck.into(), &mut self.edge).map_err(refused)?;
+        let report = self.together(|w, others| {
+            let mut report = w.stack.set_rules_on(now, new, sets.as_ref(), recheck.into(), &mut w.edge)?;
+            for Follower { stack, edge, .. } in others.iter_mut().map(|o| &mut **o) {
+                if admin::Recheck::from(recheck) == admin::Recheck::Cut {
+                    report.cut += stack.cut(now, &w.stack, r.family.into(), edge);
+                }
+                stack.follow(&w.stack);
+            }
+            Ok(report)
+        });
+        let report = report.map_err(refused)?;
+        self.wake_followers();
         slog::info!(self.log, "rules were replaced"; "family" => ?r.family, "flows_cut" => report.cut);
         Ok(Restored { cut: report.cut as u64, other_dropped: report.other_family_closed })
     }
@@ -129,7 +143,13 @@ impl Worker {
         let items = items.map_err(|e| Problem::new(ProblemKind::Internal, e.to_string()))?;
         if r.delete {
             let ids: Vec<ConnId> = found.iter().map(|(id, _)| *id).collect();
-            self.stack.delete_connections(now, &ids, &mut self.edge);
+            self.together(|w, others| {
+                for Follower { stack, edge, .. } in others.iter_mut().map(|o| &mut **o) {
+                    stack.delete_connections(now, &ids, edge);
+                }
+                w.stack.delete_connections(now, &ids, &mut w.edge);
+            });
+            self.wake_followers();
         }
         Ok(Page { items, next: next.map(u64::from) })
     }

@@ -12,6 +12,7 @@ use crate::link::Connection;
 use crate::sock::SocketsState;
 use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::image::Capture;
+use hibernet_netstack::state::FlowInfo;
 use hibernet_snapshot::GenerationId;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,7 @@ const FEW: u32 = 512;
 /// Rounds after which the freeze begins however much changes.
 const MAX_ROUNDS: u32 = 8;
 /// Turns of unfinished work before a freeze: what is left then waits in the kernel.
-const MAX_TURNS: u32 = 64;
+pub(super) const MAX_TURNS: u32 = 64;
 
 /// What is to become of the worker and of its host sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +155,26 @@ impl Worker {
         if self.finished.is_some() {
             return Err(CheckpointError::Finished);
         }
+        let was_paused = self.is_paused();
+        let mut gathered = 0;
+        if !self.crew.is_empty() {
+            let timer = Clock::start();
+            self.settle_down();
+            self.pause();
+            self.gather();
+            gathered = timer.now().as_nanos();
+        }
+        let mut done = self.prepare_gathered(how, helper, was_paused);
+        match &mut done {
+            Ok(prepared) => prepared.report.times.quiesce_ns += gathered,
+            Err(_) if was_paused => {}
+            Err(_) => self.resume(),
+        }
+        done
+    }
+
+    /// As [`Worker::prepare`], when all flows are the leader's.
+    fn prepare_gathered(&mut self, how: &Prepare, helper: Option<Helper>, was_paused: bool) -> Result<Prepared, CheckpointError> {
         enough(&self.tiers(how.mode), how.require)?;
         let (capture, rounds) = match std::mem::take(&mut self.freeze) {
             Freeze::None => (Capture::begin(self.stack.conntrack()), 0),
@@ -163,7 +184,6 @@ impl Worker {
                 return Err(CheckpointError::InProgress);
             }
         };
-        let was_paused = self.is_paused();
         let mut carried = None;
         let mut taken = self.take(how, capture, rounds, helper, &mut carried);
         // Only now it is known which sockets can be carried over.
@@ -262,7 +282,9 @@ impl Worker {
             Mode::GoOn => (Tier::Reset, Some("the worker and its sockets go on")),
             Mode::Drop => (Tier::Reset, Some("its socket is not kept")),
         };
-        self.stack.flows().map(|f| FlowTier { flow: Flow::from(&f), tier, why: why.map(str::to_owned) }).collect()
+        let tier = |f: FlowInfo| FlowTier { flow: Flow::from(&f), tier, why: why.map(str::to_owned) };
+        let others = self.of_followers(|o| o.stack.flows().collect::<Vec<_>>());
+        self.stack.flows().chain(others.into_iter().flatten()).map(tier).collect()
     }
 
     /// Sends what was put off, so that nothing of it is in our memory alone.

@@ -15,7 +15,11 @@ impl Worker {
     /// For how long no data and no connection has moved, in either direction. Keep-alives do not count, nor does time in which the worker
     /// stood still.
     pub fn idle_for(&self) -> Duration {
-        self.clock.now().since(self.stack.last_moved())
+        self.clock.now().since(self.last_moved())
+    }
+
+    fn last_moved(&self) -> Time {
+        self.of_followers(|o| o.stack.last_moved()).into_iter().fold(self.stack.last_moved(), Time::max)
     }
 
     /// Has [`Worker::take_idle`] say, once, that nothing has moved for so long and nothing is under way; or ends that. While it is waited for, the
@@ -33,14 +37,16 @@ impl Worker {
     /// The end of a wake-up: notes that it is idle, or says when it will be if nothing moves.
     pub(super) fn watch_idle(&mut self, now: Time) -> Option<Time> {
         let after = self.idle.after?;
-        let at = self.stack.last_moved() + after;
+        let at = self.last_moved() + after;
         if at > now {
             return Some(at);
         }
         // What is under way ends with an event, after which it is looked again.
-        if self.stack.is_quiet() {
-            self.idle = IdleWatch { after: None, reached: Some(now.since(self.stack.last_moved())) };
+        if self.stack.is_quiet() && self.of_followers(|o| o.stack.is_quiet()).into_iter().all(|quiet| quiet) {
+            self.idle = IdleWatch { after: None, reached: Some(now.since(self.last_moved())) };
+            return None;
         }
-        None
+        // Of a follower's events the leader does not hear.
+        (!self.crew.is_empty()).then_some(now + after)
     }
 }

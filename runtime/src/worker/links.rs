@@ -33,6 +33,9 @@ impl Worker {
     /// # Errors
     /// If there are as many as can be.
     pub fn add_link(&mut self, new: NewLink) -> Result<LinkId, WorkerError> {
+        if !self.crew.is_empty() {
+            return Err(WorkerError::OneLink);
+        }
         let there = self.edge.links.iter().flatten().count();
         if there >= MAX_LINKS {
             return Err(WorkerError::TooManyLinks(there + 1));

@@ -1,13 +1,16 @@
 //! The network worker: the stack, its links and host sockets as one subscriber of an event loop.
 //!
 //! A [`Worker`] registers a handful of descriptors, however many flows there are: links, the inner epoll of the flows'
-//! sockets, a timer, listeners, and what it watches on the host. It never waits and has no thread. Whoever owns the event loop runs it
-//! until [`Worker::finished`].
+//! sockets, a timer, listeners, and what it watches on the host. It never waits, and has no thread unless it leads others that serve more queues of its
+//! link (`crew`). Whoever owns the event loop runs it until [`Worker::finished`].
 
 mod answers;
 mod control;
+mod crew;
+mod follower;
 mod freeze;
 mod idle;
+mod inbox;
 mod links;
 mod listen;
 mod moving;
@@ -21,7 +24,9 @@ mod trace;
 mod watch;
 
 pub use control::ControlSocket;
+pub use crew::MOST_WORKERS;
 pub use freeze::{Mode, Prepare, Prepared};
+pub(crate) use inbox::Inbox;
 pub use links::NewLink;
 pub use moving::{Moved, Ports, WantedPorts};
 pub use setup::{RulesSetup, WorkerError, WorkerSetup, resolver_update};
@@ -36,6 +41,7 @@ use crate::slots::Slots;
 use crate::sock::{SocketEvent, Sockets};
 use crate::sys::netlink;
 use control::Control;
+use crew::Crew;
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use freeze::Freeze;
 use hibernet_netstack::config::Behind;
@@ -81,9 +87,10 @@ enum Source {
     Client,
     Stop,
     Kick,
+    Inbox,
 }
 
-const SOURCES: [Source; 10] = [
+const SOURCES: [Source; 11] = [
     Source::Link,
     Source::Sockets,
     Source::Timer,
@@ -94,6 +101,7 @@ const SOURCES: [Source; 10] = [
     Source::Client,
     Source::Stop,
     Source::Kick,
+    Source::Inbox,
 ];
 
 /// The word that comes back with an event: kind and index.
@@ -120,6 +128,7 @@ pub enum Finished {
 pub struct Worker {
     stack: Stack,
     edge: RuntimeEdge,
+    crew: Crew,
     clock: Clock,
     /// Never stops: for those who wait for us.
     host_clock: Clock,
@@ -237,18 +246,23 @@ impl Worker {
             links.resize_with(links.len().max(at + 1), || None);
             links[at] = Some(link);
         }
-        let states = links.iter().map(|l| LinkState { gone: l.is_none(), ..LinkState::default() }).collect();
-        let mut edge = RuntimeEdge { slots, links, sockets };
+        let states: Vec<_> = links.iter().map(|l| LinkState { gone: l.is_none(), ..LinkState::default() }).collect();
+        let mut edge = RuntimeEdge::new(slots, links, sockets);
         if let Some(sets) = &setup.rules.sets {
             stack.set_sets(clock.now(), &sets.beginning(clock.now()))?;
         }
         for rules in [setup.rules.v4, setup.rules.v6].into_iter().flatten() {
             stack.set_rules(clock.now(), rules, setup.rules.recheck.into(), &mut edge)?;
         }
+        if !setup.queues.is_empty() && states.len() != 1 {
+            return Err(WorkerError::OneLink);
+        }
+        let crew = Crew::hire(&mut stack, &mut edge, setup.queues, clock, &setup.log)?;
         Ok(Worker {
             stack,
             links: states,
             edge,
+            crew,
             clock,
             host_clock: Clock::start(),
             timer,
@@ -298,6 +312,7 @@ impl Worker {
         let links = self.edge.links.iter().zip(&self.links).enumerate();
         let watched = links.filter(|(_, (_, s))| !s.gone && s.change != Some(links::Change::Comes));
         all.extend(watched.filter_map(|(i, (l, _))| Some((Source::Link, i, l.as_ref()?.fd().as_raw_fd()))));
+        all.extend(self.crew.fd().map(|fd| (Source::Inbox, 0, fd)));
         all.extend(self.listeners.iter().enumerate().map(|(i, l)| (Source::Listener, i, l.raw())));
         all.extend(self.resolvers.as_ref().map(|r| (Source::Resolvers, 0, r.fd())));
         if let Some(c) = &self.control {
@@ -318,6 +333,7 @@ impl Worker {
             // One that was never added is not there to be removed.
             let _ = ops.remove(Events::empty_raw(fd));
         }
+        self.crew.end();
         for l in self.edge.links.iter_mut().flatten() {
             l.stop(&mut self.edge.slots);
         }
@@ -346,19 +362,7 @@ impl Worker {
             if self.batch.is_empty() {
                 break;
             }
-            taken += self.batch.len();
-            let mut batch = std::mem::take(&mut self.batch);
-            for r in batch.drain() {
-                let mut head = [0; HEAD_MAX];
-                let bytes = self.edge.slots.bytes(r.frame);
-                let n = bytes.len().min(HEAD_MAX);
-                head[..n].copy_from_slice(&bytes[..n]);
-                let frame =
-                    RxFrame { link: LinkId(index as u8), head: &head[..n], frame: r.frame, checksum: r.checksum, gso: r.gso };
-                self.stack.receive(now, &frame, &mut self.edge);
-                self.edge.slots.give(r.slot);
-            }
-            self.batch = batch;
+            taken += receive_batch(&mut self.stack, &mut self.edge, &mut self.batch, LinkId(index as u8), now);
         }
         if taken > 0 {
             self.trim_at = Some(now + TRIM_AFTER);
@@ -396,7 +400,7 @@ impl Worker {
                 return;
             }
             more |= self.wake_waiting(now);
-            if !more && !self.edge.sockets.has_notices() {
+            if !more && !self.edge.sockets.has_notices() && !self.has_handed() {
                 break;
             }
             if round == MAX_ROUNDS {
@@ -413,6 +417,7 @@ impl Worker {
                 return;
             }
             now = self.after_jump(now);
+            self.read_inbox(now);
             self.poll_sockets(now);
         }
         self.watch_links(ops);
@@ -438,8 +443,28 @@ impl Worker {
     }
 }
 
+/// Hands the frames of a batch to a stack; their number.
+fn receive_batch(stack: &mut Stack, edge: &mut RuntimeEdge, batch: &mut RxBatch, link: LinkId, now: Time) -> usize {
+    let taken = batch.len();
+    for r in batch.drain() {
+        let mut head = [0; HEAD_MAX];
+        let bytes = edge.slots.bytes(r.frame);
+        let n = bytes.len().min(HEAD_MAX);
+        head[..n].copy_from_slice(&bytes[..n]);
+        let frame = RxFrame { link, head: &head[..n], frame: r.frame, checksum: r.checksum, gso: r.gso };
+        stack.receive(now, &frame, edge);
+        edge.slots.give(r.slot);
+    }
+    taken
+}
+
 impl MutEventSubscriber for Worker {
     fn init(&mut self, ops: &mut EventOps<'_>) {
+        if let Err(e) = self.crew.start() {
+            slog::error!(self.log, "cannot start a worker's thread"; "error" => %e);
+            self.finish(Finished::LoopFailed, ops);
+            return;
+        }
         for (source, index, fd) in self.watched() {
             if let Err(e) = ops.add(Events::with_data_raw(fd, word(source, index), EventSet::IN)) {
                 slog::error!(self.log, "the event loop refuses a descriptor"; "for" => ?source, "error" => ?e);
@@ -481,6 +506,7 @@ impl MutEventSubscriber for Worker {
             Source::Control => self.control_ready(ops),
             Source::Client => self.client_ready(now, index, ops),
             Source::Kick => self.kicked(ops),
+            Source::Inbox => self.inbox_ready(now, ops),
             Source::Stop => self.finish(Finished::Stopped, ops),
         }
         if self.finished.is_none() {

@@ -1,5 +1,6 @@
 //! Standing still: traffic waits in the kernel while a worker is paused.
 
+use super::follower::Follower;
 use super::{Source, Worker, word};
 use event_manager::{EventOps, Events};
 use hibernet_netstack::Time;
@@ -36,7 +37,7 @@ impl Stillness {
 impl Source {
     /// Whether its events move packets.
     fn is_traffic(self) -> bool {
-        matches!(self, Source::Link | Source::Sockets | Source::Listener)
+        matches!(self, Source::Link | Source::Sockets | Source::Listener | Source::Inbox)
     }
 }
 
@@ -49,6 +50,7 @@ impl Worker {
         }
         self.stillness.since = Some(self.host_clock.now());
         self.clock.stop();
+        self.still_followers(true);
         self.stack.conntrack().quiesce();
         slog::info!(self.log, "paused");
     }
@@ -62,7 +64,13 @@ impl Worker {
         let asleep = self.host_clock.now().since(since);
         if asleep >= NOTICED {
             self.stack.thaw(now, asleep, &|_| GoesOn::Yes, &mut self.edge);
+            self.together(|_, others| {
+                for Follower { stack, edge, .. } in others.iter_mut().map(|o| &mut **o) {
+                    stack.thaw(now, asleep, &|_| GoesOn::Yes, edge);
+                }
+            });
         }
+        self.still_followers(false);
         // The event loop has to watch what it does not.
         self.kick();
         slog::info!(self.log, "goes on");

@@ -22,6 +22,9 @@ pub struct WorkerSetup {
     pub name: String,
     /// The guest's links; they become link 0, 1, and so on.
     pub links: Vec<Box<dyn Link>>,
+    /// More queues of the first link, each served by another worker: a thread with host sockets of its own ([`MOST_WORKERS`](super::MOST_WORKERS) with
+    /// the first). Then there is one link only, and no other can come.
+    pub queues: Vec<Box<dyn Link>>,
     /// For [`Worker::restore`](super::Worker::restore): links of the image by their numbers, where those are not the first ones
     /// ([`Worker::add_link`](super::Worker::add_link)).
     pub joined: Vec<(LinkId, Box<dyn Link>)>,
@@ -54,6 +57,7 @@ impl WorkerSetup {
             rules: RulesSetup::default(),
             name: String::new(),
             links,
+            queues: Vec::new(),
             joined: Vec::new(),
             tcp_listeners: Vec::new(),
             udp_listeners: Vec::new(),
@@ -98,6 +102,12 @@ pub enum WorkerError {
     /// More links than a stack can number.
     #[error("{0} links, but a stack has at most {max}", max = super::MAX_LINKS)]
     TooManyLinks(usize),
+    /// More queues than there can be workers.
+    #[error("{0} queues with a worker each, but a network has at most {max} workers", max = super::MOST_WORKERS)]
+    TooManyQueues(usize),
+    /// Several workers serve one link, and there is to be another.
+    #[error("a network with several workers has one link, and others cannot join it")]
+    OneLink,
     /// A listener belongs to no published port.
     #[error("a listener for published port {index}, but there are only {count}")]
     NoSuchPublish {

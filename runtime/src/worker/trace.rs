@@ -45,7 +45,7 @@ impl Worker {
             }
             None => {
                 let filter = how.which.as_ref().map(trace::Filter::try_from).transpose();
-                self.stack.set_trace(filter.map_err(|why| Problem::new(ProblemKind::Request, why))?);
+                self.set_trace(filter.map_err(|why| Problem::new(ProblemKind::Request, why))?);
                 self.tracer = Some(Tracer { id: how.id, until, steps: VecDeque::new(), lost: 0 });
                 Ok(TracePage::default())
             }
@@ -54,7 +54,14 @@ impl Worker {
 
     fn end_tracing(&mut self) {
         self.tracer = None;
-        self.stack.set_trace(None);
+        self.set_trace(None);
+    }
+
+    fn set_trace(&mut self, filter: Option<trace::Filter>) {
+        self.together(|w, others| {
+            others.iter_mut().for_each(|o| o.stack.set_trace(filter.clone()));
+            w.stack.set_trace(filter);
+        });
     }
 
     /// Takes what was traced: for the one who traces, else as the kernel does, for the log.

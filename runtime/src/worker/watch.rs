@@ -171,6 +171,7 @@ impl Worker {
             Ok(Some(list)) => {
                 slog::info!(self.log, "the host's addresses changed"; "count" => list.len());
                 self.stack.set_host_addresses(list);
+                self.lead();
             }
             Ok(None) => {}
             Err(e) => slog::error!(self.log, "cannot list the host's addresses; the last list stays in force"; "error" => %e),
@@ -195,6 +196,7 @@ impl Worker {
                 if let Some(list) = list {
                     slog::info!(self.log, "the host's resolvers changed"; "resolvers" => ?list);
                     self.stack.set_resolvers(list);
+                    self.lead();
                 }
             }
             Update::End => {

@@ -41,7 +41,7 @@ impl Host {
         let sockets = Sockets::new(raw4, raw6).unwrap();
         let waiter = Epoll::new().unwrap();
         waiter.ctl(ControlOperation::Add, sockets.fd().as_raw_fd(), EpollEvent::new(EventSet::IN, 0)).unwrap();
-        let edge = RuntimeEdge { slots: Slots::new(256).unwrap(), links: Vec::new(), sockets };
+        let edge = RuntimeEdge::new(Slots::new(256).unwrap(), Vec::new(), sockets);
         Host { edge, waiter, seen: HashMap::new() }
     }
 

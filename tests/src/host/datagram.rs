@@ -304,3 +304,8 @@ fn udp(to: Option<Endpoint>, wanted_port: Option<u16>, port: u16) -> Kind {
         reports: VecDeque::new(),
     })
 }
+
+/// What is left of a socket that went elsewhere.
+pub(super) fn nothing() -> Kind {
+    udp(None, None, 0)
+}

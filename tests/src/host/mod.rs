@@ -211,6 +211,21 @@ impl FakeHost {
         Ok(())
     }
 
+    /// Takes a socket over from another worker's host, for `token`; there it is closed.
+    pub fn adopt_from(&mut self, other: &mut FakeHost, sock: SockId, token: Token) -> SockId {
+        let theirs = other.used(sock);
+        theirs.open = false;
+        let kind = std::mem::replace(&mut theirs.kind, datagram::nothing());
+        if let Some(at) = theirs.wake.take() {
+            other.wake.remove(&(at, sock.0));
+        }
+        other.open -= 1;
+        let id = self.add(Some(token), kind);
+        self.rearm(id);
+        self.notify(id);
+        id
+    }
+
     pub(crate) fn add(&mut self, token: Option<Token>, kind: Kind) -> SockId {
         self.open += 1;
         self.actions += 1;

@@ -62,7 +62,7 @@ fn streams(s: &Sandbox<'_>, lab: &Lab, family: Family, count: u32, pace: &[&str]
 }
 
 /// `count` connections of each family, put to sleep so many times.
-fn under_load(tier: Tier, count: u32, cycles: u32, pace: &[&str]) {
+fn under_load(tier: Tier, count: u32, cycles: u32, pace: &[&str], more: &[&str]) {
     let Some(lab) = Lab::new(&[]) else { return };
     let files = Family::BOTH.map(|f| {
         let file = lab.path(&format!("rules-{f:?}"));
@@ -71,6 +71,7 @@ fn under_load(tier: Tier, count: u32, cycles: u32, pace: &[&str]) {
     });
     let mut options = vec!["--name", NAME, "--rules", &files[0], "--rules6", &files[1], "-p", "7100-7101:7100"];
     options.extend(["--map-host-loopback", Family::V4.gateway(), "--map-host-loopback", Family::V6.gateway()]);
+    options.extend(more);
     let s = Sandbox::start(&lab, &options);
     let all: Vec<_> = Family::BOTH.iter().flat_map(|f| streams(&s, &lab, *f, count, pace)).collect();
     let flows = 2 * (2 * (count as usize / 2).max(1) + 1);
@@ -117,23 +118,30 @@ fn under_load(tier: Tier, count: u32, cycles: u32, pace: &[&str]) {
 #[test]
 fn one_connection() {
     for tier in Tier::BOTH {
-        under_load(tier, 1, 3, &["chunk=400000", "every=20"]);
+        under_load(tier, 1, 3, &["chunk=400000", "every=20"], &[]);
     }
 }
 
 #[test]
 fn a_hundred_connections() {
     for tier in Tier::BOTH {
-        under_load(tier, 100, 3, &["chunk=4000", "every=20"]);
+        under_load(tier, 100, 3, &["chunk=4000", "every=20"], &[]);
+    }
+}
+
+#[test]
+fn a_hundred_connections_of_three_workers() {
+    for tier in Tier::BOTH {
+        under_load(tier, 100, 3, &["chunk=4000", "every=20"], &["--workers", "3"]);
     }
 }
 
 #[test]
 fn five_thousand_connections_held() {
-    under_load(Tier::Hold, 2500, 2, &["chunk=300", "every=500"]);
+    under_load(Tier::Hold, 2500, 2, &["chunk=300", "every=500"], &[]);
 }
 
 #[test]
 fn five_thousand_connections_repaired() {
-    under_load(Tier::Repair, 2500, 2, &["chunk=300", "every=500"]);
+    under_load(Tier::Repair, 2500, 2, &["chunk=300", "every=500"], &[]);
 }

@@ -13,6 +13,7 @@ mod isn;
 mod output;
 mod rtt;
 mod state;
+mod take_over;
 mod timer;
 mod wake;
 

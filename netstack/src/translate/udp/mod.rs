@@ -8,6 +8,7 @@ mod errors;
 mod published;
 mod receive;
 mod state;
+mod take_over;
 
 use super::host_error::refuse;
 use crate::config::Limits;

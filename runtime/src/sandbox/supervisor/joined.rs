@@ -7,7 +7,7 @@ use super::run::exit_status;
 use super::{JoinRequest, RunRequest};
 use crate::control::lifecycle::Event;
 use crate::control::registry::Registration;
-use crate::sandbox::child::{self, Child, Namespaces};
+use crate::sandbox::child::{self, Child, Namespaces, Started};
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::plan::Plan;
 use crate::sandbox::retries::Retries;
@@ -21,7 +21,8 @@ pub(super) fn run_joined(request: &RunRequest, join: &JoinRequest, started: &mut
     let mut base = Base::new(&plan, &request.argv, Some(&join.network))?;
     let membership = Membership::ask(&base, join)?;
     (plan.config.v4, plan.config.v6) = (membership.net.v4, membership.net.v6);
-    let (child, end, link, namespaces, retries) = Child::start(&plan, request.resolv_conf, &request.argv, base.inherited)?;
+    let started_child = Child::start(&plan, request.resolv_conf, &request.argv, base.inherited)?;
+    let Started { child, end, link, namespaces, retries, .. } = started_child;
     let membership = membership.hand_over(end, link.as_fd())?;
     membership.register(&mut base, Some(&namespaces))?;
     let mut sandbox = Running { base, membership, link, child, retries };

@@ -6,7 +6,7 @@ use super::events::{
     WorkerEnd, follow_resolver, forward, is_to_end, next_child, next_signal, wait_for_events, worker_died, worker_end,
 };
 use crate::control::registry::Registration;
-use crate::sandbox::child::{self, Child, Namespaces};
+use crate::sandbox::child::{self, Child, Namespaces, Started};
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::sandbox::lifecycle::{Ended, Kit, Network, Server};
 use crate::sandbox::stragglers;
@@ -19,10 +19,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 pub(super) fn run_here(request: &RunRequest, started: &mut dyn FnMut(&str)) -> Result<u8, Failure> {
     let plan = &request.plan;
     let mut base = Base::new(plan, &request.argv, None)?;
-    let (child, end, link, namespaces, retries) = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
+    let started_child = Child::start(plan, request.resolv_conf, &request.argv, base.inherited)?;
+    let Started { child, end, link, queues, namespaces, retries } = started_child;
     let host = std::mem::take(&mut base.host);
     let worker_link = link.try_clone().map_err(|e| Failure::os(Status::Resources, "cannot hand the link over", e))?;
-    let (queues, joined) = (Vec::new(), Vec::new());
+    let joined = Vec::new();
     let (name, control, link_of_worker) = (base.name(), base.control.take().map(Into::into), Some(worker_link));
     let given = Given { name, end, link: link_of_worker, queues, joined, host, control, capture_goes_on: false };
     let kit = Kit::of(plan, &base.program, &given)?;

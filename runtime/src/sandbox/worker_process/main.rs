@@ -100,31 +100,21 @@ fn run(channel: &Channel) -> Result<(), Failure> {
 
 /// Gives up everything that the worker does not need.
 fn confine_with(parts: Parts) -> Result<WorkerSetup, Failure> {
-    let Parts {
-        config,
-        rules,
-        require: _,
-        log,
-        name,
-        end,
-        users,
-        link,
-        queues,
-        joined,
-        resolvers,
-        stop,
-        control,
-        host,
-        capture_goes_on,
-    } = parts;
-    let link = link.map(|fd| make_link(&end, fd, queues)).transpose()?;
+    let Parts { config, rules, log, name, end, users, link, queues, joined, resolvers, stop, control, host, .. } = parts;
+    let (link, others) = match link {
+        Some(fd) if parts.workers > 1 => {
+            let mut all = share_out(&end, fd, queues, parts.workers)?.into_iter();
+            (all.next(), all.collect())
+        }
+        link => (link.map(|fd| make_link(&end, fd, queues)).transpose()?, Vec::new()),
+    };
     let joined = joined.into_iter().map(|j| Ok((LinkId(j.number), make_link(&j.end, j.fd, Vec::new())?)));
     let joined = joined.collect::<Result<_, Failure>>()?;
     confine::drop_privileges()?;
     let log = log::root(&log, host.log);
     let link: Option<Box<dyn Link>> = match (host.pcap, link) {
         (Some(file), Some(link)) => {
-            let tee = match capture_goes_on {
+            let tee = match parts.capture_goes_on {
                 true => Ok(PcapLink::going_on(link, Box::new(file), log.clone())),
                 false => PcapLink::new(link, Box::new(file), log.clone()),
             };
@@ -137,6 +127,7 @@ fn confine_with(parts: Parts) -> Result<WorkerSetup, Failure> {
         rules,
         name,
         links: link.into_iter().collect(),
+        queues: others,
         joined,
         tcp_listeners: host.tcp,
         udp_listeners: host.udp,
@@ -413,6 +404,16 @@ impl Served<'_> {
         }
         Ok(())
     }
+}
+
+/// A link for each worker, of the descriptors of a link.
+fn share_out(end: &LinkEnd, fd: OwnedFd, queues: Vec<OwnedFd>, workers: u32) -> Result<Vec<Box<dyn Link>>, Failure> {
+    let mut shares: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
+    for (n, fd) in std::iter::once(fd).chain(queues).enumerate() {
+        shares[n % workers as usize].push(fd);
+    }
+    let with_any = shares.into_iter().filter(|s| !s.is_empty());
+    with_any.map(|mut share| make_link(end, share.remove(0), share)).collect()
 }
 
 /// `queues`: what else belongs to the link, see [`Opened::queues`](crate::sandbox::guest::Opened::queues).

@@ -228,6 +228,9 @@ pub(crate) struct Start {
     joined: Vec<(u8, LinkEnd)>,
     users: Vec<u32>,
     capture_goes_on: bool,
+    /// Threads that serve the first guest's link; 0 and 1 are one.
+    #[serde(default)]
+    workers: u32,
     roles: Vec<Role>,
 }
 
@@ -275,6 +278,8 @@ pub(crate) struct Parts {
     pub(crate) host: HostFds,
     /// The capture file was begun by another worker.
     pub(crate) capture_goes_on: bool,
+    /// Threads that serve the link.
+    pub(crate) workers: u32,
 }
 
 fn wrong(what: impl std::fmt::Display) -> Failure {
@@ -286,7 +291,7 @@ impl Parts {
     pub(super) fn new(plan: &Plan, users: Vec<u32>, given: super::Given, resolvers: OwnedFd, stop: OwnedFd) -> Parts {
         let super::Given { name, end, link, queues, joined, host, control, capture_goes_on } = given;
         let (config, rules, log) = (plan.config.clone(), plan.rules.clone(), plan.log.clone());
-        let require = plan.carry.require;
+        let (require, workers) = (plan.carry.require, plan.guest.workers);
         Parts {
             config,
             rules,
@@ -303,6 +308,7 @@ impl Parts {
             control,
             host,
             capture_goes_on,
+            workers,
         }
     }
 
@@ -341,6 +347,7 @@ impl Parts {
             joined,
             users: self.users,
             capture_goes_on: self.capture_goes_on,
+            workers: self.workers,
             roles,
         };
         (ToWorker::Start(Box::new(start)), fds)
@@ -415,6 +422,7 @@ impl Parts {
             control,
             host,
             capture_goes_on: start.capture_goes_on,
+            workers: start.workers,
         })
     }
 }

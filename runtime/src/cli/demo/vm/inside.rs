@@ -41,8 +41,15 @@ fn set_up() -> Result<(), Failure> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    let guest =
-        Guest { ifname: INTERFACE.into(), mtu: 1500, dhcp: false, link: LinkChoice::Any, ring: RingChoice::Off, queues: 1 };
+    let guest = Guest {
+        ifname: INTERFACE.into(),
+        mtu: 1500,
+        dhcp: false,
+        link: LinkChoice::Any,
+        ring: RingChoice::Off,
+        queues: 1,
+        workers: 1,
+    };
     configure(&guest, &Config { v6: None, ..Config::default() }, INTERFACE)
 }
 
