@@ -228,7 +228,7 @@ impl Stack {
         let leaders = self.router.place.me != LEADER;
         match eth.ethertype {
             EtherType::Arp if leaders => {
-                return Self::hand_over(LEADER, frame.link, as_frame, frame.checksum, frame.gso, edge);
+                return self.hand_over(LEADER, frame.link, as_frame, frame.checksum, frame.gso, edge);
             }
             EtherType::Arp => return self.gateway.arp(&mut self.router, frame.link, head, edge),
             EtherType::Ipv4 if self.router.cfg.v4.is_none() => return Err(DropReason::FamilyDisabled),
@@ -246,7 +246,7 @@ impl Stack {
         if ip.fragment.is_some() {
             self.router.check_source(frame.link, &ip)?;
             if leaders {
-                return Self::hand_over(LEADER, frame.link, as_frame, frame.checksum, frame.gso, edge);
+                return self.hand_over(LEADER, frame.link, as_frame, frame.checksum, frame.gso, edge);
             }
             if let Some(whole) = self.reassembly.add(&mut self.router, frame.link, &ip, head, datagram, edge)? {
                 let mut packet = Packet::parse(
@@ -288,7 +288,7 @@ impl Stack {
         let mut skb = p.skb();
         let (whose, attach) = self.router.whose(p, &skb);
         let whose = match whose {
-            Whose::Of(worker) if !handed => return Self::hand_over(worker, p.link, frame, p.checksum, p.gso, edge),
+            Whose::Of(worker) if !handed => return self.hand_over(worker, p.link, frame, p.checksum, p.gso, edge),
             // Its flow has gone while it was on its way.
             Whose::Of(_) => Whose::Nobodys,
             whose => whose,

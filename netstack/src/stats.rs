@@ -81,6 +81,8 @@ counters! {
     dhcp_acks,
     /// Datagrams put together from fragments.
     reassembled,
+    /// Frames that another worker has to deal with, of several.
+    handed_over,
 }
 
 impl Stats {

@@ -29,8 +29,8 @@ pub const LEADER: u8 = 0;
 pub(crate) struct Place {
     /// Which one it is.
     pub(crate) me: u8,
-    /// There are others.
-    pub(crate) shared: bool,
+    /// How many there are; 0 and 1 are one.
+    all: u8,
     /// New flows stay where their first packet came.
     spread: bool,
 }
@@ -62,11 +62,15 @@ impl Router {
 
     /// Whose a packet is, and how its connection is found.
     pub(crate) fn whose(&self, p: &Packet<'_>, skb: &Skb<'_>) -> (Whose, Attach<'static>) {
-        let Place { me, shared, spread } = self.place;
-        if !shared {
+        let Place { me, all, spread } = self.place;
+        if all <= 1 {
             return (Whose::Mine, Attach::LookUp);
         }
-        let of = |worker| if worker == me { Whose::Mine } else { Whose::Of(worker) };
+        // An image may name workers that there are no more.
+        let of = |worker| match if worker < all { worker } else { LEADER } {
+            worker if worker == me => Whose::Mine,
+            worker => Whose::Of(worker),
+        };
         let is_flows = matches!(p.l4, L4::Tcp(..) | L4::Udp(_));
         let found = self.netfilter.conntrack.flow_of(self.now, skb);
         let whose = match found {
@@ -109,13 +113,15 @@ pub(crate) struct Claim {
 }
 
 impl Stack {
-    /// A stack for another worker of this one's network, which is number `worker` from 1 to [`MAX_WORKERS`] - 1. This one becomes the leader; from here on all
-    /// packets are tracked. `seed` as for [`Stack::new`].
+    /// A stack for another worker of this one's network, which is number `worker` from 1 to [`MAX_WORKERS`] - 1. This one becomes the leader, and those that
+    /// have been made before are to [follow](Stack::follow) it once more; from here on all packets are tracked. The configuration's limits are each
+    /// worker's own. `seed` as for [`Stack::new`].
     pub fn share(&mut self, worker: u8, seed: [u8; 16]) -> Stack {
         if self.router.begin_tracking() {
             self.translator.adopt(&mut self.router);
         }
-        self.router.place.shared = true;
+        let worker = worker.min(MAX_WORKERS - 1);
+        self.router.place.all = self.router.place.all.max(worker + 1);
         self.router.spread_flows();
         let mut other = Stack::without_rules(self.router.cfg.clone(), seed);
         let r = &mut other.router;
@@ -123,7 +129,7 @@ impl Stack {
         r.moved = self.router.moved;
         r.netfilter.share(&self.router.netfilter);
         other.follow(self);
-        other.router.place = Place { me: worker.min(MAX_WORKERS - 1), ..self.router.place };
+        other.router.place.me = worker;
         other
     }
 
@@ -158,7 +164,7 @@ impl Stack {
         r.wall = l.wall;
         r.follow_links(l);
         r.follow_rules(l);
-        r.place.spread = l.place.spread;
+        (r.place.all, r.place.spread) = (l.place.all, l.place.spread);
         r.forget_verdicts();
     }
 
@@ -179,6 +185,7 @@ impl Stack {
 
     /// Hands a packet over to the worker whose it is.
     pub(crate) fn hand_over<E: Edge>(
+        &mut self,
         to: u8,
         link: LinkId,
         frame: AsFrame<'_>,
@@ -188,6 +195,10 @@ impl Stack {
     ) -> Result<(), DropReason> {
         let AsFrame { head, body } = frame;
         let handed = HandedFrame { link, head, body, checksum, gso };
-        if edge.hand_over(to, handed) { Ok(()) } else { Err(DropReason::WorkerBusy) }
+        if !edge.hand_over(to, handed) {
+            return Err(DropReason::WorkerBusy);
+        }
+        self.router.stats.handed_over += 1;
+        Ok(())
     }
 }

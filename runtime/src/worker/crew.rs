@@ -50,6 +50,8 @@ impl Crew {
         for (n, queue) in (1..).zip(queues) {
             fellows.push(Arc::new(Fellow::new(stack, n, queue, inboxes.clone(), clock, log)?));
         }
+        // Now that all are there.
+        fellows.iter().for_each(|f| f.hold().stack.follow(stack));
         let inbox = Some(inboxes[0].clone());
         edge.inboxes = inboxes;
         Ok(Crew { fellows, threads: Vec::new(), inbox })

@@ -60,8 +60,9 @@ pub(super) struct Follower {
     armed: Option<Time>,
     batch: RxBatch,
     events: Vec<SocketEvent>,
-    /// The queue has failed so often in a row.
+    /// The queue has failed so often in a row, and is served no longer.
     failures: u32,
+    gone: bool,
     /// The queue is watched for taking more.
     waits: bool,
     trim_at: Option<Time>,
@@ -110,6 +111,7 @@ impl Fellow {
             batch: RxBatch::default(),
             events: Vec::new(),
             failures: 0,
+            gone: false,
             waits: false,
             trim_at: None,
             wakeups: 0,
@@ -182,7 +184,7 @@ impl Fellow {
             if f.turn(ready, &self.inbox) {
                 self.leader.tell();
             }
-            f.watch_room(&self.epoll)?;
+            f.watch_link(&self.epoll)?;
         }
     }
 }
@@ -229,7 +231,7 @@ impl Follower {
 
     fn read_link(&mut self, now: Time) {
         let mut taken = 0;
-        while taken < FRAME_BUDGET {
+        while taken < FRAME_BUDGET && !self.gone {
             let RuntimeEdge { slots, links, .. } = &mut self.edge;
             let Some(Some(link)) = links.first_mut() else { break };
             match link.recv_batch(slots, &mut self.batch) {
@@ -252,9 +254,8 @@ impl Follower {
         if matches!(e, LinkError::Io(_)) && self.failures < MAX_LINK_FAILURES {
             return;
         }
-        slog::info!(self.log, "queue is gone"; "error" => %e);
-        if let Some(mut link) = self.edge.links[0].take() {
-            link.stop(&mut self.edge.slots);
+        if !std::mem::replace(&mut self.gone, true) {
+            slog::info!(self.log, "queue is gone"; "error" => %e);
         }
     }
 
@@ -350,7 +351,16 @@ impl Follower {
         }
     }
 
-    fn watch_room(&mut self, epoll: &Epoll) -> io::Result<()> {
+    /// Has the queue watched for taking more while that is wanted, and no longer when it is gone.
+    fn watch_link(&mut self, epoll: &Epoll) -> io::Result<()> {
+        if self.gone {
+            if let Some(mut link) = self.edge.links[0].take() {
+                // Others have its descriptor, too: closing ours would not end it.
+                watch(epoll, ControlOperation::Delete, link.fd().as_raw_fd(), FROM_LINK, EventSet::empty())?;
+                link.stop(&mut self.edge.slots);
+            }
+            return Ok(());
+        }
         let Some(link) = self.edge.links[0].as_ref().filter(|l| l.waits() != self.waits) else { return Ok(()) };
         self.waits = link.waits();
         let set = if self.waits { EventSet::IN | EventSet::OUT } else { EventSet::IN };

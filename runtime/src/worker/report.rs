@@ -1,50 +1,86 @@
 //! The worker's counters as one JSON document.
 
 use super::Worker;
+use crate::edge::RuntimeEdge;
 use crate::link::LinkStats;
+use crate::sock::SocketStats;
+use hibernet_netstack::Stack;
 use serde_json::{Map, Value, json};
 
 fn object(counters: impl Iterator<Item = (&'static str, u64)>) -> Value {
     Value::Object(counters.map(|(name, n)| (name.to_owned(), n.into())).collect::<Map<_, _>>())
 }
 
+/// What a worker counts beside its stack.
+struct Counted {
+    /// Flows that it carries: TCP, UDP, ICMP.
+    flows: (usize, usize, usize),
+    wakeups: u64,
+    links: Vec<LinkStats>,
+    sockets: SocketStats,
+    open: usize,
+    slots_in_use: usize,
+    slots: usize,
+}
+
+impl Counted {
+    fn of(stack: &Stack, edge: &RuntimeEdge, wakeups: u64) -> Counted {
+        Counted {
+            flows: stack.flow_counts(),
+            wakeups,
+            links: edge.links.iter().flatten().map(|l| l.stats()).collect(),
+            sockets: *edge.sockets.stats(),
+            open: edge.sockets.len(),
+            slots_in_use: edge.slots.in_use(),
+            slots: edge.slots.capacity(),
+        }
+    }
+
+    /// With what another one counted, whose links are queues of the same ones.
+    fn plus(self, o: &Counted) -> Counted {
+        let mut links = self.links;
+        for (mine, theirs) in links.iter_mut().zip(&o.links) {
+            *mine = mine.plus(*theirs);
+        }
+        let (a, b) = (self.flows, o.flows);
+        Counted {
+            flows: (a.0 + b.0, a.1 + b.1, a.2 + b.2),
+            wakeups: self.wakeups + o.wakeups,
+            links,
+            sockets: self.sockets.plus(o.sockets),
+            open: self.open + o.open,
+            slots_in_use: self.slots_in_use + o.slots_in_use,
+            slots: self.slots + o.slots,
+        }
+    }
+
+    fn flows(&self) -> Value {
+        let (tcp, udp, icmp) = self.flows;
+        json!({ "tcp": tcp, "udp": udp, "icmp": icmp })
+    }
+}
+
 impl Worker {
-    /// All counters: `uptime_ns`, `wakeups`, `flows`, `stack`, `drops` (by reason), `sockets`, `slots`, `links`.
+    /// All counters: `uptime_ns`, `wakeups`, `flows`, `workers` (how many flows each worker carries), `stack`, `drops` (by reason), `sockets`, `slots`, `links`.
     ///
-    /// Of several workers it is the sum, and `workers` has how many flows each carries. What followers' stacks counted is in it once the leader has
-    /// [taken that over](hibernet_netstack::Stack::absorb).
+    /// What followers' stacks counted is in it once the leader has [taken that over](Stack::absorb).
     pub fn report(&self) -> Value {
         let stats = self.stack.stats();
-        let others = self.of_followers(|o| {
-            let links = o.edge.links.iter().flatten().map(|l| l.stats()).collect::<Vec<_>>();
-            (o.stack.flow_counts(), o.wakeups, links, *o.edge.sockets.stats(), o.edge.sockets.len())
-        });
-        let mut flows = vec![self.stack.flow_counts()];
-        let (mut wakeups, mut sockets, mut open) = (self.wakeups, *self.edge.sockets.stats(), self.edge.sockets.len());
-        let mut links: Vec<_> = self.edge.links.iter().flatten().map(|l| l.stats()).collect();
-        for (carried, woken, queues, of_sockets, count) in others {
-            flows.push(carried);
-            wakeups += woken;
-            sockets = sockets.plus(of_sockets);
-            open += count;
-            // They are queues of the one link.
-            if let Some(first) = links.first_mut() {
-                *first = queues.into_iter().fold(*first, LinkStats::plus);
-            }
-        }
-        let (tcp, udp, icmp) = flows.iter().fold((0, 0, 0), |a, f| (a.0 + f.0, a.1 + f.1, a.2 + f.2));
-        let each = |(tcp, udp, icmp): &(usize, usize, usize)| json!({ "tcp": tcp, "udp": udp, "icmp": icmp });
-        let links: Vec<Value> = links.iter().map(|l| object(l.counters())).collect();
+        let own = Counted::of(&self.stack, &self.edge, self.wakeups);
+        let others = self.of_followers(|o| Counted::of(&o.stack, &o.edge, o.wakeups));
+        let workers: Vec<Value> = std::iter::once(&own).chain(&others).map(Counted::flows).collect();
+        let all = others.iter().fold(own, Counted::plus);
+        let links: Vec<Value> = all.links.iter().map(|l| object(l.counters())).collect();
         json!({
             "uptime_ns": self.clock.now().as_nanos(),
-            "wakeups": wakeups,
-            "workers": flows.iter().map(each).collect::<Vec<_>>(),
-            "flows": { "tcp": tcp, "udp": udp, "icmp": icmp },
+            "wakeups": all.wakeups,
+            "flows": all.flows(),
+            "workers": workers,
             "stack": object(stats.counters()),
             "drops": object(stats.drops().map(|(why, n)| (why.name(), n))),
-            "sockets": object(sockets.counters()),
-            "open_sockets": open,
-            "slots": { "in_use": self.edge.slots.in_use(), "capacity": self.edge.slots.capacity() },
+            "sockets": object(all.sockets.counters()),
+            "open_sockets": all.open,
+            "slots": { "in_use": all.slots_in_use, "capacity": all.slots },
             "links": links,
         })
     }
