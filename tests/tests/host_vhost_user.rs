@@ -1,6 +1,6 @@
 //! `hibernet attach --vhost-user`. A stand-in plays the virtual machine's monitor, with a namespace as the guest.
 
-use hibernet_tests::lab::{GuestLab, Place, wait_until};
+use hibernet_tests::lab::{Family, GuestLab, Place, wait_until};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -91,6 +91,36 @@ fn either_side_is_killed_and_begins_anew() {
     wait_until("the guest's interface is gone", SOON, || w.sh(5, "ip link show eth0").code != 0);
     let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
     w.configure(65_520);
+    w.wait_served(&mut attach);
+    w.transfer();
+}
+
+/// Buffers are few here: were one lost with each back end that is killed in the middle of its work, none would be left; that none comes back twice is seen by
+/// the stand-in, which would end.
+#[test]
+fn a_back_end_that_is_killed_takes_no_buffer_along() {
+    let Some(w) = GuestLab::new() else { return };
+    let options = ["--vhost-user", SOCKET, "--queues", "2", "--mtu", "1500"];
+    let mut attach = w.attach(&options);
+    let mut monitor = w.monitor(&[FRONT_END, SOCKET, "eth0", "pairs=2", "size=32", "buffer=4096", "inflight=1"]);
+    w.configure(1500);
+    for _ in 0..20 {
+        w.wait_served(&mut attach);
+        let url = w.url(Family::V4);
+        let big = w.lab.path("big");
+        let load = w.spawn(&[
+            "bash",
+            "-c",
+            &format!("curl -s --max-time 10 {url} >/dev/null & curl -s --max-time 10 -T {big} {url} & wait"),
+        ]);
+        // It is in the middle of that when it is killed.
+        w.sh(5, "ping -f -c 200 -w 1 10.0.2.2");
+        attach.signal("KILL");
+        attach.wait(SOON);
+        load.signal("TERM");
+        attach = w.attach(&options);
+        assert!(monitor.running(), "{}", monitor.output());
+    }
     w.wait_served(&mut attach);
     w.transfer();
 }

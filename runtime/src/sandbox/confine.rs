@@ -69,6 +69,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_lseek, libc::SYS_fdatasync, libc::SYS_fsync, libc::SYS_fstat,
     // Memory, time, entropy.
     libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_brk, libc::SYS_getrandom,
+    // Memory that is shared with a virtual machine's monitor.
+    libc::SYS_memfd_create, libc::SYS_ftruncate,
     libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_gettimeofday, libc::SYS_clock_nanosleep, libc::SYS_nanosleep,
     // What the C library and threads need.
     libc::SYS_futex, libc::SYS_sched_yield, libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_membarrier,

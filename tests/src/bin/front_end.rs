@@ -6,6 +6,7 @@
 //!   pairs=N      pairs of queues, each of which is a queue of the TAP (1)
 //!   buffer=N     length of a buffer to receive into (1536)
 //!   features=HEX features that the guest takes if they are offered (all)
+//!   inflight=1   which buffers the back end has taken is noted in memory that outlives it
 //!   listen=1     it listens at the socket, in place of connecting to it
 //!   orders=PATH  where it listens for orders
 //! ```
@@ -222,7 +223,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: front_end SOCKET IFNAME [KEY=VALUE...]".into());
     };
     let mut options = Options { features: !0, ..Options::default() };
-    let (mut orders, mut listens) = (None, false);
+    let (mut orders, mut listens, mut notes) = (None, false, false);
     for arg in args {
         match arg.split_once('=') {
             Some(("size", v)) => options.size = v.parse()?,
@@ -230,6 +231,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some(("buffer", v)) => options.rx_buffer = v.parse()?,
             Some(("features", v)) => options.features = u64::from_str_radix(v.trim_start_matches("0x"), 16)?,
             Some(("listen", "1")) => listens = true,
+            Some(("inflight", "1")) => notes = true,
             Some(("orders", v)) => {
                 let listener = UnixListener::bind(v)?;
                 listener.set_nonblocking(true)?;
@@ -249,7 +251,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         Peers::Path(path)
     };
     let mut front = FrontEnd::new(peers.next()?, options);
-    front.set_up()?;
+    front.negotiate()?;
+    if notes {
+        front.make_inflight()?;
+        front.share_inflight()?;
+    }
+    front.share_memory()?;
+    front.begin_rings()?;
     println!("ready");
     loop {
         serve(&mut taps, &mut front, &mut buffer, orders.as_ref())?;

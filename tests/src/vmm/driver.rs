@@ -165,6 +165,7 @@ impl DriverQueue {
 
     /// Gives a descriptor back.
     pub fn give(&mut self, n: u16) {
+        assert!(!self.free.contains(&n), "buffer {n} came back twice");
         self.free.push(n);
     }
 
@@ -207,7 +208,7 @@ impl DriverQueue {
             loop {
                 let mut b = [0; 16];
                 self.memory.read_slice(&mut b, GuestAddress(self.layout.desc() + 16 * u64::from(at))).expect("descriptor");
-                self.free.push(at);
+                self.give(at);
                 if b[12] & NEXT as u8 == 0 {
                     break;
                 }

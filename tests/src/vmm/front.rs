@@ -3,10 +3,13 @@
 use super::driver::{DriverQueue, Layout};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, recvmsg,
+    sendmsg,
+};
 use rustix::pipe::PipeFlags;
 use std::fs::File;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -33,6 +36,8 @@ pub mod code {
     pub const GET_QUEUE_NUM: u32 = 17;
     pub const SET_VRING_ENABLE: u32 = 18;
     pub const NET_SET_MTU: u32 = 20;
+    pub const GET_INFLIGHT_FD: u32 = 31;
+    pub const SET_INFLIGHT_FD: u32 = 32;
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
     pub const ADD_MEM_REG: u32 = 37;
     pub const REM_MEM_REG: u32 = 38;
@@ -105,6 +110,8 @@ pub struct FrontEnd {
     calls: Vec<OwnedFd>,
     /// The log of pages that the back end has written to.
     log: Option<OwnedFd>,
+    /// Where the back end notes which buffers it has taken, with what it said of that.
+    inflight: Option<(OwnedFd, Vec<u8>)>,
 }
 
 /// Bytes of a page of the log.
@@ -139,7 +146,20 @@ impl FrontEnd {
         let [rx, tx] = queues.next().expect("a pair");
         let others = queues.collect();
         let events = || (0..2 * options.pairs).map(|_| event()).collect();
-        FrontEnd { socket, options, file, features: 0, rx, tx, others, memory, kicks: events(), calls: events(), log: None }
+        FrontEnd {
+            socket,
+            options,
+            file,
+            features: 0,
+            rx,
+            tx,
+            others,
+            memory,
+            kicks: events(),
+            calls: events(),
+            log: None,
+            inflight: None,
+        }
     }
 
     /// Each queue under its number, receiving and sending by turns.
@@ -260,6 +280,7 @@ impl FrontEnd {
         self.socket = socket;
         self.agree()?;
         self.share_memory()?;
+        self.share_inflight()?;
         self.start_rings()
     }
 
@@ -358,6 +379,37 @@ impl FrontEnd {
         body
     }
 
+    /// Has the back end make memory in which it notes which buffers it has taken, for the queues that there are; it is handed over with
+    /// [`FrontEnd::share_inflight`], now and after every new beginning.
+    pub fn make_inflight(&mut self) -> io::Result<()> {
+        let numbers = (2 * self.options.pairs as u64) | u64::from(self.options.size) << 16;
+        let body: Vec<u8> = [0, 0, numbers].iter().flat_map(|v| v.to_ne_bytes()).collect();
+        self.send(code::GET_INFLIGHT_FD, 0, &body, &[])?;
+        let mut said = [0; HEADER + 24];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut said)], &mut control, RecvFlags::WAITALL)?;
+        assert_eq!(got.bytes, said.len(), "an answer to this request");
+        assert_eq!(said[HEADER + 16..], body[16..], "it is for what was asked for");
+        let fd = control.drain().find_map(|m| match m {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        self.inflight = Some((fd.expect("a descriptor"), said[HEADER..].to_vec()));
+        Ok(())
+    }
+
+    /// Hands that memory over, if there is any.
+    pub fn share_inflight(&self) -> io::Result<()> {
+        self.inflight.as_ref().map_or(Ok(()), |(fd, body)| self.must(code::SET_INFLIGHT_FD, body, &[fd.as_fd()]))
+    }
+
+    /// The memory in which it is noted which buffers were taken, and what describes it.
+    pub fn inflight(&self) -> (BorrowedFd<'_>, &[u8]) {
+        let (fd, body) = self.inflight.as_ref().expect("made");
+        (fd.as_fd(), body)
+    }
+
     /// Hands over a log with a bit for each page below `end`. Whether it is taken.
     pub fn share_log(&mut self, end: u64) -> io::Result<bool> {
         let len = end.div_ceil(8 * LOG_PAGE);
@@ -405,8 +457,13 @@ impl FrontEnd {
         self.must(code::SET_VRING_BASE, &FrontEnd::pair(index, base.into()), &[])?;
         self.must(code::SET_VRING_ADDR, &FrontEnd::addresses(index, &layout), &[])?;
         self.must(code::SET_VRING_CALL, &u64::from(index).to_ne_bytes(), &[self.calls[index as usize].as_fd()])?;
+        let enable = || self.must(code::SET_VRING_ENABLE, &FrontEnd::pair(index, 1), &[]);
+        // What is sent by a ring that runs and is disabled is thrown away.
+        if self.inflight.is_some() {
+            enable()?;
+        }
         self.must(code::SET_VRING_KICK, &u64::from(index).to_ne_bytes(), &[self.kicks[index as usize].as_fd()])?;
-        self.must(code::SET_VRING_ENABLE, &FrontEnd::pair(index, 1), &[])
+        enable()
     }
 
     /// Stops a ring; the number of the next entry that the device would have looked at.
@@ -418,6 +475,11 @@ impl FrontEnd {
     pub fn set_up(&mut self) -> io::Result<()> {
         self.negotiate()?;
         self.share_memory()?;
+        self.begin_rings()
+    }
+
+    /// Starts all rings, with buffers to receive into.
+    pub fn begin_rings(&mut self) -> io::Result<()> {
         for i in 0..2 * self.options.pairs as u32 {
             if i % 2 == 0 {
                 self.queue(i).fill();

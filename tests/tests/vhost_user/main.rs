@@ -2,6 +2,7 @@
 
 mod hostile;
 mod in_process;
+mod inflight;
 mod log;
 mod peers;
 mod queues;

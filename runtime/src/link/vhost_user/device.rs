@@ -2,6 +2,7 @@
 
 use super::MAX_QUEUE_PAIRS;
 use super::in_process::Vring;
+use super::inflight::InflightError;
 use super::log::{DirtyLog, LogError};
 use super::memory::{MAX_SLOTS, Memory, MemoryError};
 use super::message::{Reply, Request, RingAddr, feature, protocol};
@@ -44,6 +45,7 @@ pub const PROTOCOL: u64 = protocol::LOG_SHMFD
     | protocol::RARP
     | protocol::REPLY_ACK
     | protocol::NET_MTU
+    | protocol::INFLIGHT_SHMFD
     | protocol::CONFIGURE_MEM_SLOTS
     | protocol::DEVICE_STATE;
 
@@ -74,6 +76,9 @@ pub enum DeviceError {
     /// Not an eventfd.
     #[error("a descriptor for ring {0} is no eventfd")]
     NoEvent(u32),
+    /// What is in flight.
+    #[error(transparent)]
+    Inflight(#[from] InflightError),
     /// Nor that.
     #[error("the descriptor for word of the log is no eventfd")]
     NoLogEvent,
@@ -215,13 +220,25 @@ impl Device {
                     ring.queue.reset();
                 }
             }
+            Request::GetInflightFd(wanted) => {
+                let (extent, fd) = wanted.make(2 * self.pairs.len())?;
+                return Ok(Some(Reply::inflight(code, extent, fd)));
+            }
+            Request::SetInflightFd(extent) => {
+                if let Some(fd) = fds.pop() {
+                    let all = extent.map(fd, 2 * self.pairs.len())?;
+                    let mut rings = self.pairs.iter_mut().flat_map(|p| &mut p.rings);
+                    all.into_iter().zip(&mut rings).for_each(|(i, ring)| ring.queue.inflight = Some(i));
+                    rings.for_each(|ring| ring.queue.inflight = None);
+                }
+            }
             Request::SetVringNum(n, size) => self.ring(n)?.queue.size = ring_size(size)?,
             Request::SetVringAddr(a) => self.set_addr(a)?,
-            Request::SetVringBase(n, base) => self.ring(n)?.queue.next_avail = base as u16,
+            Request::SetVringBase(n, base) => self.ring(n)?.queue.set_base(base as u16),
             Request::GetVringBase(n) => {
                 let ring = self.ring(n)?;
                 ring.stop(poll);
-                return Ok(Some(Reply::ring(code, n, ring.queue.next_avail.into())));
+                return Ok(Some(Reply::ring(code, n, ring.queue.base().into())));
             }
             Request::SetVringKick(n, false) => return Err(DeviceError::Polled(n)),
             Request::SetVringKick(n, true) => {

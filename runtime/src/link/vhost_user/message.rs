@@ -1,7 +1,9 @@
 //! What front end and back end say to each other (QEMU's vhost-user specification, "Front-end message types").
 
+use super::inflight::Extent;
 use crate::link::Direction;
 use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Length of a message's header: request, flags, length of what follows.
 pub const HEADER: usize = 12;
@@ -9,6 +11,9 @@ pub const HEADER: usize = 12;
 pub const MAX_BODY: usize = 8 + MAX_REGIONS * REGION;
 /// Most regions in one table (`VHOST_MEMORY_BASELINE_NREGIONS`), and so most descriptors in one message.
 pub const MAX_REGIONS: usize = 8;
+/// Length of what says how large the memory for buffers in flight is, and the same padded as C has it.
+const INFLIGHT: usize = 20;
+const PADDED: usize = 24;
 /// Length of a region's description.
 const REGION: usize = 32;
 
@@ -74,6 +79,8 @@ pub mod protocol {
     pub const REPLY_ACK: u64 = 1 << 3;
     /// The front end may say how large packets are.
     pub const NET_MTU: u64 = 1 << 4;
+    /// Buffers that were taken are noted in memory of the front end's.
+    pub const INFLIGHT_SHMFD: u64 = 1 << 12;
     /// The state of the back end moves with the guest.
     pub const DEVICE_STATE: u64 = 1 << 19;
     /// Regions of memory come and go one by one.
@@ -143,40 +150,54 @@ impl Header {
     }
 }
 
-/// An answer, ready to be sent: header and content.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// An answer, ready to be sent: header, content, and a descriptor that goes along.
 pub struct Reply {
-    bytes: [u8; HEADER + 8],
+    bytes: [u8; HEADER + PADDED],
+    len: usize,
+    fd: Option<OwnedFd>,
 }
 
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reply {:#x}", u64::from_ne_bytes(self.bytes[HEADER..].try_into().unwrap_or_default()))
+        write!(f, "reply {:x?}", &self.bytes[HEADER..self.len])
     }
 }
 
 impl Reply {
+    fn new(request: u32, content: &[u8]) -> Reply {
+        let mut reply = Reply { bytes: [0; HEADER + PADDED], len: HEADER + content.len(), fd: None };
+        for (at, v) in [(0, request), (4, VERSION | REPLY), (8, content.len() as u32)] {
+            reply.bytes[at..at + 4].copy_from_slice(&v.to_ne_bytes());
+        }
+        reply.bytes[HEADER..reply.len].copy_from_slice(content);
+        reply
+    }
+
     /// A number.
     pub fn number(request: u32, n: u64) -> Reply {
-        let mut bytes = [0; HEADER + 8];
-        for (at, v) in [(0, request), (4, VERSION | REPLY), (8, 8)] {
-            bytes[at..at + 4].copy_from_slice(&v.to_ne_bytes());
-        }
-        bytes[HEADER..].copy_from_slice(&n.to_ne_bytes());
-        Reply { bytes }
+        Reply::new(request, &n.to_ne_bytes())
     }
 
     /// State of a ring: its number and a value.
     pub fn ring(request: u32, index: u32, value: u32) -> Reply {
-        let mut reply = Reply::number(request, 0);
-        reply.bytes[HEADER..HEADER + 4].copy_from_slice(&index.to_ne_bytes());
-        reply.bytes[HEADER + 4..].copy_from_slice(&value.to_ne_bytes());
-        reply
+        Reply::number(request, u64::from(index) | u64::from(value) << 32)
+    }
+
+    /// Memory for buffers in flight.
+    pub fn inflight(request: u32, e: Extent, fd: OwnedFd) -> Reply {
+        let numbers = u64::from(e.queues) | u64::from(e.size) << 16;
+        let content: Vec<u8> = [e.len, e.offset, numbers].iter().flat_map(|v| v.to_ne_bytes()).collect();
+        Reply { fd: Some(fd), ..Reply::new(request, &content) }
     }
 
     /// What goes over the wire.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.len]
+    }
+
+    /// What goes along.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
     }
 }
 
@@ -245,6 +266,8 @@ codes! {
     SetVringEnable = 18,
     SendRarp = 19,
     NetSetMtu = 20,
+    GetInflightFd = 31,
+    SetInflightFd = 32,
     ResetDevice = 34,
     GetMaxMemSlots = 36,
     AddMemReg = 37,
@@ -296,6 +319,10 @@ pub enum Request {
     SendRarp([u8; 6]),
     /// Packets are at most this large.
     NetSetMtu(u64),
+    /// Memory in which to note which buffers were taken.
+    GetInflightFd(Extent),
+    /// Note it there, in the descriptor, where perhaps another back end has.
+    SetInflightFd(Extent),
     /// As ever after power-on.
     ResetDevice,
     /// How many regions of memory there can be.
@@ -324,6 +351,11 @@ fn region(b: &[u8], at: usize) -> Region {
     Region { guest: long(b, at), size: long(b, at + 8), user: long(b, at + 16), offset: long(b, at + 24) }
 }
 
+fn extent(b: &[u8]) -> Extent {
+    let numbers = word(b, 16);
+    Extent { len: long(b, 0), offset: long(b, 8), queues: numbers as u16, size: (numbers >> 16) as u16 }
+}
+
 /// The number of a ring, and whether a descriptor comes along, in the word of the requests that set descriptors.
 fn ring_fd(b: &[u8]) -> (u32, bool) {
     let n = long(b, 0);
@@ -340,6 +372,9 @@ impl Request {
             Code::SetVringKick | Code::SetVringCall | Code::SetVringErr => (8, usize::from(ring_fd(b).1)),
             Code::SetVringAddr => (40, 0),
             Code::SetDeviceStateFd => (8, 1),
+            // With and without what fills it up to a multiple of eight.
+            Code::GetInflightFd => (if b.len() == INFLIGHT { INFLIGHT } else { PADDED }, 0),
+            Code::SetInflightFd => (if b.len() == INFLIGHT { INFLIGHT } else { PADDED }, 1),
             Code::SetLogBase => (16, 1),
             Code::SetLogFd => (b.len(), 1),
             Code::SetMemTable => {
@@ -388,6 +423,8 @@ impl Request {
             Code::SetVringEnable => Request::SetVringEnable(word(b, 0), word(b, 4) != 0),
             Code::SendRarp => Request::SendRarp(std::array::from_fn(|i| b[i])),
             Code::NetSetMtu => Request::NetSetMtu(long(b, 0)),
+            Code::GetInflightFd => Request::GetInflightFd(extent(b)),
+            Code::SetInflightFd => Request::SetInflightFd(extent(b)),
             Code::ResetDevice => Request::ResetDevice,
             Code::GetMaxMemSlots => Request::GetMaxMemSlots,
             Code::AddMemReg => Request::AddMemReg(region(b, 8)),

@@ -11,6 +11,7 @@
 mod device;
 mod from_guest;
 mod in_process;
+mod inflight;
 mod log;
 mod memory;
 mod message;
@@ -192,7 +193,7 @@ impl VhostUserLink {
             Err(e) => return Err(e.into()),
         };
         match (&self.session, reply) {
-            (Some(s), Some(reply)) => s.answer(reply),
+            (Some(s), Some(reply)) => s.answer(&reply),
             _ => Ok(()),
         }
     }

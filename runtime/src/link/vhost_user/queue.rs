@@ -3,6 +3,7 @@
 //! The rings are in memory that the guest changes as it likes. An index or a descriptor is read once, into private memory, and checked there;
 //! the loops that follow it end by counts of our own.
 
+use super::inflight::Inflight;
 use super::memory::Memory;
 use std::sync::atomic::{Ordering, fence};
 use vm_memory::{Bytes, VolatileSlice};
@@ -59,8 +60,8 @@ pub struct Chain {
     pub good: bool,
 }
 
-/// Where a queue stands. Plain values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where a queue stands.
+#[derive(Debug, Default)]
 pub struct Queue {
     /// Entries, a power of two, at most [`MAX_SIZE`].
     pub size: u16,
@@ -82,6 +83,18 @@ pub struct Queue {
     pub next_used: u16,
     /// What the used ring's index was when the guest was last told.
     told: u16,
+    /// Where it is noted which buffers were taken, if it is.
+    pub inflight: Option<Inflight>,
+    /// Buffers that another back end had taken and not given back, the next of which is at `again_at`: they come before those of the available ring.
+    again: Vec<u16>,
+    again_at: usize,
+}
+
+/// Where a queue stood before buffers were taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    next_avail: u16,
+    again_at: usize,
 }
 
 /// The rings of a queue, for as long as the memory is borrowed.
@@ -159,7 +172,28 @@ impl Queue {
     pub fn resume(&mut self, rings: &Rings<'_>) -> Result<(), Broken> {
         self.next_used = load(&rings.used, 2, Ordering::Acquire)?;
         self.told = self.next_used;
+        let left = self.inflight.as_mut().and_then(|i| i.recover(self.next_used));
+        if let Some(left) = &left {
+            // Whoever took them looked at as many entries of the available ring.
+            self.next_avail = self.next_used.wrapping_add(left.len() as u16);
+        }
+        (self.again, self.again_at) = (left.unwrap_or_default(), 0);
         Ok(())
+    }
+
+    fn left(&self) -> &[u16] {
+        &self.again[self.again_at..]
+    }
+
+    /// The next entry of the available ring that is to be looked at. Of one that was stopped before what was left of another back end came to its turn, those
+    /// are counted as not taken: buffers are used in their order.
+    pub fn base(&self) -> u16 {
+        self.next_avail.wrapping_sub(self.left().len() as u16)
+    }
+
+    /// Has it begin at this entry of the available ring.
+    pub fn set_base(&mut self, base: u16) {
+        (self.next_avail, self.again, self.again_at) = (base, Vec::new(), 0);
     }
 
     /// Begins behind the last buffer that was given back: whoever served it before gave all back that were taken.
@@ -176,7 +210,8 @@ impl Queue {
     /// How many buffers are available.
     pub fn available(&self, rings: &Rings<'_>) -> Result<u16, Broken> {
         let n = load(&rings.avail, 2, Ordering::Acquire)?.wrapping_sub(self.next_avail);
-        if n > self.size { Err(Broken::Overrun(n)) } else { Ok(n) }
+        // Of a ring that makes sense not more are left than it has entries.
+        if n > self.size { Err(Broken::Overrun(n)) } else { Ok(n.saturating_add(self.left().len() as u16)) }
     }
 
     /// Takes the next buffer, if there is one, and appends its segments to `out`, of which there are at most as many as the queue has entries.
@@ -184,8 +219,20 @@ impl Queue {
         if self.available(rings)? == 0 {
             return Ok(None);
         }
-        let head = load(&rings.avail, HEAD + 2 * self.entry(self.next_avail), Ordering::Relaxed)?;
-        self.next_avail = self.next_avail.wrapping_add(1);
+        let head = match self.left().first() {
+            Some(&head) => {
+                self.again_at += 1;
+                head
+            }
+            None => {
+                let head = load(&rings.avail, HEAD + 2 * self.entry(self.next_avail), Ordering::Relaxed)?;
+                self.next_avail = self.next_avail.wrapping_add(1);
+                if let Some(i) = &mut self.inflight {
+                    i.take(head);
+                }
+                head
+            }
+        };
         let start = out.len();
         let good = self.walk(rings, head, out).is_some();
         if !good {
@@ -194,9 +241,19 @@ impl Queue {
         Ok(Some(Chain { head, good }))
     }
 
-    /// Makes the last `n` buffers that were taken available again.
-    pub fn untake(&mut self, n: u16) {
-        self.next_avail = self.next_avail.wrapping_sub(n);
+    /// Where it stands, for [`Queue::untake`].
+    pub fn mark(&self) -> Mark {
+        Mark { next_avail: self.next_avail, again_at: self.again_at }
+    }
+
+    /// Makes the buffers that were taken since then available again.
+    pub fn untake(&mut self, mark: Mark, heads: impl Iterator<Item = u16>) {
+        let again = self.again_at - mark.again_at;
+        (self.next_avail, self.again_at) = (mark.next_avail, mark.again_at);
+        if let Some(i) = &mut self.inflight {
+            // Those that were left of another back end stay what they were.
+            heads.skip(again).for_each(|head| i.untake(head));
+        }
     }
 
     /// Follows a chain; `None` if it makes no sense.
@@ -253,12 +310,19 @@ impl Queue {
         rings.used.write_slice(&entry.to_le_bytes(), at).map_err(|_| Broken::NotMapped)?;
         rings.mark(at, USED);
         self.next_used = self.next_used.wrapping_add(1);
+        if let Some(i) = &mut self.inflight {
+            i.give(head);
+        }
         Ok(())
     }
 
     /// Shows the guest what was given back.
-    pub fn publish(&self, rings: &Rings<'_>) -> Result<(), Broken> {
-        rings.store(2, self.next_used, Ordering::Release)
+    pub fn publish(&mut self, rings: &Rings<'_>) -> Result<(), Broken> {
+        rings.store(2, self.next_used, Ordering::Release)?;
+        if let Some(i) = &mut self.inflight {
+            i.publish(self.next_used);
+        }
+        Ok(())
     }
 
     /// Whether the guest wants to hear of what was published since the last time that this was true.
@@ -281,7 +345,7 @@ impl Queue {
     /// Asks for a kick when there are more buffers than the `known` ones that are available; returns whether there are by now.
     pub fn want_kicks(&self, rings: &Rings<'_>, known: u16) -> Result<bool, Broken> {
         if self.event_idx {
-            let next = self.next_avail.wrapping_add(known);
+            let next = self.next_avail.wrapping_add(known.saturating_sub(self.left().len() as u16));
             rings.store(HEAD + USED * usize::from(self.size), next, Ordering::Relaxed)?;
         } else {
             rings.store(0, 0, Ordering::Relaxed)?;

@@ -3,8 +3,11 @@
 use super::device::DeviceError;
 use super::message::{HEADER, Header, MAX_BODY, MAX_REGIONS, MessageError, Reply, Request};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send};
-use std::io::{self, IoSliceMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -111,8 +114,15 @@ impl Session {
     }
 
     /// Sends an answer. A front end reads each before it asks on, so that there is room, or something is wrong with it.
-    pub fn answer(&self, reply: Reply) -> Result<(), SessionError> {
-        match send(&self.socket, reply.bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+    pub fn answer(&self, reply: &Reply) -> Result<(), SessionError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = reply.fd();
+        if let Some(fd) = &fds {
+            control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match sendmsg(&self.socket, &[IoSlice::new(reply.bytes())], &mut control, flags) {
             Ok(n) if n == reply.bytes().len() => Ok(()),
             Ok(_) | Err(Errno::AGAIN) => Err(SessionError::Deaf),
             Err(Errno::PIPE | Errno::CONNRESET) => Err(SessionError::Closed),

@@ -73,12 +73,13 @@ impl Pair {
         self.segments.clear();
         self.chains.clear();
         let mut room = 0;
+        let mark = ring.queue.mark();
         while room < total {
             let start = self.segments.len();
             let Some(chain) = ring.queue.take(&rings, &mut self.segments)? else {
                 let all = self.chains.len() == usize::from(ring.queue.size);
                 self.too_few = self.chains.len() as u16;
-                ring.queue.untake(self.too_few);
+                ring.queue.untake(mark, self.chains.iter().map(|c| c.0));
                 return Ok(if all { Fate::TooBig } else { Fate::Wait });
             };
             let segments = &self.segments[start..];
@@ -89,7 +90,7 @@ impl Pair {
             room += len;
             self.chains.push((chain.head, len as u32));
             if room < total && !mergeable {
-                ring.queue.untake(1);
+                ring.queue.untake(mark, self.chains.iter().map(|c| c.0));
                 return Ok(Fate::TooBig);
             }
         }

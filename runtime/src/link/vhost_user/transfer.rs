@@ -87,7 +87,7 @@ impl VhostUserLink {
             }
             _ => u64::from(!matches!(self.transfer.stage, Stage::Done(true))),
         };
-        self.session.as_ref().map_or(Ok(()), |s| s.answer(Reply::number(code, answer)))
+        self.session.as_ref().map_or(Ok(()), |s| s.answer(&Reply::number(code, answer)))
     }
 
     fn begin_transfer(&mut self, direction: Option<Direction>, pipe: Option<OwnedFd>) -> Result<(), &'static str> {
@@ -118,7 +118,7 @@ impl VhostUserLink {
             return;
         }
         let Some(s) = &self.session else { return };
-        let answered = s.answer(Reply::number(Code::CheckDeviceState as u32, (!done).into()));
+        let answered = s.answer(&Reply::number(Code::CheckDeviceState as u32, (!done).into()));
         let watched = self.poll.add(s.fd(), SESSION).map_err(SessionError::Os);
         if let Err(e) = answered.and(watched)
             && self.end_session(slots, &e).is_err()
