@@ -89,6 +89,35 @@ fn drop_capability() {
     set_capabilities(None, CapabilitySets { effective: all.effective - CapabilitySet::NET_ADMIN, ..all }).unwrap();
 }
 
+/// A queue may be a little longer than the kernel lets it grow to, and made again it takes more memory: it is filled in other pieces. Only root's helper may
+/// make room beyond the system's limits, so that this is in a network namespace without users of its own.
+#[test]
+fn a_queue_that_was_full_is_carried_over() {
+    let body = || {
+        if unshare(libc::CLONE_NEWNET).is_err() {
+            return support::skip("a_queue_that_was_full_is_carried_over", "it needs root");
+        }
+        ns::ip("link set lo up");
+        let running = Running::new("full", &[]);
+        let (ours, mut peers) = pairs(1);
+        let mut helper = running.connect();
+        let mut image = dump(&[ours[0].as_fd()], &mut helper).pop().unwrap().unwrap().0;
+        drop(ours);
+        let most = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").unwrap();
+        let most: usize = most.split_whitespace().nth(2).unwrap().parse().unwrap();
+        let all: Vec<u8> = (0..=250).cycle().take(most + (64 << 10)).collect();
+        (image.send.0, image.unsent) = (all.clone(), all.len() as u32);
+        let loaded = load(&[&image], &RestoreOptions::default(), &mut helper).pop().unwrap().unwrap();
+        let started = start(vec![(loaded, &image)], &mut helper).pop().unwrap();
+        let stream = TcpStream::from(started.expect("all of it has room"));
+        socket::shutdown_write(stream.as_fd()).unwrap();
+        let mut got = Vec::new();
+        peers[0].read_to_end(&mut got).unwrap();
+        assert!(got == all, "{} of {} bytes", got.len(), all.len());
+    };
+    std::thread::scope(|s| s.spawn(body).join().unwrap());
+}
+
 in_namespace! {
     fn connections_are_carried_over_by_somebody_without_the_capability() {
         ns::ip("link set lo up");

@@ -23,6 +23,9 @@ use hibernet_netstack::{Config, Time};
 use hibernet_snapshot::{GenerationId, Image};
 use std::os::fd::{AsFd, OwnedFd};
 
+/// Flows that do not go on of which the log says why.
+const REASONS: usize = 32;
+
 /// What has become of a machine that moves.
 #[derive(Debug)]
 pub enum Moved {
@@ -412,6 +415,9 @@ impl Worker {
     fn machine_is_here(&mut self, what: &'static str, report: ThawReport) {
         let [resumed, reset, skipped] = [Outcome::Resumed, Outcome::Reset, Outcome::Skipped].map(|o| report.count(o));
         slog::info!(self.log, "{}", what; "resumed" => resumed, "reset" => reset, "skipped" => skipped, "us" => report.took_ns / 1000);
+        for f in report.flows.iter().filter(|f| f.outcome != Outcome::Resumed).take(REASONS) {
+            slog::info!(self.log, "a flow of the virtual machine does not go on"; "flow" => %f.flow, "why" => f.why.as_deref());
+        }
         self.moving.news = Some(Moved::Here(Box::new(report)));
     }
 

@@ -300,13 +300,13 @@ fn name(client: &Client, argument: &[u8]) -> Option<String> {
     Some(format!("{}_{name}", client.uid))
 }
 
-/// Sets buffers to what the kernel would let them grow to by itself.
+/// Sets buffers to twice what the kernel would let them grow to by itself: what filled one takes more room when it comes in other pieces.
 fn enlarge(s: BorrowedFd<'_>) -> io::Result<()> {
     for (path, option) in [("tcp_wmem", libc::SO_SNDBUFFORCE), ("tcp_rmem", libc::SO_RCVBUFFORCE)] {
         let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{path}"))?;
         let most: Option<libc::c_int> = text.split_whitespace().nth(2).and_then(|n| n.parse().ok());
         // The kernel doubles what is set.
-        set_option(s, libc::SOL_SOCKET, option, most.unwrap_or(0) / 2)?;
+        set_option(s, libc::SOL_SOCKET, option, most.unwrap_or(0))?;
     }
     Ok(())
 }
