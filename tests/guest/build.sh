@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds a guest for QEMU in DIR, unless it is there: build.sh DIR. A packaged Debian kernel (DIR/vmlinuz), and an initial file system with busybox, curl and
-# ethtool (DIR/initrd). The kernel's package is downloaded and unpacked, not installed.
+# Builds a guest for QEMU in DIR, unless it is there: build.sh DIR. A packaged Debian kernel (DIR/vmlinuz), and an initial file system with busybox, curl,
+# ethtool and socat (DIR/initrd). The kernel's package is downloaded and unpacked, not installed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 dir=$1
@@ -33,8 +33,9 @@ program() { # with the libraries that it needs, where it looks for them
 }
 program busybox
 program curl
-# For what is asked of several queues.
+# For what is asked of several queues, and for datagrams; who needs them looks for them.
 command -v ethtool >/dev/null && program ethtool
+command -v socat >/dev/null && program socat
 for module in failover net_failover virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_net; do
   file=$(find kernel/lib/modules -name "$module.ko*")
   case $file in

@@ -1,4 +1,4 @@
-//! A virtual machine: QEMU with a packaged Debian kernel, busybox and curl.
+//! A virtual machine: QEMU with a packaged Debian kernel, busybox, curl and socat.
 
 use super::net::{Lab, Place};
 use super::proc::Proc;
