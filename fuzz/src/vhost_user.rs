@@ -20,6 +20,13 @@ const TURN: u8 = 5;
 const MOVED: u8 = 6;
 const STEPS: u8 = 7;
 
+/// Pairs of queues.
+const PAIRS: usize = 2;
+/// A bit that stands beside the features of a set-up, and no feature: buffers in flight are noted.
+const INFLIGHT: u64 = 1 << 63;
+/// Where in the guest's memory.
+const NOTES: u64 = 0x4_0000;
+
 /// Most turns of the link that one step has: what a hostile guest can keep busy is itself, a batch at a time.
 const TURNS: usize = 64;
 
@@ -69,13 +76,13 @@ impl Play<'_> {
     fn say(&mut self, request: u32, flags: u32, body: &[u8], fds: &[u8]) {
         let all: Vec<BorrowedFd<'_>> = fds
             .iter()
-            .map(|n| match n % 6 {
+            .map(|n| match n % 8 {
                 0 => self.front.file(),
                 1 => self.front.call_fd(0),
-                2 => self.front.kick_fd(0),
-                3 => self.front.kick_fd(1),
+                n @ (2 | 3) => self.front.kick_fd(usize::from(n - 2)),
                 4 => self.pipe.0.as_fd(),
-                _ => self.pipe.1.as_fd(),
+                5 => self.pipe.1.as_fd(),
+                n => self.front.kick_fd(usize::from(n - 4)),
             })
             .collect();
         // Without room for it, or after the end, nothing is said.
@@ -84,17 +91,24 @@ impl Play<'_> {
 
     /// What a front end says that means well, without waiting for answers.
     fn set_up(&mut self, features: u64) {
-        self.say(code::SET_PROTOCOL_FEATURES, 0, &0x8_801eu64.to_ne_bytes(), &[]);
-        self.say(code::SET_FEATURES, 0, &features.to_ne_bytes(), &[]);
+        self.say(code::SET_PROTOCOL_FEATURES, 0, &0x8_901fu64.to_ne_bytes(), &[]);
+        self.say(code::SET_FEATURES, 0, &(features & !INFLIGHT).to_ne_bytes(), &[]);
         let table = self.front.memory_table();
         self.say(code::SET_MEM_TABLE, 0, &table, &[0]);
         self.turn();
-        for (i, layout) in [(0, self.front.rx.layout), (1, self.front.tx.layout)] {
+        if features & INFLIGHT != 0 {
+            // Where buffers in flight are noted is behind the rings, where the guest writes too.
+            let numbers = (2 * PAIRS as u64) | 16 << 16;
+            let body: Vec<u8> = [4096, NOTES, numbers].iter().flat_map(|v| v.to_ne_bytes()).collect();
+            self.say(code::SET_INFLIGHT_FD, 0, &body, &[0]);
+        }
+        for i in 0..2 * PAIRS as u32 {
+            let layout = self.front.queue(i).layout;
             self.say(code::SET_VRING_NUM, 0, &FrontEnd::pair(i, layout.size.into()), &[]);
             self.say(code::SET_VRING_BASE, 0, &FrontEnd::pair(i, 0), &[]);
             self.say(code::SET_VRING_ADDR, 0, &FrontEnd::addresses(i, &layout), &[]);
             self.say(code::SET_VRING_CALL, 0, &u64::from(i).to_ne_bytes(), &[1]);
-            self.say(code::SET_VRING_KICK, 0, &u64::from(i).to_ne_bytes(), &[2 + i as u8]);
+            self.say(code::SET_VRING_KICK, 0, &u64::from(i).to_ne_bytes(), &[2 + i as u8 % 2 + 4 * (i as u8 / 2)]);
             self.say(code::SET_VRING_ENABLE, 0, &FrontEnd::pair(i, 1), &[]);
             self.turn();
         }
@@ -104,7 +118,9 @@ impl Play<'_> {
     fn send(&mut self, len: u16, how: u8) {
         let Some(slot) = self.slots.take() else { return };
         let mut head = [7; 54];
-        head[34 + 12] = 5 << 4;
+        // Flows go by different pairs.
+        head[12..15].copy_from_slice(&[8, 0, 0x45]);
+        (head[23], head[34], head[34 + 12]) = (6, how, 5 << 4);
         let checksum = (how & 1 != 0).then_some(TxChecksum { start: 34, offset: 16 });
         let gso = (how & 2 != 0).then_some(Gso { kind: GsoKind::Tcp4, size: 1400 });
         let body = Payload { slot, offset: 0, len: len.into() };
@@ -130,13 +146,15 @@ impl Play<'_> {
                 use vm_memory::{Bytes, GuestAddress};
                 let [a, b, c, len] = self.take(4).try_into().expect("four bytes");
                 let bytes = self.take(usize::from(len % 64));
-                // Near the rings: elsewhere are only buffers.
-                let at = u64::from(c & 1) * (1 << 19) + u64::from(u16::from_le_bytes([a, b]) % 2048);
+                // Near the rings: elsewhere are only buffers. Bit 7: what is noted of buffers in flight.
+                let near = u64::from(u16::from_le_bytes([a, b]) % 2048);
+                let ring = u64::from(c & 1) * (1 << 19) + (u64::from(c >> 1) % PAIRS as u64 * (1 << 16));
+                let at = if c & 0x80 != 0 { NOTES + near } else { ring + near };
                 let _ = self.front.memory().write_slice(&bytes, GuestAddress(at));
             }
             KICK => {
-                let i = self.take(1)[0] & 1;
-                self.front.kick_anyway(i.into());
+                let i = usize::from(self.take(1)[0]) % (2 * PAIRS);
+                self.front.kick_anyway(i);
             }
             SEND => {
                 let [a, b, how] = self.take(3).try_into().expect("three bytes");
@@ -158,9 +176,9 @@ pub fn play(bytes: &[u8]) {
     for s in [&ours, &theirs] {
         s.set_nonblocking(true).expect("socket");
     }
-    let options = Options { size: 16, rx_buffer: 2048, tx_buffer: 2048, ..Options::default() };
+    let options = Options { pairs: PAIRS, size: 16, rx_buffer: 2048, tx_buffer: 2048, ..Options::default() };
     let front = FrontEnd::new(theirs, options);
-    let link = VhostUserLink::connected(ours.into(), 1500, None).expect("link");
+    let link = VhostUserLink::connected(ours.into(), 1500, None).expect("link").with_queue_pairs(PAIRS);
     let (reader, writer) = std::io::pipe().expect("pipe");
     let pipe = (OwnedFd::from(reader), OwnedFd::from(writer));
     let mut play = Play { bytes, front, link, slots: Slots::new(600).expect("memory"), pipe, over: false };
@@ -180,14 +198,25 @@ pub fn write_seeds_if_asked() {
     };
     let write = |ring: u8, at: u16, bytes: &[u8]| [&[WRITE, at as u8, (at >> 8) as u8, ring, bytes.len() as u8], bytes].concat();
     let avail = 16 * 16;
-    for (n, features) in [0x1_4000_0000u64, 0x1_4000_8000, 0x1_7000_ba8b, 0x1_5000_8183].into_iter().enumerate() {
+    for (n, features) in
+        [0x1_4000_0000u64, 0x1_4000_8000, 0x1_7040_ba8b, 0x1_5000_8183, INFLIGHT | 0x1_4000_8000, INFLIGHT | 0x1_7040_ba8b]
+            .into_iter()
+            .enumerate()
+    {
         let mut story = [&[SET_UP][..], &features.to_le_bytes()].concat();
-        for (ring, flags) in [(0, 2), (1, 0)] {
+        // What another back end has noted: buffers that were taken, and a batch that was shown.
+        let note = |at: u16, bytes: &[u8]| write(0x80, at, bytes);
+        story.extend(note(320 + 8, &[1, 0, 16, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7]));
+        story.extend(note(8, &[1, 0, 16, 0, 0, 0, 0xff, 0xff]));
+        for (ring, flags) in [(0, 2), (1, 0), (2, 2), (3, 0)] {
             for d in 0..4u16 {
                 story.extend(write(ring, d * 16, &descriptor(1 << 20 | u64::from(d) << 11, 2048, flags, 0)));
             }
             story.extend(write(ring, avail, &[0, 0, 4, 0, 0, 0, 1, 0, 2, 0, 3, 0]));
             story.extend([KICK, ring]);
+        }
+        if features & INFLIGHT != 0 {
+            story.extend([&[SET_UP][..], &features.to_le_bytes()].concat());
         }
         story.extend([TURN, SEND, 100, 0, 0, SEND, 0xe8, 3, 3, SEND, 0xff, 0xff, 4, TURN]);
         story.extend(write(1, 0, &descriptor(1 << 19, 16, 4, 0)));
@@ -199,6 +228,9 @@ pub fn write_seeds_if_asked() {
         };
         story.extend(say(code::SET_LOG_BASE, &[4096u64.to_le_bytes(), [0; 8]].concat(), &[0]));
         story.extend(say(code::SET_LOG_FD, &[], &[1]));
+        story.extend(say(code::GET_QUEUE_NUM, &[], &[]));
+        story.extend(say(code::GET_INFLIGHT_FD, &[&[0; 16][..], &[4, 0, 16, 0, 0, 0, 0, 0]].concat(), &[]));
+        story.extend(say(code::SET_VRING_ENABLE, &[2, 0, 0, 0, 0, 0, 0, 0], &[]));
         story.extend([TURN, SEND, 100, 0, 0]);
         story.extend(say(code::GET_VRING_BASE, &[0; 8], &[]));
         let way = n as u8 & 1;
