@@ -50,6 +50,7 @@ fn generated() {
             Ok(done) => {
                 total.sent += done.sent;
                 total.seen += done.seen;
+                total.wrong_zeros += done.wrong_zeros;
             }
             Err(d) if generate::is_chance(&d, &mut kernel, &mut ours) => chance += 1,
             Err(d) => {
@@ -61,8 +62,10 @@ fn generated() {
             break;
         }
     }
-    let (sent, seen, differ) = (total.sent, total.seen, wrong.len());
-    eprintln!("{sent} packets sent, {seen} came out of the kernel, {differ} cases differ, {chance} by chance");
+    let (sent, seen, zeros, differ) = (total.sent, total.seen, total.wrong_zeros, wrong.len());
+    eprintln!(
+        "{sent} packets sent, {seen} came out of the kernel, {differ} cases differ, {chance} by chance; {zeros} times the kernel's checksum is 0, not 0xffff"
+    );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(chance * 1000 <= total.sent, "too much is chance: {chance} cases");
     assert!(total.seen * 2 > total.sent, "too little came out: {total:?}");

@@ -1,16 +1,18 @@
 //! Names of interfaces, resolved when rules are compiled.
 //!
-//! There are 257 interfaces (`tap0` … `tap255`, `host0`), and "none". Those that no rule tells apart form a class; a rule's
+//! There are 258 interfaces (`tap0` … `tap255`, `host0`, `lo`), and "none". Those that no rule tells apart form a class; a rule's
 //! header test holds the classes that it admits as bits.
 
 use super::{Iface, IfaceName, Inv};
 
 /// Interfaces, and the absent one.
-const COUNT: usize = 258;
+const COUNT: usize = 259;
 /// Number of `host0`.
 const HOST0: usize = 256;
+/// Number of `lo`.
+const LO: usize = 257;
 /// Number of the absent interface.
-const NONE: usize = 257;
+const NONE: usize = 258;
 /// Classes that fit into a header test.
 const MAX_CLASSES: u8 = 32;
 
@@ -22,6 +24,7 @@ fn name_of(i: usize, name: &mut [u8; NAME_LEN]) -> &[u8] {
     match i {
         NONE => &[],
         HOST0 => b"host0",
+        LO => b"lo",
         _ => {
             *name = *b"tap000";
             let digits = 1 + usize::from(i > 9) + usize::from(i > 99);
@@ -65,6 +68,7 @@ fn number(iface: Option<Iface>) -> usize {
     match iface {
         Some(Iface::Link(l)) => l.0.into(),
         Some(Iface::Host0) => HOST0,
+        Some(Iface::Lo) => LO,
         None => NONE,
     }
 }
@@ -128,6 +132,7 @@ mod tests {
         for i in 0..COUNT {
             let name = match i {
                 HOST0 => "host0".to_owned(),
+                LO => "lo".to_owned(),
                 NONE => String::new(),
                 _ => format!("tap{i}"),
             };

@@ -47,6 +47,7 @@ impl fmt::Display for Iface {
         match self {
             Iface::Link(l) => write!(f, "tap{}", l.0),
             Iface::Host0 => f.write_str("host0"),
+            Iface::Lo => f.write_str("lo"),
         }
     }
 }
@@ -60,7 +61,8 @@ impl LogEntry<'_> {
     fn mac(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = self.raw.link.first_chunk::<{ ethernet::HEADER_LEN }>();
         match header {
-            Some(h) if self.has(log_flags::MACDECODE) => {
+            // What loops back has no Ethernet header by name.
+            Some(h) if self.has(log_flags::MACDECODE) && self.skb.input != Some(Iface::Lo) => {
                 let mac = |at: usize| Mac(core::array::from_fn(|i| h[at + i]));
                 write!(f, "MACSRC={} MACDST={} MACPROTO={:04x} ", mac(6), mac(0), be16(h, 12))
             }

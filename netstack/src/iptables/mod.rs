@@ -70,11 +70,14 @@ impl Hook {
     }
 }
 
-/// An interface of the router: `tap0` … by the number of the link, and `host0`.
+/// An interface of the router: `tap0` … by the number of the link, `host0`, and `lo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Iface {
     /// A guest link.
     Link(LinkId),
     /// The uplink `host0`, behind which the host's sockets are.
     Host0,
+    /// What the router sends to itself leaves and comes back by this one. No flow is behind it, so no image has it.
+    #[serde(skip)]
+    Lo,
 }

@@ -7,6 +7,9 @@ use crate::iptables::Iface;
 use crate::nat::{AddrType, Addresses};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// As Linux has it.
+const LO_MTU: u32 = 65_536;
+
 /// A view of what the router knows of addresses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addrs<'a> {
@@ -33,6 +36,11 @@ impl Addrs<'_> {
             return on(known.filter(|_| dst.is_ipv6()));
         }
         on(self.links.iter().position(|l| self.holds(l, dst)))
+    }
+
+    /// The interface by which an address is reached that is a guest's, or of the router itself (or the host, which is one with it).
+    pub(crate) fn way_to(&self, dst: IpAddr) -> Option<Iface> {
+        self.route(dst).map(Iface::Link).or_else(|| (self.kind(dst, None) == AddrType::Local).then_some(Iface::Lo))
     }
 
     /// Whether an address, none of ours and not link-local, belongs behind a link: over IPv6 a guest may make its own of its
@@ -175,6 +183,7 @@ impl Addresses for Addrs<'_> {
         let local = match on {
             None => addr.is_loopback() || self.is_ours(addr) || self.is_host(addr),
             Some(Iface::Host0) => self.is_host(addr),
+            Some(Iface::Lo) => addr.is_loopback(),
             Some(Iface::Link(link)) => {
                 let of_guest = self.link(link).is_some_and(|l| match addr {
                     IpAddr::V4(a) => l.v4(self.cfg).is_some_and(|c| a == c.gateway || a == c.dns),
@@ -190,6 +199,8 @@ impl Addresses for Addrs<'_> {
         match out {
             Iface::Link(link) => self.gateway_on(link, v6),
             Iface::Host0 => self.host_primary(v6),
+            // As Linux, which takes none of its loopback's for what is not of it.
+            Iface::Lo => self.gateway_on(LinkId(0), v6),
         }
     }
 
@@ -198,7 +209,7 @@ impl Addresses for Addrs<'_> {
     }
 
     fn way(&self, to: IpAddr) -> Option<Iface> {
-        Some(self.route(to).map_or(Iface::Host0, Iface::Link))
+        Some(self.way_to(to).unwrap_or(Iface::Host0))
     }
 
     fn mtu(&self, on: Iface) -> u32 {
@@ -206,6 +217,7 @@ impl Addresses for Addrs<'_> {
             Iface::Link(link) => self.links.get(usize::from(link.0)).map_or(u16::MAX, |l| l.info.mtu).into(),
             // The host's sockets find the path's by themselves.
             Iface::Host0 => u16::MAX.into(),
+            Iface::Lo => LO_MTU,
         }
     }
 }

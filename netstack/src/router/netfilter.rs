@@ -55,8 +55,16 @@ impl From<Outcome> for Result<(), Stop> {
 
 /// What LOG shows of a packet's headers: those heard last, if it came over a link.
 fn raw<'a>(heard: &'a Heard, skb: &Skb<'_>) -> RawHeaders<'a> {
-    if skb.input.is_some_and(|i| i != Iface::Host0) { heard.raw() } else { RawHeaders::default() }
+    match skb.input {
+        Some(Iface::Link(_)) => heard.raw(),
+        Some(Iface::Lo) => RawHeaders { link: if skb.is_v6() { &LO_HEADERS[1] } else { &LO_HEADERS[0] }, ip: &[] },
+        Some(Iface::Host0) | None => RawHeaders::default(),
+    }
 }
+
+/// The link's header of what loops back, by family: addresses are zero, as Linux has them.
+const LO_HEADERS: [[u8; ethernet::HEADER_LEN]; 2] =
+    [[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x08, 0x00], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x86, 0xdd]];
 
 /// Rules and tracked connections.
 #[derive(Debug)]
@@ -337,7 +345,7 @@ impl Router {
         if self.netfilter.families[usize::from(skb.is_v6())].closed {
             return Err(Stop::Drop(DropReason::NoRules));
         }
-        skb.output = skb.output.or_else(|| self.route(skb.dst).map(Iface::Link));
+        skb.output = skb.output.or_else(|| self.addrs().way_to(skb.dst));
         if let (Attach::About(track), true) = (attach, self.netfilter.tracking) {
             skb.track = track.answer();
         }
@@ -347,8 +355,21 @@ impl Router {
         self.translate(Hook::Output, skb, bulk)?;
         self.pass(Stage::Output, skb, bulk)?;
         // As Linux: rules of OUTPUT see the interface of before the translation, those of POSTROUTING that of the way it takes.
-        skb.output = self.route(skb.dst).map(Iface::Link).or(skb.output);
+        skb.output = self.addrs().way_to(skb.dst).or(skb.output);
         Ok(())
+    }
+
+    /// The way of a packet of our own that has passed OUTPUT and is for the router itself: as on Linux, out of `lo` and in again. It keeps its mark
+    /// and its connection, under which it comes back.
+    pub(super) fn loop_back(&mut self, skb: &mut Skb<'_>, attach: &Attach<'_>, bulk: &dyn Bulk) -> Result<(), Stop> {
+        self.post_routing(skb, bulk)?;
+        (skb.input, skb.output, skb.owner) = (skb.output, None, None);
+        self.ask(TableName::Raw, Hook::PreRouting, skb, bulk)?;
+        self.track(skb, attach)?;
+        self.pass(Stage::PreRouting, skb, bulk)?;
+        self.translate(Hook::PreRouting, skb, bulk)?;
+        self.trace_route(skb, None);
+        self.input(skb, bulk)
     }
 
     /// POSTROUTING: mangle, nat (source); then the connection is confirmed.

@@ -186,9 +186,14 @@ impl Router {
             None => self.output(skb, &out.attach, bulk)?,
         }
         let Some(link) = to.or_else(|| self.route(skb.dst)) else {
-            // For the host itself: no rule led it to the guest.
-            self.trace_route(skb, None);
-            self.input(skb, bulk)?;
+            // For the router or the host itself: no rule led it to a guest, and nobody waits for it here.
+            if self.addrs().way_to(skb.dst) == Some(Iface::Lo) {
+                self.trace_route(skb, skb.output);
+                self.loop_back(skb, &out.attach, bulk)?;
+            } else {
+                self.trace_route(skb, None);
+                self.input(skb, bulk)?;
+            }
             return Err(DropReason::NoService);
         };
         skb.output = Some(Iface::Link(link));

@@ -97,7 +97,7 @@ impl TryFrom<&TraceWhich> for trace::Filter {
         let iface = |name: &String| match name.strip_prefix("tap").map(str::parse) {
             Some(Ok(n)) => Ok(Iface::Link(LinkId(n))),
             None if name == "host0" => Ok(Iface::Host0),
-            _ => Err(format!("no interface is named {name}; there are tap0, tap1, ... and host0")),
+            _ => Err(format!("packets enter by tap0, tap1, ... and host0, not by {name}")),
         };
         Ok(trace::Filter {
             v6: w.v6,

@@ -4,13 +4,15 @@
 //! - checksums must be off by the same amount (which is none, unless what was sent was wrong);
 //! - the identification of IPv4 packets that a router made itself;
 //! - how a packet is cut that arrived in pieces;
+//! - the checksum of an ICMP message of nothing but zeros, which the kernel makes wrong (see `wrong_zero`; counted);
 //! - a source port or identifier that address translation took by chance: both routers must have changed it, both must have
 //!   kept to the range of a rule, or else to the kernel's class of ports (below 512, below 1024, above), and each must mean
 //!   the same other one from then on;
 //! - time-outs may differ by two seconds, and by as long as it took to do what both do at the same time.
 
 use super::frames::header;
-use super::record::{Entry, Seen, ports};
+use super::record::{Entry, Seen, ports, quoted};
+use crate::wire::internet_checksum;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub struct Renames {
     ranges: Vec<(u16, u16)>,
     /// A rule chooses by chance even where it need not, and may by chance choose what there was.
     random: bool,
+    /// Checksums that the kernel made wrong, as `wrong_zero` has it.
+    pub(super) wrong_zeros: u64,
 }
 
 impl Renames {
@@ -172,11 +176,33 @@ pub fn frames(kernel: &[Seen], ours: &[Seen], sent: &[u8], renames: &mut Renames
                 }
             }
         }
-        if kp != op {
+        if kp != op && wrong_zero(&kp, &op, sent) {
+            renames.wrong_zeros += 1;
+        } else if kp != op {
             return Err(describe(&kp, &op));
         }
     }
     Ok(())
+}
+
+/// Whether the one difference is the checksum of an ICMP message quoted by an ICMP error, 0xffff of ours and 0 of the kernel's, and ours is right.
+///
+/// A message that is all zero (an echo reply with identifier and number 0) has the sum +0 and the checksum 0xffff. By RFC 1071 a checksum is right
+/// if the sum of everything with it is all ones (-0): with 0xffff it is, with 0 the sum is +0, and every receiver, the kernel too, takes the message for
+/// damaged. What is computed from the old checksum, as the kernel does when it translates an identifier (RFC 1624), comes to -0 where a sum over the
+/// message comes to +0, and so to 0.
+fn wrong_zero(kernel: &[u8], ours: &[u8], sent: &[u8]) -> bool {
+    let (Some(start), (_, 1)) = (quoted(ours), header(ours)) else { return false };
+    let (inner, 1) = header(&ours[start..]) else { return false };
+    let message = &ours[start + inner..];
+    // It is quoted whole, and translated back to what was sent.
+    if sent.get(header(sent).0..) != Some(message) || message.len() < 8 {
+        return false;
+    }
+    let right = message[2..4] == [0xff; 2] && internet_checksum(&[message]) == 0;
+    let mut theirs = ours.to_vec();
+    theirs[start + inner + 2..start + inner + 4].fill(0);
+    right && theirs == kernel
 }
 
 /// Where two packets differ, in words.

@@ -138,7 +138,7 @@ pub(super) fn seen(side: Side, packet: &[u8], sent: &[u8]) -> Seen {
 }
 
 /// Where the packet quoted by an ICMP error begins, if its IP header is there.
-fn quoted(p: &[u8]) -> Option<usize> {
+pub(super) fn quoted(p: &[u8]) -> Option<usize> {
     let (at, protocol) = header(p);
     let error = match protocol {
         1 => matches!(p.get(at), Some(3 | 4 | 5 | 11 | 12)),

@@ -66,6 +66,8 @@ pub struct Summary {
     pub seen: u64,
     /// Connections that the kernel had at the end.
     pub connections: u64,
+    /// Checksums that the kernel made wrong, and we did not (see [`compare`]).
+    pub wrong_zeros: u64,
 }
 
 /// A case as it is played, step by step.
@@ -172,6 +174,9 @@ impl<'a, K: Router, O: Router> Play<'a, K, O> {
         ours.pass(now);
         let theirs = record::entries(&ours.connections());
         let tables = (record::tables(&self.kernel.rules()), record::tables(&ours.rules()));
+        if self.show {
+            tables.0.values().flatten().for_each(|line| eprintln!("    {line}"));
+        }
         let result = compare::connections(&entries, &theirs, &self.renames, late)
             .map_err(|e| format!("connections:\n{e}"))
             .and_then(|()| compare::rules(&tables.0, &tables.1).map_err(|e| format!("rules and counters: {e}")));
@@ -182,7 +187,7 @@ impl<'a, K: Router, O: Router> Play<'a, K, O> {
     pub fn finish(mut self) -> Result<Summary, Box<Difference>> {
         let n = self.scenario.steps.len().saturating_sub(1);
         self.check(n)?;
-        Ok(self.summary)
+        Ok(Summary { wrong_zeros: self.renames.wrong_zeros, ..self.summary })
     }
 
     fn differ(&self, step: usize, what: String) -> Box<Difference> {

@@ -1,9 +1,9 @@
 //! Translation: rows 14, 15, 17, 18, 30.
 
-use hibernet_netstack::Config;
 use hibernet_netstack::edge::{LinkId, RxChecksum};
 use hibernet_netstack::iptables::{Family, text};
 use hibernet_netstack::tuple::Endpoint;
+use hibernet_netstack::{Config, DropReason};
 use hibernet_tests::netfilter::ROUTER_MAC;
 use hibernet_tests::netfilter::Side::{Client, Server};
 use hibernet_tests::wire::{self, Ip};
@@ -176,4 +176,31 @@ fn row_30_tables_are_replaced_between_the_packets_of_a_flow() {
         p.probe(Client, to, Probe::Udp(5001, 80));
         assert_eq!(p.expect(Server).ports(), (5001, 8003));
     }
+}
+
+/// What the router sends, and a translation leads back to it, passes `lo`; rules that log it say so, as Linux does.
+#[test]
+fn what_is_led_back_to_the_router_comes_in_by_lo() {
+    let rules = "*raw\n-A PREROUTING -i tap0 -j CT --notrack\nCOMMIT\n\
+        *mangle\n-A POSTROUTING -o lo -j LOG --log-prefix \"out \"\n-A PREROUTING -i lo -j LOG --log-prefix \"pre \"\n\
+        -A INPUT -i lo -j LOG --log-macdecode --log-prefix \"in \"\nCOMMIT\n\
+        *nat\n-A PREROUTING -i tap1 -p udp -j DNAT --to-destination {rs}\nCOMMIT\n";
+    Pair::each(rules, |mut p| {
+        let (client, server) = (p.node(Client), p.node(Server));
+        p.probe(Server, client, Probe::Udp(53, 40_000));
+        p.expect(Server);
+        let unserved = p.w.dropped(DropReason::NoService);
+        // Not tracked, and as if it were an answer: the error about it is of the connection.
+        let (protocol, l4) = Probe::Udp(40_000, 53).l4(client, server);
+        p.send(Client, &Ip { ttl: 1, ..Ip::new(client, server) }, protocol, &l4);
+        p.silent();
+        assert_eq!(p.w.dropped(DropReason::NoService), unserved + 1);
+        let (log, lost) = p.w.stack.take_log();
+        assert_eq!((log.len(), lost), (3, 0), "{log:?}");
+        let mac = format!("MAC=00:00:00:00:00:00:00:00:00:00:00:00:{} SRC=", if p.v6 { "86:dd" } else { "08:00" });
+        let starts = ["out IN= OUT=lo SRC=".to_owned(), format!("pre IN=lo OUT= {mac}"), format!("in IN=lo OUT= {mac}")];
+        for (line, start) in log.iter().zip(starts) {
+            assert!(line.starts_with(&start), "{line}");
+        }
+    });
 }

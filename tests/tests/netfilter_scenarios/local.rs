@@ -79,6 +79,44 @@ pub fn all() -> Vec<Scenario> {
         s.to(Client, 4000, elsewhere(1, v6), 80, s.syn(1));
         s.across(Client, 4000, 53, Body::Udp(20));
         all.push(s);
+        all.extend([looped(v6, "local-looped", ""), looped(v6, "local-looped-dropped", "-A INPUT -i lo -j DROP\n")]);
     }
     all
+}
+
+/// What the router sends of its own about packets that are not tracked, and what translation turns to the router itself: it leaves by `lo`, and
+/// comes back.
+fn looped(v6: bool, name: &str, filter: &str) -> Scenario {
+    let (icmp, addr) = if v6 { ("ipv6-icmp", router(Server, v6)) } else { ("icmp", router(Server, v6)) };
+    let mut rules =
+        "*raw\n-A PREROUTING -i tap0 -j CT --notrack\n-A PREROUTING -i lo -j CT --notrack\n-A PREROUTING -i lo\n".to_owned();
+    rules +=
+        "-A PREROUTING -i lo -m rpfilter\n-A PREROUTING ! -i tap+ -m mark --mark 7\n-A OUTPUT -o lo\n-A OUTPUT -o tap0\nCOMMIT\n";
+    rules += "*mangle\n-A PREROUTING -i lo -m addrtype --dst-type LOCAL\n-A PREROUTING -i lo -m addrtype --dst-type LOCAL --limit-iface-in\n";
+    rules += "-A PREROUTING -i lo -m pkttype --pkt-type unicast\n-A PREROUTING -i lo -j MARK --or-mark 8\n";
+    rules += "-A OUTPUT -o tap0 -j MARK --set-mark 7\n-A OUTPUT -o lo\n-A POSTROUTING -o lo\n-A INPUT -i lo -m mark --mark 15\nCOMMIT\n";
+    rules +=
+        &format!("*nat\n-A PREROUTING -i tap1 -j DNAT --to-destination {addr}\n-A PREROUTING -i lo\n-A OUTPUT\n-A INPUT -i lo\n");
+    rules += "-A POSTROUTING -o lo\nCOMMIT\n";
+    let mut last =
+        "-A FORWARD -i tap0 -p tcp -j REJECT --reject-with tcp-reset\n-A FORWARD -i tap0 -p udp --dport 54 -j REJECT\n"
+            .to_owned();
+    last += &format!("-A OUTPUT -o tap0 -p {icmp}\n-A OUTPUT -o lo\n-A INPUT -i lo -m conntrack --ctstate RELATED\n");
+    last += &format!("-A INPUT -i lo -m conntrack --ctstate ESTABLISHED\n{filter}COMMIT\n");
+    rules += &STATES.replace("COMMIT\n", &last);
+    let mut s = Scenario::new(name, v6, &rules);
+    for port in [53, 54] {
+        s.across(Server, port, 40_000, Body::Udp(20));
+    }
+    s.across(Server, 80, 40_000, s.syn(1));
+    s.across(Client, 40_000, 53, Body::Udp(20));
+    s.ip(|ip| ip.ttl = 1);
+    s.check();
+    s.across(Client, 40_000, 54, Body::Udp(20));
+    s.check();
+    s.across(Client, 40_000, 80, s.tcp(ACK, 100, 200, 0));
+    s.check();
+    // Not looped: of no connection that is translated.
+    s.across(Client, 40_001, 54, Body::Udp(20));
+    s
 }

@@ -46,7 +46,7 @@ fn is_unicast(a: Ipv6Addr) -> bool {
 }
 
 /// `rpfilter`: whether the answer would leave by the interface that the packet came in on (xt_rpfilter.c, ip6t_rpfilter.c). Marks choose no
-/// route here.
+/// route here. What loops back always fits.
 pub(super) fn rpfilter(m: &RpFilter, skb: &Skb<'_>, addrs: &dyn Addresses) -> bool {
     let fits = match (skb.src, skb.dst) {
         // Whoever asks for an address; and what only this network hears.
@@ -56,6 +56,7 @@ pub(super) fn rpfilter(m: &RpFilter, skb: &Skb<'_>, addrs: &dyn Addresses) -> bo
             true
         }
         (IpAddr::V6(src), _) if src.is_unspecified() => true,
+        _ if skb.input == Some(Iface::Lo) => true,
         (src, _) => match addrs.kind(src, None) {
             AddrType::Local => m.accept_local && (m.loose || addrs.kind(src, skb.input) == AddrType::Local),
             AddrType::Unicast => m.loose || skb.input.is_some_and(|i| addrs.way(src) == Some(i)),

@@ -50,7 +50,8 @@ impl Stage {
         }
     }
 
-    /// Which of the stages on a packet's way: no packet passes two of the same number.
+    /// Which of the stages on a packet's way: no packet passes two of the same number, but those that the router sends to itself, which
+    /// ask the rules more often for it.
     const fn number(self) -> usize {
         match self {
             Stage::PreRouting | Stage::OutputMangle => 0,
@@ -120,6 +121,7 @@ const fn iface(i: Option<Iface>) -> u16 {
     match i {
         None => 0,
         Some(Iface::Host0) => 1,
-        Some(Iface::Link(l)) => 2 + l.0 as u16,
+        Some(Iface::Lo) => 2,
+        Some(Iface::Link(l)) => 3 + l.0 as u16,
     }
 }
