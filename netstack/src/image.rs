@@ -14,9 +14,10 @@ use crate::stats::StatsState;
 use crate::translate::icmp::IcmpState;
 use crate::translate::tcp::TcpState;
 use crate::translate::udp::UdpState;
-use hibernet_snapshot::{
-    Image, ImageBuilder, Known, SectionFlags, SectionKind, SectionState, StateError, Upgrade, WriteError, decode,
-};
+use hibernet_snapshot::{Image, ImageBuilder, Known, SectionFlags, SectionKind, SectionState, StateError, Upgrade, WriteError};
+
+/// The level of images (see [`ImageBuilder::at_level`]) that are written: raised with the version of any section, and for each new kind.
+pub const LEVEL: u16 = 2;
 
 /// Kinds of sections.
 pub mod kind {
@@ -63,21 +64,26 @@ impl SectionState for Head {
     const VERSION: u16 = 1;
 }
 
-/// What is behind `optional` has a section only if there is something to be saved.
+/// What is behind `optional` has a section only if there is something to be saved. `since` has the levels of all versions; without it there is one
+/// version, which images of every level have. A type that stands behind `from` is made of the state and the state of it (`From`, `TryFrom`).
 macro_rules! sections {
     (
-        always { $($state:ty: $kind:ident, $version:literal, $field:ident $(, from $($from:literal $old:ty),+)?;)* }
-        optional { $($opt_state:ty: $opt_kind:ident, $opt_version:literal, $opt_field:ident;)* }
+        always { $($state:ty: $kind:ident, $version:literal, $field:ident
+            $(, since $($since:literal),+)? $(, from $($from:literal $old:ty),+)?;)* }
+        optional { $($opt_state:ty: $opt_kind:ident, $opt_version:literal, $opt_field:ident
+            $(, since $($opt_since:literal),+)? $(, from $($opt_from:literal $opt_old:ty),+)?;)* }
     ) => {
         $(impl SectionState for $state {
             const KIND: SectionKind = kind::$kind;
             const VERSION: u16 = $version;
-            const UPGRADES: &'static [Upgrade<Self>] =
-                &[$($(Upgrade { from: $from, decode: |b| decode::<$old>(b).map(Self::from) }),+)?];
+            const UPGRADES: &'static [Upgrade<Self>] = &[$($(Upgrade::both_ways::<$old>($from)),+)?];
+            $(const SINCE: &'static [u16] = &[$($since),+];)?
         })*
         $(impl SectionState for $opt_state {
             const KIND: SectionKind = kind::$opt_kind;
             const VERSION: u16 = $opt_version;
+            const UPGRADES: &'static [Upgrade<Self>] = &[$($(Upgrade::both_ways::<$opt_old>($opt_from)),+)?];
+            $(const SINCE: &'static [u16] = &[$($opt_since),+];)?
         })*
 
         impl StackState {
@@ -89,8 +95,11 @@ macro_rules! sections {
             /// Adds the state's sections to an image.
             ///
             /// # Errors
-            /// If a part is larger than a section may be.
+            /// If a part is larger than a section may be, or the image's level has no way to say what it says.
             pub fn add_to(&self, image: &mut ImageBuilder<'_>) -> Result<(), WriteError> {
+                let level = image.level();
+                let spoken = self.rules.is_spoken_at(level);
+                spoken.map_err(|why| WriteError::Level { kind: kind::RULES, level, why: why.to_string() })?;
                 $(image.state(SectionFlags::REQUIRED, 1, &self.$field)?;)*
                 $(if !self.$opt_field.is_empty() {
                     image.state(SectionFlags::REQUIRED, 1, &self.$opt_field)?;
@@ -112,7 +121,7 @@ macro_rules! sections {
 sections! {
     always {
         Config: CONFIG, 1, config;
-        LinksState: LINKS, 2, links, from 1 LinksStateV1;
+        LinksState: LINKS, 2, links, since 1, 2, from 1 LinksStateV1;
         RulesState: RULES, 1, rules;
         GatewayState: GATEWAY, 1, gateway;
         TcpState: TCP, 1, tcp;
@@ -121,10 +130,10 @@ sections! {
         StatsState: STATS, 1, stats;
     }
     optional {
-        SetsState: SETS, 1, sets;
-        RecentState: RECENT, 1, recent;
-        HashlimitState: HASHLIMIT, 1, hashlimit;
-        ConnlimitState: CONNLIMIT, 1, connlimit;
+        SetsState: SETS, 1, sets, since 2;
+        RecentState: RECENT, 1, recent, since 2;
+        HashlimitState: HASHLIMIT, 1, hashlimit, since 2;
+        ConnlimitState: CONNLIMIT, 1, connlimit, since 2;
     }
 }
 

@@ -4,7 +4,7 @@ use crate::header::{END_LEN, FORMAT_MINOR, end_mark};
 use crate::{
     ChunkLayout, GenerationId, Header, Inventory, MAX_SECTIONS, Section, SectionFlags, SectionKind, WriteError, chunk_crc,
 };
-use crate::{CodecError, SectionState, encode};
+use crate::{SectionState, VersionError, encode_version};
 use core::ops::{ControlFlow, Range};
 use std::borrow::Cow;
 use std::io::Write;
@@ -51,6 +51,7 @@ enum Body<'a> {
 /// Collects what an image is made of, then writes it.
 pub struct ImageBuilder<'a> {
     header: Header,
+    level: u16,
     sections: Vec<Section>,
     bodies: Vec<Body<'a>>,
 }
@@ -60,7 +61,19 @@ impl<'a> ImageBuilder<'a> {
     /// 1970, or 0.
     pub fn new(generation: GenerationId, stack_time: u64, created: u64) -> ImageBuilder<'a> {
         let header = Header { minor: FORMAT_MINOR, flags: 0, generation, stack_time, created, total_len: 0, sections: 0 };
-        ImageBuilder { header, sections: Vec::new(), bodies: Vec::new() }
+        ImageBuilder { header, level: u16::MAX, sections: Vec::new(), bodies: Vec::new() }
+    }
+
+    /// Has states written as images of a level have them. Levels number what sections, in which versions, the images of a program have: each change
+    /// of a version, and each new section, begins one. Without this, states are written in their newest versions.
+    #[must_use]
+    pub fn at_level(self, level: u16) -> Self {
+        ImageBuilder { level, ..self }
+    }
+
+    /// The level; that of the newest versions is the highest number.
+    pub fn level(&self) -> u16 {
+        self.level
     }
 
     /// Adds a plain section. Of `flags` only [`SectionFlags::REQUIRED`] is the caller's choice; `records` is for people who look
@@ -82,13 +95,22 @@ impl<'a> ImageBuilder<'a> {
         self.add(Section { kind, version, flags, offset: 0, len, records, record_len: 0, crc }, Body::Plain(body))
     }
 
-    /// Adds a state, encoded, as a plain section of its kind and version.
+    /// Adds a state, encoded, as a plain section of its kind, and of the version of the image's level. If that has no such sections, one that is not
+    /// required is left out.
     ///
     /// # Errors
-    /// [`WriteError::TooManySections`], [`WriteError::Codec`].
+    /// [`WriteError::TooManySections`], [`WriteError::Codec`], [`WriteError::Level`].
     pub fn state<T: SectionState>(&mut self, flags: SectionFlags, records: u64, state: &T) -> Result<&mut Self, WriteError> {
-        let body = encode(state).map_err(|source: CodecError| WriteError::Codec { kind: T::KIND, source })?;
-        self.plain(T::KIND, T::VERSION, flags, records, body)
+        let (kind, level) = (T::KIND, self.level);
+        let Some(version) = T::version_at(level) else {
+            let why = "its images have no such section".to_owned();
+            return if flags.has(SectionFlags::REQUIRED) { Err(WriteError::Level { kind, level, why }) } else { Ok(self) };
+        };
+        let body = encode_version(version, state).map_err(|e| match e {
+            VersionError::Codec(source) => WriteError::Codec { kind, source },
+            VersionError::Inexpressible(why) => WriteError::Level { kind, level, why: why.to_string() },
+        })?;
+        self.plain(kind, version, flags, records, body)
     }
 
     /// Adds a chunked section of records that stand one behind the other in `data`, and computes its checksums.

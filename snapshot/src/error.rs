@@ -169,6 +169,16 @@ pub enum WriteError {
         /// What the codec said.
         source: CodecError,
     },
+    /// A state cannot be had in an image of the level that was asked for.
+    #[error("section {kind} cannot be written at level {level}: {why}")]
+    Level {
+        /// Which section.
+        kind: SectionKind,
+        /// The level.
+        level: u16,
+        /// What its images have no way to say.
+        why: String,
+    },
     /// A source gave bytes other than those that were checksummed, or another number of them. What was written is no image.
     #[error("chunk {chunk} of section {kind} changed while the image was written")]
     SourceChanged {

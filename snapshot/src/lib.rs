@@ -47,7 +47,7 @@ pub use header::{END_LEN, END_MARK, FORMAT_MAJOR, FORMAT_MINOR, GenerationId, HE
 pub use image::{Image, SectionRef};
 pub use persist::Persist;
 pub use section::{Inventory, Known, MAX_SECTIONS, Section, SectionFlags, SectionKind, TABLE_ENTRY_LEN};
-pub use state::{SectionState, Upgrade, decode_version};
+pub use state::{Inexpressible, SectionState, Upgrade, VersionError, decode_version, encode_version};
 
 pub(crate) fn u16_at(b: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([b[at], b[at + 1]])

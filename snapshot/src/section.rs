@@ -131,13 +131,38 @@ impl Section {
 pub struct Known {
     kind: SectionKind,
     versions: RangeInclusive<u16>,
+    /// Levels since which images have these versions, oldest first.
+    since: &'static [u16],
     many: bool,
 }
 
 impl Known {
-    /// A kind in some versions, of which an image has one section at most.
+    /// A kind in some versions, of which an image has one section at most, of any level.
     pub const fn new(kind: SectionKind, versions: RangeInclusive<u16>) -> Known {
-        Known { kind, versions, many: false }
+        Known { kind, versions, since: &[1], many: false }
+    }
+
+    /// The same, written in these versions since images are of these levels. There must be one for each version.
+    pub const fn since(self, levels: &'static [u16]) -> Known {
+        Known { since: levels, ..self }
+    }
+
+    /// What a reader of images up to a level knows; `None` if that has no such sections.
+    pub fn at(&self, level: u16) -> Option<Known> {
+        let newer = self.since.iter().filter(|since| **since > level).count();
+        let newest = self.versions.end() - newer as u16;
+        (newer < self.since.len()).then(|| Known { versions: *self.versions.start()..=newest, ..self.clone() })
+    }
+
+    /// The newest version.
+    pub const fn newest(&self) -> u16 {
+        *self.versions.end()
+    }
+
+    /// The level since which images have a version, if it is known.
+    pub fn level_of(&self, version: u16) -> Option<u16> {
+        let older = self.versions.contains(&version).then(|| version - self.versions.start())?;
+        self.since.get(usize::from(older)).copied()
     }
 
     /// The same, but an image may have several.
@@ -236,6 +261,13 @@ impl Inventory {
             }
         }
         Ok(())
+    }
+
+    /// The level of the image: the lowest that a reader must be of to restore it. `None` if it has what is not among `known`.
+    pub fn level(&self, known: &[Known]) -> Option<u16> {
+        let required = self.sections.iter().filter(|s| s.flags.has(SectionFlags::REQUIRED));
+        let mut levels = required.map(|s| known.iter().find(|k| k.kind == s.kind)?.level_of(s.version));
+        levels.try_fold(1, |most, level| Some(most.max(level?)))
     }
 
     /// Whether a section is of a kind and version in `known`.

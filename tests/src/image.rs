@@ -3,12 +3,13 @@
 use core::net::IpAddr;
 use hibernet_netstack::conntrack::image::{self as ct, Family, Loader};
 use hibernet_netstack::conntrack::{Conntrack, CtConfig};
-use hibernet_netstack::image::kind;
+use hibernet_netstack::image::{LEVEL, kind};
 use hibernet_netstack::rng::Key;
 use hibernet_netstack::state::{Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{
-    ChunkLayout, END_LEN, GenerationId, HEADER_LEN, Image, ImageBuilder, Known, SectionFlags, SectionState, chunk_crcs,
+    ChunkLayout, END_LEN, GenerationId, HEADER_LEN, Image, ImageBuilder, Known, SectionFlags, SectionState, WriteError,
+    chunk_crcs,
 };
 use std::ops::ControlFlow;
 
@@ -20,7 +21,8 @@ const TABLES: [(hibernet_snapshot::SectionKind, Family); 2] =
 pub fn known() -> Vec<Known> {
     let mut known = StackState::known();
     known.push(ct::Head::known());
-    known.extend([kind::CONNECTIONS, kind::CONNECTIONS_V6, kind::COUNTS].map(|kind| Known::new(kind, RECORDS..=RECORDS)));
+    known.extend([kind::CONNECTIONS, kind::CONNECTIONS_V6].map(|kind| Known::new(kind, RECORDS..=RECORDS)));
+    known.push(Known::new(kind::COUNTS, RECORDS..=RECORDS).since(&[2]));
     known
 }
 
@@ -29,10 +31,21 @@ pub fn known() -> Vec<Known> {
 /// # Panics
 /// If they are larger than an image can be.
 pub fn write(now: Time, state: &StackState, connections: &ct::Image) -> Vec<u8> {
+    write_at(LEVEL, now, state, connections).expect("the state fits into an image")
+}
+
+/// The same for readers of an older level.
+///
+/// # Errors
+/// If images of that level cannot say all of it.
+///
+/// # Panics
+/// As [`write`].
+pub fn write_at(level: u16, now: Time, state: &StackState, connections: &ct::Image) -> Result<Vec<u8>, WriteError> {
     let fits = "the state fits into an image";
-    let counts = connections.counts().filter(|c| !c.is_empty());
-    let mut image = ImageBuilder::new(GenerationId([7; 16]), now.as_nanos(), 0);
-    state.add_to(&mut image).expect(fits);
+    let counts = connections.counts().filter(|c| !c.is_empty() && level >= 2);
+    let mut image = ImageBuilder::new(GenerationId([7; 16]), now.as_nanos(), 0).at_level(level);
+    state.add_to(&mut image)?;
     image.state(SectionFlags::REQUIRED, 1, connections.head()).expect(fits);
     for (kind, family) in TABLES {
         let records = connections.records(family);
@@ -47,7 +60,7 @@ pub fn write(now: Time, state: &StackState, connections: &ct::Image) -> Vec<u8> 
     if let Some(counts) = &counts {
         image.chunked(kind::COUNTS, RECORDS, SectionFlags::REQUIRED, ct::COUNTS as u32, counts).expect(fits);
     }
-    finish(&image)
+    Ok(finish(&image))
 }
 
 fn finish(image: &ImageBuilder<'_>) -> Vec<u8> {

@@ -260,3 +260,33 @@ fn a_machine_that_may_lose_nothing_stays_where_it_would() {
         w.finish(3);
     }
 }
+
+/// What an older hibernet could not read keeps a machine where it is; without that it moves.
+#[test]
+fn a_machine_moves_as_an_image_of_an_older_level() {
+    let Some(mut w) = World::new(&["--compat", "1"]) else { return };
+    let next = w.other(1, &[]);
+    let rules = |w: &World, text: &str| {
+        let path = w.w.lab.path("others");
+        std::fs::write(&path, text).expect("file");
+        w.w.lab.hibernet(10, &["rules", "restore", "vm0", &path]).ok();
+    };
+    rules(&w, &format!("{RULES}*filter\n-A FORWARD -p tcp -m connlimit --connlimit-above 100 -j DROP\nCOMMIT\n"));
+    w.all_move();
+    let said = w.asked(&format!("move {}", socket(1)));
+    assert!(said.starts_with("error") && said.contains("be saved"), "{said}");
+    wait_until("it says why", SOON, || w.attach.output().contains("level 1") && w.attach.output().contains("-m connlimit"));
+    wait_until("it is known to run", SOON, || w.state("vm0") == "running");
+    w.all_move();
+    rules(&w, &format!("{RULES}*filter\nCOMMIT\n"));
+    let image = w.w.lab.path("image");
+    w.order(&format!("keep {image}"));
+    let inventory = json(&w.w.lab.hibernet(10, &["inspect", &image, "--json"]));
+    assert_eq!(inventory["level"], 1, "{inventory}");
+    w.all_move();
+    w.order(&format!("move {}", socket(1)));
+    assert_eq!(w.attach.wait(SOON), 0, "{}", w.attach.output());
+    w.attach = next;
+    w.all_move();
+    w.finish(3);
+}

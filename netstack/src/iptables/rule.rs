@@ -2,6 +2,7 @@
 
 mod alter;
 mod count;
+mod level;
 mod matches;
 mod packet;
 mod set;

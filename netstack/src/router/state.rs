@@ -3,6 +3,7 @@
 use super::{Link, RateLimit, Router, Via};
 use crate::config::{Behind, LinkNet};
 use crate::edge::{LinkId, LinkInfo, Token};
+use crate::image::LEVEL;
 use crate::ipset::{Sets, SetsState};
 use crate::iptables::text::{self, PrintOptions, RestoreOptions};
 use crate::iptables::{ConnlimitState, Family, HashTable, HashlimitState, RecentState, RecentTable, Ruleset};
@@ -10,6 +11,7 @@ use crate::state::{Invalid, StateError, invalid};
 use crate::stats::StatsState;
 use crate::wire::Mac;
 use core::net::IpAddr;
+use hibernet_snapshot::Inexpressible;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -66,6 +68,31 @@ impl From<LinksStateV1> for LinksState {
     }
 }
 
+impl TryFrom<&LinksState> for LinksStateV1 {
+    type Error = Inexpressible;
+
+    fn try_from(new: &LinksState) -> Result<LinksStateV1, Inexpressible> {
+        let net = |behind: Behind| match behind {
+            Behind::Configured => Ok(None),
+            Behind::Net(net) => Ok(Some(net)),
+            Behind::Guest(_) | Behind::Nobody => Err(Inexpressible("sandboxes that have joined, or have left".into())),
+        };
+        let link = |l: &LinkState| {
+            let (info, neighbours, last, ask_limit) = (l.info, l.neighbours.clone(), l.last, l.ask_limit);
+            // Of the name of an only link nobody makes use.
+            let net = net(l.behind)?;
+            let named = new.links.len() > 1 && !l.name.is_empty();
+            if named {
+                Err(Inexpressible("names of links".into()))
+            } else {
+                Ok(LinkStateV1 { info, net, neighbours, last, ask_limit })
+            }
+        };
+        let links = new.links.iter().map(link).collect::<Result<_, _>>()?;
+        Ok(LinksStateV1 { links, icmp_limit: new.icmp_limit, ident: new.ident })
+    }
+}
+
 /// The rules of both families.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RulesState {
@@ -86,6 +113,26 @@ pub struct FamilyState {
     pub closed: bool,
     /// What matches remember of earlier packets, in the order of the rules.
     pub memory: Vec<u64>,
+}
+
+impl RulesState {
+    /// Whether readers of images of a level (see [`LEVEL`]) know the language of the rules.
+    ///
+    /// # Errors
+    /// A match or target that they do not know.
+    pub(crate) fn is_spoken_at(&self, level: u16) -> Result<(), Inexpressible> {
+        if level >= LEVEL {
+            return Ok(());
+        }
+        for (family, saved) in [Family::V4, Family::V6].into_iter().zip(&self.families) {
+            let Some(text) = &saved.text else { continue };
+            let options = RestoreOptions { counters: true, noflush: false };
+            let rules = text::restore(&Ruleset::new(family), text, options).map_err(|e| Inexpressible(e.to_string()))?;
+            let newer = rules.rules().find_map(|rule| rule.newer_than(level));
+            newer.map_or(Ok(()), |name| Err(Inexpressible(format!("rules with {name}"))))?;
+        }
+        Ok(())
+    }
 }
 
 impl LinksState {

@@ -1,10 +1,11 @@
 //! What a worker's image contains, and in which sections.
 
+use super::CheckpointError;
 use super::carried::Carried;
 use crate::sock::SocketsState;
 use hibernet_netstack::conntrack::image::{self as ct, Family};
 use hibernet_netstack::conntrack::{Conntrack, CtConfig};
-use hibernet_netstack::image::kind;
+use hibernet_netstack::image::{LEVEL, kind};
 use hibernet_netstack::rng::Key;
 use hibernet_netstack::state::StackState;
 use hibernet_netstack::{Config, Time};
@@ -22,6 +23,8 @@ const SOCKETS: SectionKind = SectionKind(kind::OTHERS.0);
 const ORIGIN: SectionKind = SectionKind(kind::OTHERS.0 + 1);
 /// Version of the records of connections.
 const RECORDS: u16 = ct::VERSION as u16;
+/// Levels since which there are counts in their versions.
+const COUNTS_SINCE: &[u16] = &[2];
 /// Fewer records are not worth a second thread.
 const WORTH_A_THREAD: u32 = 16_384;
 
@@ -55,6 +58,8 @@ pub struct Contents {
     pub now: Time,
     /// Wall clock at the freeze, nanoseconds since 1970.
     pub created: u64,
+    /// The level at which it is written, up to [`LEVEL`](hibernet_netstack::image::LEVEL).
+    pub level: u16,
     /// Where it comes from.
     pub origin: Origin,
     /// The stack.
@@ -68,19 +73,43 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Writes the image. Checksums are made here, so not in the freeze.
+    /// Whether images of its level can say all of it, but for sections that are not required.
     ///
     /// # Errors
-    /// If it cannot be written, or `progress` says so.
-    pub fn write_to(&self, out: &mut impl Write, progress: &mut Progress<'_>) -> Result<u64, WriteError> {
-        let counts = self.connections.counts();
-        let mut image = ImageBuilder::new(self.generation, self.now.as_nanos(), self.created);
+    /// [`CheckpointError::Level`].
+    pub(crate) fn fits_level(&self) -> Result<(), CheckpointError> {
+        if self.level >= LEVEL {
+            return Ok(());
+        }
+        match self.states() {
+            Err(WriteError::Level { kind, level, why }) => {
+                Err(CheckpointError::Level { level, section: section_name(kind), why })
+            }
+            // It will be seen again.
+            _ => Ok(()),
+        }
+    }
+
+    /// The image without the records of connections.
+    fn states(&self) -> Result<ImageBuilder<'_>, WriteError> {
+        let mut image = ImageBuilder::new(self.generation, self.now.as_nanos(), self.created).at_level(self.level);
         image.state(SectionFlags::OPTIONAL, 1, &self.origin)?;
         self.stack.add_to(&mut image)?;
         image.state(SectionFlags::REQUIRED, self.sockets.slots.len() as u64, &self.sockets)?;
         let carried = self.carried.tcp.len() + self.carried.datagram.len() + self.carried.listeners.len();
         image.state(SectionFlags::OPTIONAL, carried as u64, &self.carried)?;
         image.state(SectionFlags::REQUIRED, 1, self.connections.head())?;
+        Ok(image)
+    }
+
+    /// Writes the image. Checksums are made here, so not in the freeze.
+    ///
+    /// # Errors
+    /// If it cannot be written, or `progress` says so.
+    pub fn write_to(&self, out: &mut impl Write, progress: &mut Progress<'_>) -> Result<u64, WriteError> {
+        // Rules that ask for counts are not among what older levels can say; without such rules nobody needs them.
+        let counts = self.connections.counts().filter(|_| self.level >= COUNTS_SINCE[0]);
+        let mut image = self.states()?;
         for (kind, family) in [(kind::CONNECTIONS, Family::V4), (kind::CONNECTIONS_V6, Family::V6)] {
             let records = self.connections.records(family);
             let len = ct::record_size(family) as u32;
@@ -103,7 +132,8 @@ impl Contents {
 pub fn known() -> Vec<Known> {
     let mut known = StackState::known();
     known.extend([Origin::known(), SocketsState::known(), Carried::known(), ct::Head::known()]);
-    known.extend([kind::CONNECTIONS, kind::CONNECTIONS_V6, kind::COUNTS].map(|k| Known::new(k, RECORDS..=RECORDS)));
+    known.extend([kind::CONNECTIONS, kind::CONNECTIONS_V6].map(|k| Known::new(k, RECORDS..=RECORDS)));
+    known.push(Known::new(kind::COUNTS, RECORDS..=RECORDS).since(COUNTS_SINCE));
     known
 }
 

@@ -32,6 +32,16 @@ pub enum CheckpointError {
         /// What is required, in percent.
         require: u8,
     },
+    /// An image of the level that was asked for cannot say all that is there.
+    #[error("an image of level {level} cannot hold this network: {section}: {why}")]
+    Level {
+        /// The level.
+        level: u16,
+        /// Which part of the image.
+        section: &'static str,
+        /// What is in the way.
+        why: String,
+    },
     /// Sockets cannot be carried over without somebody who may switch their repair mode.
     #[error(
         "nobody is there who may switch TCP repair on: be root, or start `hibernet repair-helper` as root and name it with --repair-helper"

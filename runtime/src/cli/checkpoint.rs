@@ -8,7 +8,9 @@ use crate::control::lifecycle::{Asking, Event, Request, Tiers, WakeExec};
 use crate::sandbox::carry::RunningHelper;
 use crate::sandbox::failure::{Failure, Status, complain};
 use crate::worker::{Mode, Prepare};
-use clap::Args;
+use clap::builder::RangedI64ValueParser;
+use clap::{Args, value_parser};
+use hibernet_netstack::image::LEVEL;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::termios::isatty;
 use serde_json::json;
@@ -46,6 +48,9 @@ pub(super) struct CheckpointArgs {
     /// Flows that must survive, `all` or N%; else nothing happens, with exit status 3
     #[arg(long, value_name = "all|N%", value_parser = percent)]
     require: Option<u8>,
+    /// Write the image for an older hibernet, which reads images up to this level (`inspect` shows an image's level)
+    #[arg(long, value_name = "LEVEL", value_parser = level(), conflicts_with = "dry_run")]
+    compat: Option<u16>,
     /// Only say for each flow whether and how it would survive
     #[arg(long)]
     dry_run: bool,
@@ -65,6 +70,11 @@ pub(super) fn percent(text: &str) -> Result<u8, String> {
         Some(n) => n.parse().ok().filter(|n| *n <= 100).ok_or_else(wrong),
         None => Err(wrong()),
     }
+}
+
+/// Levels of images.
+pub(super) fn level() -> RangedI64ValueParser<u16> {
+    value_parser!(u16).range(1..=i64::from(LEVEL))
 }
 
 /// Where the image goes.
@@ -102,7 +112,7 @@ pub(super) fn checkpoint(args: &CheckpointArgs) -> Result<u8, Failure> {
     summary(&flows);
     let (live, require) = (args.live, args.require.unwrap_or(0));
     let unlocked = args.repair && args.helper.carry().unlocked();
-    let how = Prepare { mode, live, require, unlocked, name: String::new() };
+    let how = Prepare { mode, live, require, unlocked, name: String::new(), compat: args.compat };
     let mut fds = vec![match &target {
         Target::File(f) => f.as_fd(),
         Target::Output(f) => f.as_fd(),

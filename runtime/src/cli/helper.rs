@@ -1,6 +1,6 @@
 //! Options of commands that carry sockets over.
 
-use super::checkpoint::percent;
+use super::checkpoint::{level, percent};
 use crate::checkpoint::lock::LockMode;
 use crate::sandbox::carry::{Carry, RunningHelper};
 use crate::sandbox::failure::Failure;
@@ -21,7 +21,7 @@ pub(super) struct RepairOptions {
 impl RepairOptions {
     /// What they say.
     pub(super) fn carry(&self) -> Carry {
-        Carry { helper: self.repair_helper.clone(), lock: self.lock, require: 0 }
+        Carry { helper: self.repair_helper.clone(), lock: self.lock, ..Carry::default() }
     }
 
     /// Connects to the helper that was named, or starts one.
@@ -42,11 +42,14 @@ pub(super) struct MoveOptions {
     /// Flows that must come along, `all` or N%; else the machine does not move [default: none has to]
     #[arg(long, value_name = "all|N%", value_parser = percent, requires = "guest_memory", help_heading = "Moving (--vhost-user)")]
     require: Option<u8>,
+    /// Have the network move as an image of this level, for an older hibernet
+    #[arg(long, value_name = "LEVEL", value_parser = level(), requires = "guest_memory", help_heading = "Moving (--vhost-user)")]
+    compat: Option<u16>,
 }
 
 impl MoveOptions {
     /// What they say.
     pub(super) fn carry(self) -> Carry {
-        Carry { helper: self.repair_helper, lock: self.lock, require: self.require.unwrap_or(0) }
+        Carry { helper: self.repair_helper, lock: self.lock, require: self.require.unwrap_or(0), compat: self.compat }
     }
 }

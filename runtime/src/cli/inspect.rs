@@ -3,12 +3,14 @@
 use super::restore::{open, read};
 use super::{print, print_json};
 use crate::checkpoint::contents::{Origin, load_connections, section_name};
+use crate::checkpoint::known;
 use crate::checkpoint::report::{Flow, generation_text};
 use crate::entropy;
 use crate::sandbox::failure::{Failure, Status};
 use clap::Args;
 use hibernet_netstack::conntrack::image::Head;
 use hibernet_netstack::conntrack::{Conntrack, Line};
+use hibernet_netstack::image::LEVEL;
 use hibernet_netstack::rng::Rng;
 use hibernet_netstack::state::{Randomness, StackState};
 use hibernet_netstack::{Stack, Time};
@@ -93,7 +95,7 @@ fn other_version(args: &InspectArgs, file: &mut std::fs::File) -> Result<Option<
         return Ok(None);
     }
     let Ok(inventory) = Inventory::read(file) else { return Ok(None) };
-    if !inventory.header.is_newer() && inventory.check_known(&crate::checkpoint::known()).is_ok() {
+    if !inventory.header.is_newer() && inventory.check_known(&known()).is_ok() {
         return Ok(None);
     }
     let done = if args.json { print_json(&self::inventory(&inventory)) } else { print(&inventory_text(&inventory)) };
@@ -116,18 +118,16 @@ fn inventory(i: &Inventory) -> Value {
         "bytes": h.total_len,
         "stack_time_ns": h.stack_time,
         "created_ns": h.created,
+        "level": i.level(&known()),
         "sections": sections,
     })
 }
 
 fn inventory_text(i: &Inventory) -> String {
     let h = &i.header;
-    let mut text = format!(
-        "generation {}, {} bytes, stack time {} s\n",
-        generation_text(&h.generation),
-        h.total_len,
-        h.stack_time / 1_000_000_000
-    );
+    let level = i.level(&known()).map_or(format!("above {LEVEL}"), |level| level.to_string());
+    let (generation, bytes, seconds) = (generation_text(&h.generation), h.total_len, h.stack_time / 1_000_000_000);
+    let mut text = format!("generation {generation}, {bytes} bytes, level {level}, stack time {seconds} s\n");
     for s in &i.sections {
         text.push_str(&format!(
             "  {:<16} version {}  {:>10} bytes  {} records\n",

@@ -58,8 +58,8 @@ Exit status:
   Of hibernet's own: 2 usage, 70 internal error, 71 namespaces not allowed, 72 link, 73 port cannot be published,
   74 out of descriptors, processes or memory, 75 name taken or unknown, 76 network worker ended unexpectedly,
   77 a file cannot be read or written, 78 rules that cannot be read or make no sense, 79 not possible while the
-  sandbox's network is paused or asleep, 80 an image that is damaged or cannot be restored, 3 what `checkpoint --require` asks
-  for cannot be had, 4 what `wait` or `idle` waits for has not happened in time.";
+  sandbox's network is paused or asleep, 80 an image that is damaged or cannot be restored, 3 what `checkpoint --require` or
+  `--compat` asks for cannot be had, 4 what `wait` or `idle` waits for has not happened in time.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -191,6 +191,7 @@ Examples:
                                                      (who woke it); if it fails, that is said and it is not run again before the next sleep
   hibernet checkpoint web - --live --leave-running | ssh store 'cat > web.img'
   hibernet checkpoint web web.img --require all      only if every flow survives; else exit status 3 and nothing happened
+  hibernet checkpoint web web.img --compat 1         for a hibernet that reads images up to level 1; else exit status 3
   hibernet checkpoint web --dry-run                  which flows would survive, and how";
 
 const ATTACH_HELP: &str = "\

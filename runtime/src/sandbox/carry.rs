@@ -19,6 +19,8 @@ pub struct Carry {
     pub lock: LockMode,
     /// Flows that must come along when a virtual machine moves, in percent; else it does not move.
     pub require: u8,
+    /// The level at which its network's image is written then, for an older hibernet.
+    pub compat: Option<u16>,
 }
 
 /// A connection to a helper. One that is ours ends when nobody has a copy any more: who sleeps keeps one.

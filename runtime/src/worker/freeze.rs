@@ -12,6 +12,7 @@ use crate::link::Connection;
 use crate::sock::SocketsState;
 use hibernet_netstack::Time;
 use hibernet_netstack::conntrack::image::Capture;
+use hibernet_netstack::image::LEVEL;
 use hibernet_netstack::state::FlowInfo;
 use hibernet_snapshot::GenerationId;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,9 @@ pub struct Prepare {
     pub unlocked: bool,
     /// Name of the sandbox, for the image.
     pub name: String,
+    /// Write the image at this level, for readers that know none above; nothing happens if that cannot be.
+    #[serde(default)]
+    pub compat: Option<u16>,
 }
 
 /// A frozen worker's state. It can be written while the worker goes on.
@@ -186,8 +190,9 @@ impl Worker {
         };
         let mut carried = None;
         let mut taken = self.take(how, capture, rounds, helper, &mut carried);
-        // Only now it is known which sockets can be carried over.
-        if let Ok(Err(e)) = taken.as_ref().map(|p| enough(&p.report.flows, how.require)) {
+        // Only now it is known which sockets can be carried over, and what is to be written.
+        let suits = |p: &Prepared| enough(&p.report.flows, how.require).and_then(|()| p.contents.fits_level());
+        if let Ok(Err(e)) = taken.as_ref().map(suits) {
             if let Some(c) = carried.take() {
                 self.take_back(*c);
             }
@@ -254,7 +259,8 @@ impl Worker {
             flows,
         };
         let (now, created) = (self.clock.now(), clock::wall());
-        let contents = Contents { generation: token, now, created, origin, stack, connections, sockets, carried: images };
+        let level = how.compat.unwrap_or(LEVEL).min(LEVEL);
+        let contents = Contents { generation: token, now, created, level, origin, stack, connections, sockets, carried: images };
         Ok(Prepared { token, report, contents })
     }
 

@@ -93,6 +93,40 @@ fn files_that_are_no_images() {
     assert_eq!(listed(&sandbox.name).unwrap()["state"], "running");
 }
 
+/// An image for an older hibernet is of its level, and this one reads it; what it could not say is refused, and the network goes on.
+#[test]
+fn images_for_an_older_hibernet() {
+    if !sandboxes_work("images for an older hibernet") {
+        return;
+    }
+    let files = Files::new();
+    let sandbox = Detached::start("older", &[], &["sleep", "1000"]);
+    let (name, path) = (sandbox.name.as_str(), files.path("image"));
+    let level = || {
+        let inventory: serde_json::Value = serde_json::from_str(&works(&["inspect", &path, "--json"])).unwrap();
+        let links = inventory["sections"].as_array().unwrap().iter().find(|s| s["name"] == "links").unwrap();
+        (inventory["level"].as_u64().unwrap(), links["version"].as_u64().unwrap())
+    };
+    works(&["checkpoint", name, &path, "--leave-running"]);
+    assert_eq!(level(), (2, 2));
+    works(&["checkpoint", name, &path, "--leave-running", "--compat", "2"]);
+    assert_eq!(level(), (2, 2));
+    works(&["checkpoint", name, &path, "--compat", "1"]);
+    assert_eq!(level(), (1, 1));
+    assert!(works(&["inspect", &path]).contains("level 1,"));
+    works(&["restore", &path]);
+    let rules = files.write("rules", b"*filter\n-A FORWARD -p tcp -m connlimit --connlimit-above 3 -j DROP\nCOMMIT\n");
+    works(&["rules", "restore", name, &rules]);
+    for how in ["--leave-running", "--hold"] {
+        fails(&["checkpoint", name, &path, how, "--compat", "1", "--json"], REQUIRE, &["level 1", "rules", "-m connlimit"]);
+        assert_eq!(listed(name).unwrap()["state"], "running");
+    }
+    assert_eq!(level(), (1, 1), "the image that was there still is");
+    for wrong in ["0", "3", "0.1"] {
+        fails(&["checkpoint", name, &path, "--compat", wrong], USAGE, &["--compat"]);
+    }
+}
+
 /// A section that no version has had yet.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Unheard(u32);

@@ -16,6 +16,7 @@
 //! ```text
 //!   move SOCKET     to another back end, with the state of this one, which is left
 //!   stay            the state is saved, but the guest goes on here
+//!   keep FILE       the same, and the state is written into a file
 //!   break N         of the state N bytes are read, then nobody reads on
 //!   return          the back end gets the state back that it gave, which it must not take
 //!   spoil SOCKET    another back end gets a state that is damaged, and the guest goes on here
@@ -137,6 +138,10 @@ fn obey(front: &mut FrontEnd, order: &str) -> Result<String, Box<dyn Error>> {
             if front.load(&state)? {
                 return Err("it takes a state although it had a guest".into());
             }
+            front.start_rings()?;
+        }
+        "keep" => {
+            std::fs::write(argument, &state)?;
             front.start_rings()?;
         }
         "spoil" => {

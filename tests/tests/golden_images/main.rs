@@ -1,19 +1,21 @@
 //! Formats of images: what any version wrote is still read, and no format changes without its version.
 //!
 //! For each format and each of its versions there is a file `NAME.vVERSION.bin` in `golden/images`: the bytes of one canonical value. Today's
-//! code must write the same bytes as the file of the current version, and read all of them. Files are never changed; with
-//! HIBERNET_GOLDEN=write those that are missing are written.
+//! code must write the same bytes as the file of the current version, read all of them, and write what it has read of an older version in that
+//! version again, byte for byte. Files are never changed; with HIBERNET_GOLDEN=write those that are missing are written.
 
 mod container;
 mod encoding;
+mod levels;
 mod stack;
 
-use hibernet_snapshot::{SectionState, decode_version, encode};
+use hibernet_snapshot::{SectionState, decode_version, encode, encode_version};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Every format there is.
 fn formats() -> Vec<Format> {
@@ -23,6 +25,7 @@ fn formats() -> Vec<Format> {
 }
 
 type Read = dyn Fn(u16, &[u8]) -> Result<(), String>;
+type Write = dyn Fn(u16) -> Result<Vec<u8>, String>;
 
 /// Something with versions that stands in images.
 struct Format {
@@ -34,6 +37,8 @@ struct Format {
     bytes: Vec<u8>,
     /// Reads the canonical value of a version; what is wrong with it otherwise.
     read: Box<Read>,
+    /// Writes the canonical value of an older version in that version.
+    write: Box<Write>,
     /// Its canonical values stand beside its files, as `NAME.vVERSION.json`.
     texts: bool,
 }
@@ -42,6 +47,8 @@ struct Format {
 /// written, too. It should have every variant and optional part that the state can have.
 fn state<T: SectionState + PartialEq + Debug>(name: &str, value: impl Fn(u16) -> T + 'static) -> Format {
     let oldest = T::UPGRADES.first().map_or(T::VERSION, |u| u.from);
+    let value = Rc::new(value);
+    let again = Rc::clone(&value);
     Format {
         name: name.into(),
         versions: oldest..=T::VERSION,
@@ -51,6 +58,7 @@ fn state<T: SectionState + PartialEq + Debug>(name: &str, value: impl Fn(u16) ->
             let expected = value(version);
             if read == expected { Ok(()) } else { Err(format!("is read as {read:?}, should be {expected:?}")) }
         }),
+        write: Box::new(move |version| encode_version(version, &again(version)).map_err(|e| e.to_string())),
         texts: false,
     }
 }
@@ -84,6 +92,12 @@ fn problems(formats: &[Format], dir: &Path) -> Vec<String> {
             }
             if let Err(e) = (format.read)(version, &golden) {
                 problems.push(format!("{name}: {e}"));
+            } else if version != *format.versions.end() {
+                match (format.write)(version) {
+                    Ok(bytes) if bytes == golden => {}
+                    Ok(_) => problems.push(format!("{name}: is not written again as it was")),
+                    Err(e) => problems.push(format!("{name}: cannot be written again: {e}")),
+                }
             }
         }
     }
@@ -122,6 +136,7 @@ fn what_goes_wrong_is_seen() {
         versions,
         bytes: bytes.into(),
         read: Box::new(|_, bytes| if bytes.starts_with(b"thing") { Ok(()) } else { Err("is no thing".into()) }),
+        write: Box::new(|version| if version == 1 { Ok(b"thing one".into()) } else { Err("too old".into()) }),
         texts: false,
     };
     let seen = |f: Format, words: &[&str]| {
@@ -139,6 +154,12 @@ fn what_goes_wrong_is_seen() {
     fs::write(dir.join("thing.v2.bin"), b"thing two").expect("written");
     seen(format(1..=2, b"thing two"), &[]);
     seen(format(2..=2, b"thing two"), &["thing.v1.bin belongs to no format"]);
+    fs::write(dir.join("thing.v1.bin"), b"thing one, otherwise").expect("written");
+    seen(format(1..=2, b"thing two"), &["thing.v1.bin: is not written again as it was"]);
+    fs::write(dir.join("thing.v0.bin"), b"thing").expect("written");
+    fs::write(dir.join("thing.v1.bin"), b"thing one").expect("written");
+    seen(format(0..=2, b"thing two"), &["thing.v0.bin: cannot be written again: too old"]);
+    fs::remove_file(dir.join("thing.v0.bin")).expect("removed");
     fs::write(dir.join("thing.v1.bin"), b"thin").expect("written");
     seen(format(1..=2, b"thing two"), &["thing.v1.bin: is no thing"]);
 }

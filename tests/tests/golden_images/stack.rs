@@ -6,9 +6,11 @@
 use crate::{Format, directory, state};
 use hibernet_netstack::conntrack::image::{Family, Head, record_size};
 use hibernet_netstack::conntrack::{Conn, ConnId};
+use hibernet_netstack::image::kind;
 use hibernet_netstack::ipset::{Sets, SetsState};
 use hibernet_netstack::iptables::{ConnlimitState, HashlimitState, RecentState};
 use hibernet_netstack::state::{Randomness, StackState};
+use hibernet_netstack::stats::StatsState;
 use hibernet_netstack::{Stack, Time};
 use hibernet_snapshot::{Image, SectionState};
 use hibernet_tests::{World, image, lively};
@@ -17,7 +19,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::fs;
 
-/// Version of the whole image: raised when that of any section is, and when there are more counters.
+/// Number of the newest golden image: raised when the level of images is, and when there are more counters.
 const IMAGE: u16 = 3;
 
 fn writes() -> bool {
@@ -150,12 +152,55 @@ fn whole() -> Format {
             let expected = text(&format!("stack.v{version}.json"), || connections(&stack));
             if connections(&stack) == expected { Ok(()) } else { Err("other connections".into()) }
         }),
+        write: Box::new(|number| {
+            let old = fs::read(directory().join(format!("stack.v{number}.bin"))).map_err(|e| e.to_string())?;
+            let (stack, now) = restored(&old)?;
+            let level = parse(&old)?.inventory().level(&image::known()).ok_or("it is of no known level")?;
+            let again = image::write_at(level, now, &stack.save(), &stack.conntrack().save()).map_err(|e| e.to_string())?;
+            same_sections(&parse(&old)?, &parse(&again)?)?;
+            Ok(old)
+        }),
         texts: true,
     }
 }
 
+fn parse(bytes: &[u8]) -> Result<Image<'_>, String> {
+    Image::parse(bytes, &image::known()).map_err(|e| e.to_string())
+}
+
+/// Whether two images have the same sections, byte for byte; but statistics may have counters that are new, at zero.
+fn same_sections(old: &Image<'_>, new: &Image<'_>) -> Result<(), String> {
+    let of = |image: &Image<'_>| -> Result<Vec<_>, String> {
+        let section = |s: hibernet_snapshot::SectionRef<'_>| {
+            let bytes = s.chunks().map(|c| (0..c.len()).map(|n| c.chunk(n).map(<[u8]>::to_vec)).collect::<Result<Vec<_>, _>>());
+            let body = bytes.unwrap_or_else(|_| s.body().map(|b| vec![b.to_vec()])).map_err(|e| e.to_string())?;
+            Ok((s.entry().kind, s.entry().version, body))
+        };
+        image.sections().map(section).collect()
+    };
+    let (old_ones, new_ones) = (of(old)?, of(new)?);
+    let kinds = |all: &[(_, u16, _)]| all.iter().map(|(kind, version, _)| (*kind, *version)).collect::<Vec<_>>();
+    if kinds(&old_ones) != kinds(&new_ones) {
+        return Err(format!("other sections: {:?}, not {:?}", kinds(&new_ones), kinds(&old_ones)));
+    }
+    for ((kind, _, a), (.., b)) in old_ones.iter().zip(&new_ones).filter(|(a, b)| a != b) {
+        let counters = |image: &Image<'_>| -> Result<Vec<(String, u64)>, String> {
+            let state: StatsState = image.state().map_err(|e| e.to_string())?;
+            let json = serde_json::to_value(&state).map_err(|e| e.to_string())?;
+            serde_json::from_value(json["counters"].clone()).map_err(|e| e.to_string())
+        };
+        let known = counters(old)?;
+        let added = |(name, n): &&(String, u64)| *n == 0 && known.iter().all(|(k, _)| k != name);
+        let rest: Vec<_> = counters(new)?.iter().filter(|c| !added(c)).cloned().collect();
+        if *kind != kind::STATS || rest != known {
+            return Err(format!("section {kind} has {b:x?}, not {a:x?}"));
+        }
+    }
+    Ok(())
+}
+
 fn restored(bytes: &[u8]) -> Result<(Stack, Time), String> {
-    let parsed = Image::parse(bytes, &image::known()).map_err(|e| e.to_string())?;
+    let parsed = parse(bytes)?;
     parsed.check().map_err(|e| e.to_string())?;
     let now = Time::from_nanos(parsed.inventory().header.stack_time);
     Ok((image::restore(bytes, Randomness::Replay([1; 16], 0), &[])?, now))

@@ -71,7 +71,8 @@ impl Network {
             Direction::Save => {
                 let mode = if fds.is_empty() { Mode::Drop } else { Mode::Repair };
                 let name = self.kit.plan.name.clone().unwrap_or_default();
-                ToWorker::Save(Prepare { mode, unlocked: carry.unlocked(), require: carry.require, name, ..Prepare::default() })
+                let (unlocked, require, compat) = (carry.unlocked(), carry.require, carry.compat);
+                ToWorker::Save(Prepare { mode, unlocked, require, name, compat, ..Prepare::default() })
             }
             Direction::Load => ToWorker::Load,
         };

@@ -364,7 +364,7 @@ impl Served<'_> {
             }
             Err(e) => {
                 let _ = self.worker()?.abort(None);
-                self.not_prepared(&e.to_string(), matches!(e, CheckpointError::Require { .. }))
+                self.not_prepared(&e.to_string(), matches!(e, CheckpointError::Require { .. } | CheckpointError::Level { .. }))
             }
         }
     }
