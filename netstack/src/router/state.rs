@@ -129,7 +129,7 @@ impl RulesState {
             let options = RestoreOptions { counters: true, noflush: false };
             let rules = text::restore(&Ruleset::new(family), text, options).map_err(|e| Inexpressible(e.to_string()))?;
             let newer = rules.rules().find_map(|rule| rule.newer_than(level));
-            newer.map_or(Ok(()), |name| Err(Inexpressible(format!("rules with {name}"))))?;
+            newer.map_or(Ok(()), |name| Err(Inexpressible(name.into())))?;
         }
         Ok(())
     }
