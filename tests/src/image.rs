@@ -40,7 +40,7 @@ pub fn write(now: Time, state: &StackState, connections: &ct::Image) -> Vec<u8> 
 /// If images of that level cannot say all of it.
 ///
 /// # Panics
-/// As [`write`].
+/// As [`write()`].
 pub fn write_at(level: u16, now: Time, state: &StackState, connections: &ct::Image) -> Result<Vec<u8>, WriteError> {
     let fits = "the state fits into an image";
     let counts = connections.counts().filter(|c| !c.is_empty() && level >= 2);

@@ -58,7 +58,7 @@ pub struct Contents {
     pub now: Time,
     /// Wall clock at the freeze, nanoseconds since 1970.
     pub created: u64,
-    /// The level at which it is written, up to [`LEVEL`](hibernet_netstack::image::LEVEL).
+    /// The level at which it is written, up to [`LEVEL`].
     pub level: u16,
     /// Where it comes from.
     pub origin: Origin,
