@@ -3,9 +3,10 @@
 //! Whatever concerns the network as a whole the leader does, while it holds all others between two of their wake-ups. A frozen network is the leader's
 //! alone: it takes over all flows before, so that images, hand-overs and moves know nothing of followers.
 
-use super::follower::{Fellow, Follower, Hold, receive_handed};
+use super::follower::{Fellow, Follower, Hold};
 use super::freeze::MAX_TURNS;
 use super::inbox::Inbox;
+use super::turn::receive_handed;
 use super::{Finished, Worker, WorkerError};
 use crate::clock::Clock;
 use crate::edge::RuntimeEdge;

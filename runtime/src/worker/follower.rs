@@ -3,14 +3,15 @@
 //! Between two wake-ups it can be [held](Fellow::hold) by the leader, who then does with it what is to be done.
 
 use super::inbox::Inbox;
-use super::{FRAME_BUDGET, MAX_LINK_FAILURES, MAX_ROUNDS, SLOTS, TRIM_AFTER, WARM_SLOTS, WorkerError, receive_batch};
+use super::turn::{hand_out_events, receive_batch, receive_handed};
+use super::{FRAME_BUDGET, MAX_LINK_FAILURES, MAX_ROUNDS, SLOTS, TRIM_AFTER, WARM_SLOTS, WorkerError};
 use crate::clock::{self, Clock};
 use crate::edge::RuntimeEdge;
 use crate::entropy;
 use crate::link::{Link, LinkError, RxBatch};
 use crate::slots::Slots;
 use crate::sock::{SocketEvent, Sockets};
-use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
+use hibernet_netstack::edge::LinkId;
 use hibernet_netstack::{Stack, Time};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -260,18 +261,9 @@ impl Follower {
     }
 
     fn poll_sockets(&mut self, now: Time) {
-        let mut events = std::mem::take(&mut self.events);
-        self.edge.sockets.poll(&mut self.edge.slots, &mut events);
-        if !events.is_empty() {
+        if hand_out_events(&mut self.stack, &mut self.edge, &mut self.events, now) {
             self.trim_at = Some(now + TRIM_AFTER);
         }
-        for (id, ready) in events.drain(..) {
-            // Earlier events of this batch may have closed the socket.
-            if let Some(token) = self.edge.sockets.token(id) {
-                self.stack.socket_ready(now, token, ready, &mut self.edge);
-            }
-        }
-        self.events = events;
     }
 
     fn read_inbox(&mut self, now: Time, inbox: &Inbox) {
@@ -365,20 +357,5 @@ impl Follower {
         self.waits = link.waits();
         let set = if self.waits { EventSet::IN | EventSet::OUT } else { EventSet::IN };
         watch(epoll, ControlOperation::Modify, link.fd().as_raw_fd(), FROM_LINK, set)
-    }
-}
-
-/// Takes the frames that others have for a worker, as many as a queue holds.
-pub(super) fn receive_handed(stack: &mut Stack, edge: &mut RuntimeEdge, inbox: &Inbox, now: Time) {
-    for _ in 0..FRAME_BUDGET {
-        let Some(h) = inbox.take() else { break };
-        // Without a slot it is lost, as a frame is for which a link finds none.
-        if let Some(frame) = h.in_slot(&mut edge.slots) {
-            let head = &h.bytes[..h.bytes.len().min(HEAD_MAX)];
-            let rx = RxFrame { link: h.link, head, frame, checksum: h.checksum, gso: h.gso };
-            stack.receive_handed(now, &rx, edge);
-            edge.slots.give(frame.slot);
-        }
-        inbox.give_back(h);
     }
 }

@@ -21,6 +21,7 @@ mod setup;
 mod thaw;
 mod timer;
 mod trace;
+mod turn;
 mod watch;
 
 pub use control::ControlSocket;
@@ -45,7 +46,7 @@ use crew::Crew;
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use freeze::Freeze;
 use hibernet_netstack::config::Behind;
-use hibernet_netstack::edge::{HEAD_MAX, LinkId, RxFrame};
+use hibernet_netstack::edge::LinkId;
 use hibernet_netstack::{Stack, Time};
 use idle::IdleWatch;
 use listen::{Listener, Shortage};
@@ -55,6 +56,7 @@ use rule_log::RuleLog;
 use setup::listen_udp;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
+use turn::{hand_out_events, receive_batch};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 use watch::{AddressWatch, ResolverUpdates};
@@ -371,18 +373,9 @@ impl Worker {
 
     /// Hands on what happened at the host sockets.
     fn poll_sockets(&mut self, now: Time) {
-        let mut events = std::mem::take(&mut self.events);
-        self.edge.sockets.poll(&mut self.edge.slots, &mut events);
-        if !events.is_empty() {
+        if hand_out_events(&mut self.stack, &mut self.edge, &mut self.events, now) {
             self.trim_at = Some(now + TRIM_AFTER);
         }
-        for (id, ready) in events.drain(..) {
-            // Earlier events of this batch may have closed the socket.
-            if let Some(token) = self.edge.sockets.token(id) {
-                self.stack.socket_ready(now, token, ready, &mut self.edge);
-            }
-        }
-        self.events = events;
     }
 
     /// Ends a wake-up: what was put off is done, and the timer stands right.
@@ -441,21 +434,6 @@ impl Worker {
             self.edge.slots.trim(WARM_SLOTS);
         }
     }
-}
-
-/// Hands the frames of a batch to a stack; their number.
-fn receive_batch(stack: &mut Stack, edge: &mut RuntimeEdge, batch: &mut RxBatch, link: LinkId, now: Time) -> usize {
-    let taken = batch.len();
-    for r in batch.drain() {
-        let mut head = [0; HEAD_MAX];
-        let bytes = edge.slots.bytes(r.frame);
-        let n = bytes.len().min(HEAD_MAX);
-        head[..n].copy_from_slice(&bytes[..n]);
-        let frame = RxFrame { link, head: &head[..n], frame: r.frame, checksum: r.checksum, gso: r.gso };
-        stack.receive(now, &frame, edge);
-        edge.slots.give(r.slot);
-    }
-    taken
 }
 
 impl MutEventSubscriber for Worker {
