@@ -62,12 +62,13 @@ impl GuestLab {
         self.lab.run(Place::Host, seconds, &["nsenter", "--net=/run/netns/guest", "bash", "-c", script])
     }
 
-    /// Gives the guest addresses and routes.
+    /// Gives the guest addresses and routes: these and no others, whatever the router advertises meanwhile.
     pub fn configure(&self, mtu: u32) {
         self.sh(
             10,
             &format!(
-                "set -e; ip link set eth0 mtu {mtu} up; ip addr add 10.0.2.15/24 dev eth0
+                "set -e; echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_ra
+                 ip link set eth0 mtu {mtu} up; ip addr add 10.0.2.15/24 dev eth0
                  ip addr add fd68:6962:6e65:7400::15/64 dev eth0 nodad
                  ip route add default via 10.0.2.2; ip -6 route add default via fd68:6962:6e65:7400::2"
             ),

@@ -67,6 +67,8 @@ impl Events {
 
     /// The flow is in the list of those that wait for a link. Not saved, as that list is not.
     pub(super) const LISTED: Events = Events(1 << 18);
+    /// What is held was not offered to the socket yet: more may come in the same batch. Not saved: it is offered before.
+    pub(super) const GATHERED: Events = Events(1 << 19);
 
     /// All that are saved.
     const ALL: u32 = (1 << 18) - 1;

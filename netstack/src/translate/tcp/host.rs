@@ -18,7 +18,8 @@ impl Flow {
                 return Fate::ResetGuest;
             }
         }
-        if ready.writable && self.held() > 0 {
+        // What is gathered, it is offered soon.
+        if ready.writable && self.held() > 0 && !self.events.has(Events::GATHERED) {
             self.send_held(cx);
             self.ask_space(cx);
             if self.held() == 0 {
@@ -66,11 +67,13 @@ impl Flow {
         self.events.add(Events::READABLE);
         self.events.add(Events::PEER_CLOSED);
         self.hold = None;
+        self.events.clear(Events::GATHERED);
         self.recount(cx.shared);
     }
 
-    /// Sends what is held to the host socket, and after it the guest's FIN.
+    /// Sends what is held or gathered to the host socket.
     pub(super) fn send_held<E: Edge>(&mut self, cx: &mut Cx<'_, E>) {
+        let gathered = self.events.clear(Events::GATHERED);
         while let Some(hold) = self.hold.as_mut().filter(|h| !h.queue.is_empty()) {
             let (front, _) = hold.queue.as_slices();
             let asked = front.len();
@@ -88,8 +91,11 @@ impl Flow {
                 }
             }
         }
-        if self.hold.as_ref().is_some_and(|h| h.is_empty()) {
-            self.hold = None;
+        if gathered {
+            cx.r.stats.tcp_held_bytes += u64::from(self.held());
+        }
+        if let Some(empty) = self.hold.take_if(|h| h.is_empty()) {
+            cx.shared.keep_spare(empty);
         }
         self.recount(cx.shared);
     }

@@ -1,7 +1,6 @@
 //! Segments from the guest, RFC 9293 section 3.10.7, RFC 5961.
 
 use super::flow::{Events, Flow};
-use super::hold::Hold;
 use super::{Cx, Fate, MAX_WINDOW_SCALE, MIN_MSS, WINDOW_SCALE, send_bare};
 use crate::edge::{Edge, Payload};
 use crate::packet::Packet;
@@ -15,6 +14,10 @@ use crate::wire::{ipv4, ipv6};
 pub(super) const IDLE: core::time::Duration = core::time::Duration::from_secs(7200);
 /// After so many retransmissions without an answer the guest counts as away.
 const AWAY: u8 = 3;
+/// Segments with less are gathered over a batch, and the socket gets them at once: a call costs more than a copy of so little.
+const GATHER_BELOW: u32 = 4096;
+/// Most that is gathered.
+const GATHER_MOST: u32 = 64 << 10;
 /// What may have been promised beyond the window's edge: by rounding it up, and by a unit that kept it from closing.
 const ROUNDING: u32 = (2 << WINDOW_SCALE) - 1;
 
@@ -323,23 +326,33 @@ impl Flow {
         Ok(Fate::Keep)
     }
 
-    /// Takes over in-order bytes: to the host socket, and what it does not take into the hold. Returns how many were taken.
+    /// Takes over in-order bytes: to the host socket, and what it does not take into the hold. What is small is gathered there for the end of the batch.
+    /// Returns how many were taken.
     fn deliver<E: Edge>(&mut self, cx: &mut Cx<'_, E>, payload: Payload) -> u32 {
-        let mut sent = 0;
-        if self.held() > 0 && payload.len > self.hold_room(cx.shared) {
-            // The window counts on the room in the socket too.
+        let small = payload.len < GATHER_BELOW;
+        let no_more = self.events.has(Events::GATHERED) && (!small || self.held() + payload.len > GATHER_MOST);
+        // The window counts on the room in the socket too.
+        if self.held() > 0 && (no_more || payload.len > self.hold_room(cx.shared)) {
             self.send_held(cx);
         }
+        if self.events.has(Events::RESET_BY_HOST) {
+            return payload.len;
+        }
+        let mut sent = 0;
         if self.held() == 0 && !payload.is_empty() {
-            match cx.edge.tcp_send(self.sock, payload) {
-                Ok(n) => sent = n as u32,
-                Err(_) => {
-                    // The peer reset; what the guest sent is lost with the connection, as it would be in the kernel.
-                    self.reset_by_host(cx);
-                    return payload.len;
+            if small && payload.len <= self.hold_room(cx.shared) {
+                self.events.add(Events::GATHERED);
+            } else {
+                match cx.edge.tcp_send(self.sock, payload) {
+                    Ok(n) => sent = n as u32,
+                    Err(_) => {
+                        // The peer reset; what the guest sent is lost with the connection, as it would be in the kernel.
+                        self.reset_by_host(cx);
+                        return payload.len;
+                    }
                 }
+                self.space = if sent < payload.len { 0 } else { self.space.saturating_sub(sent) };
             }
-            self.space = if sent < payload.len { 0 } else { self.space.saturating_sub(sent) };
         }
         let rest = payload.slice(sent as usize, payload.len());
         let kept = self.hold_payload(cx, rest);
@@ -352,7 +365,7 @@ impl Flow {
         if n == 0 {
             return 0;
         }
-        let queue = &mut self.hold.get_or_insert_with(|| Box::new(Hold::default())).queue;
+        let queue = &mut self.hold.get_or_insert_with(|| cx.shared.spare.pop().unwrap_or_default()).queue;
         let at = queue.len();
         queue.resize(at + n as usize, 0);
         let (front, back) = queue.as_mut_slices();
@@ -363,7 +376,9 @@ impl Flow {
             cx.edge.read(rest.slice(copied, n as usize - copied), &mut back[at_back..]);
         }
         self.recount(cx.shared);
-        cx.r.stats.tcp_held_bytes += u64::from(n);
+        if !self.events.has(Events::GATHERED) {
+            cx.r.stats.tcp_held_bytes += u64::from(n);
+        }
         n
     }
 

@@ -31,6 +31,7 @@ use crate::wire::tcp::{self, Flags, Seq};
 use core::net::IpAddr;
 use core::time::Duration;
 use flow::{Events, Flow};
+use hold::Hold;
 use isn::Isn;
 pub use state::{TcpStage, TcpState};
 use std::collections::VecDeque;
@@ -44,6 +45,9 @@ const MAX_WINDOW_SCALE: u8 = 14;
 const MIN_MSS: u16 = 48;
 /// Flows that try again at a time when a link takes frames.
 const WAKE: usize = 16;
+/// Memory that is kept for gathering: for so many flows that send in one batch, of so many bytes each.
+const SPARE_HOLDS: usize = 8;
+const SPARE_CAPACITY: usize = 128 << 10;
 /// How long a connect may take (longer than the host's own limit).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(240);
 
@@ -70,6 +74,18 @@ struct Shared {
     half_open: u32,
     /// Bytes held for all flows.
     held: u64,
+    /// Empty ones, for their memory.
+    spare: Vec<Box<Hold>>,
+}
+
+impl Shared {
+    /// Keeps the memory of a hold that is empty, unless there is enough of it.
+    fn keep_spare(&mut self, mut empty: Box<Hold>) {
+        empty.fin = None;
+        if self.spare.len() < SPARE_HOLDS && empty.queue.capacity() <= SPARE_CAPACITY {
+            self.spare.push(empty);
+        }
+    }
 }
 
 /// What a flow needs from around it.
@@ -108,6 +124,7 @@ impl Tcp {
                 waiting: VecDeque::new(),
                 half_open: 0,
                 held: 0,
+                spare: Vec::with_capacity(SPARE_HOLDS),
             },
             settling: Vec::new(),
         }
@@ -386,6 +403,10 @@ impl Tcp {
         }
         let Some(mut flow) = self.flows.remove(index) else { return };
         r.timers.cancel(&mut flow.deadline);
+        if flow.events.has(Events::GATHERED) {
+            // The peer gets what came before the reset.
+            flow.send_held(&mut Cx { r, edge, shared: &mut self.shared });
+        }
         self.index.remove(&flow.tuple);
         if flow.events.clear(Events::HALF_OPEN) {
             self.shared.half_open -= 1;

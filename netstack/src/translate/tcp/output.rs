@@ -55,10 +55,13 @@ impl From<Payload> for Body {
 }
 
 impl Flow {
-    /// Sends what is to be sent: consumes, fills the guest's window, acknowledges.
+    /// Sends what is to be sent: what was gathered for the host; consumes, fills the guest's window, acknowledges.
     pub(super) fn settle<E: Edge>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
         if !self.events.has(Events::ESTABLISHED) {
             return Fate::Keep;
+        }
+        if self.events.has(Events::GATHERED) {
+            self.send_held(cx);
         }
         // Before the end, what is left goes too: data in the queue would be announced with every event.
         let much = self.queued_since_empty >= CONSUME_AT || self.events.has(Events::FIN_FROM_GUEST);

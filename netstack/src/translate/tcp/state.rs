@@ -209,8 +209,14 @@ impl Tcp {
         }
         let mut listed = 0;
         for &i in &state.unsettled {
-            match self.flows.get(i) {
-                Some(f) if f.events.has(Events::UNSETTLED) && !self.shared.unsettled.contains(&i) => listed += 1,
+            match self.flows.get_mut(i) {
+                Some(f) if f.events.has(Events::UNSETTLED) && !self.shared.unsettled.contains(&i) => {
+                    listed += 1;
+                    // Which of it was gathered is not said; a socket that takes nothing may be offered it once more.
+                    if f.held() > 0 {
+                        f.events.add(Events::GATHERED);
+                    }
+                }
                 _ => return Err(invalid("a TCP flow that is to be settled and is not there")),
             }
             self.shared.unsettled.push(i);
