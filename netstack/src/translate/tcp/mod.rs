@@ -75,6 +75,7 @@ struct Shared {
     /// Bytes held for all flows.
     held: u64,
     /// Empty ones, for their memory.
+    #[expect(clippy::vec_box, reason = "flows have them in boxes, and would allocate one for each batch")]
     spare: Vec<Box<Hold>>,
 }
 
