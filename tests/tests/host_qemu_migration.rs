@@ -61,6 +61,8 @@ struct World {
     stop: String,
     guest: Guest,
     attach: Proc,
+    /// Pairs of queues, and processors that use them.
+    pairs: usize,
     number: usize,
     /// How often the guest was stopped to be moved, and for how long it was away in all.
     stops: usize,
@@ -73,14 +75,19 @@ fn socket(lab: &Lab, n: usize) -> String {
     lab.path(&format!("vm{n}.sock"))
 }
 
-fn network(lab: &Lab, n: usize) -> Vec<String> {
+fn network(lab: &Lab, n: usize, pairs: usize) -> Vec<String> {
     let chardev = format!("socket,id=c,path={}", socket(lab, n));
+    let netdev = format!("vhost-user,id=n,chardev=c,queues={pairs}");
+    let mq = if pairs > 1 { format!(",mq=on,vectors={}", 2 * pairs + 2) } else { String::new() };
+    let device = format!("virtio-net-pci,netdev=n,host_mtu=65520{mq}");
+    let processors = pairs.to_string();
     [
+        ["-smp", &processors],
         ["-object", "memory-backend-memfd,id=m,size=256M,share=on"],
         ["-machine", "memory-backend=m"],
         ["-chardev", &chardev],
-        ["-netdev", "vhost-user,id=n,chardev=c"],
-        ["-device", "virtio-net-pci,netdev=n,host_mtu=65520"],
+        ["-netdev", &netdev],
+        ["-device", &device],
     ]
     .concat()
     .into_iter()
@@ -93,11 +100,12 @@ fn words(all: &[String]) -> Vec<&str> {
 }
 
 /// `attach` at the next socket.
-fn attach(lab: &Lab, n: usize, options: &[&str]) -> Proc {
-    let (socket, name) = (socket(lab, n), format!("vm{n}"));
+fn attach(lab: &Lab, n: usize, pairs: usize, options: &[&str]) -> Proc {
+    let (socket, name, pairs) = (socket(lab, n), format!("vm{n}"), pairs.to_string());
     // One that was killed has left its file.
     std::fs::remove_file(&socket).ok();
-    let mut attach = lab.spawn_hibernet(&[&["attach", "--vhost-user", &socket, "--name", &name], options].concat());
+    let mut attach =
+        lab.spawn_hibernet(&[&["attach", "--vhost-user", &socket, "--queues", &pairs, "--name", &name], options].concat());
     wait_until("it listens", SOON, || {
         assert!(attach.running(), "{}", attach.output());
         std::path::Path::new(&socket).exists()
@@ -106,7 +114,7 @@ fn attach(lab: &Lab, n: usize, options: &[&str]) -> Proc {
 }
 
 impl World {
-    fn new() -> Option<World> {
+    fn new(pairs: usize) -> Option<World> {
         let lab = Lab::new(&["qemu-system-x86_64", "busybox", "curl", "python3", "socat", "ss"])?;
         let qemu = moving_qemu(&lab)?;
         let make = lab.peer("stream.py", &[&lab.path("big"), BYTES]);
@@ -122,10 +130,11 @@ impl World {
         std::fs::write(&rules4, RULES4).expect("file");
         std::fs::write(&rules6, RULES6).expect("file");
         let rules = ["--rules", &rules4, "--rules6", &rules6];
-        let attach = attach(&lab, 0, &[&["-p", "7070:7000", "-p", "7071:7001/udp"], &rules[..]].concat());
-        let mut guest = Guest::boot_in(&qemu, &lab, &words(&network(&lab, 0)))?;
+        let attach = attach(&lab, 0, pairs, &[&["-p", "7070:7000", "-p", "7071:7001/udp"], &rules[..]].concat());
+        let mut guest = Guest::boot_in(&qemu, &lab, &words(&network(&lab, 0, pairs)))?;
         let said = guest.ok(60, "ip link set eth0 up; udhcpc -i eth0 -f -q -n -t 10 -T 2 -O mtu -s /dhcp");
         assert!(said.contains(&format!("leased {GUEST4}/24 router 10.0.2.2 dns {DNS4} mtu 65520")), "{said}");
+        assert_eq!(guest.ok(5, "ls -d /sys/class/net/eth0/queues/tx-* | wc -l").trim(), pairs.to_string());
         let end = Instant::now() + SOON;
         while !guest.ok(5, "ip -6 route").contains("default via fe80::") {
             assert!(Instant::now() < end, "no route");
@@ -145,6 +154,7 @@ impl World {
             stop,
             guest,
             attach,
+            pairs,
             number: 0,
             stops: 0,
             away: Duration::ZERO,
@@ -257,8 +267,8 @@ impl World {
     /// Another hibernet and another QEMU, which waits; with more options for that.
     fn heir(&self, options: &[&str]) -> (Proc, Guest) {
         let n = self.number + 1;
-        let attach = attach(&self.lab, n, &[]);
-        let network = network(&self.lab, n);
+        let attach = attach(&self.lab, n, self.pairs, &[]);
+        let network = network(&self.lab, n, self.pairs);
         (attach, Guest::await_state(&self.qemu, &self.lab, &[&words(&network), options].concat()))
     }
 
@@ -283,7 +293,7 @@ impl World {
 
 #[test]
 fn to_another_qemu() {
-    let Some(mut w) = World::new() else { return };
+    let Some(mut w) = World::new(2) else { return };
     let outside = w.begin();
     for n in 0..moves() {
         let (attach, heir) = w.heir(&[]);
@@ -298,7 +308,7 @@ fn to_another_qemu() {
 
 #[test]
 fn into_a_file_and_back() {
-    let Some(mut w) = World::new() else { return };
+    let Some(mut w) = World::new(1) else { return };
     let outside = w.begin();
     for n in 0..moves() {
         let file = format!("file:{}", w.lab.path(&format!("state-{n}")));
@@ -320,7 +330,7 @@ fn into_a_file_and_back() {
 /// The other side has it and does not begin, or has not got it: the machine goes on where it was.
 #[test]
 fn a_move_that_fails() {
-    let Some(mut w) = World::new() else { return };
+    let Some(mut w) = World::new(1) else { return };
     let outside = w.begin();
     for n in 0..moves() {
         let taken = n % 2 == 0;
@@ -334,6 +344,11 @@ fn a_move_that_fails() {
         } else {
             w.guest.monitor("migrate", &json!({ "uri": uri }));
             w.guest.monitor("migrate_cancel", &json!({}));
+            // Until then it may still stop the machine for a moment.
+            wait_until("the move is over", SOON, || {
+                let state = w.guest.monitor("query-migrate", &json!({}));
+                matches!(state["status"].as_str(), Some("cancelled" | "failed" | "completed"))
+            });
         }
         heir.qemu.signal("KILL");
         heir.qemu.wait(SOON);
