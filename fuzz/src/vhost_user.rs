@@ -4,7 +4,7 @@ use hibernet::link::vhost_user::VhostUserLink;
 use hibernet::link::{Link, RxBatch};
 use hibernet::slots::Slots;
 use hibernet_netstack::edge::{Gso, GsoKind, Payload, TxChecksum, TxFrame};
-use hibernet_tests::vmm::{FrontEnd, Options, code};
+use hibernet_tests::vmm::{FrontEnd, LateBody, Options, code};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -124,7 +124,18 @@ impl Play<'_> {
         let checksum = (how & 1 != 0).then_some(TxChecksum { start: 34, offset: 16 });
         let gso = (how & 2 != 0).then_some(Gso { kind: GsoKind::Tcp4, size: 1400 });
         let body = Payload { slot, offset: 0, len: len.into() };
-        let _ = self.link.send(&mut self.slots, TxFrame { head: &head, body, keep_body: how & 4 != 0, checksum, gso });
+        let frame = TxFrame { head: &head, body, keep_body: how & 4 != 0, checksum, gso };
+        if how & 8 != 0 {
+            // Its body is still to be read, and may be shorter than was said, once or for good.
+            let mut late = LateBody::new(&vec![how; len.into()], u32::from(how >> 4) % 3);
+            let _ = self.link.send_unread(
+                &mut self.slots,
+                TxFrame { body: Payload { slot: u32::MAX - 1, ..body }, ..frame },
+                &mut late,
+            );
+            return self.slots.give(slot);
+        }
+        let _ = self.link.send(&mut self.slots, frame);
         if how & 4 != 0 {
             self.slots.give(slot);
         }
@@ -218,7 +229,10 @@ pub fn write_seeds_if_asked() {
         if features & INFLIGHT != 0 {
             story.extend([&[SET_UP][..], &features.to_le_bytes()].concat());
         }
-        story.extend([TURN, SEND, 100, 0, 0, SEND, 0xe8, 3, 3, SEND, 0xff, 0xff, 4, TURN]);
+        story.extend([
+            TURN, SEND, 0x90, 1, 8, SEND, 0x90, 1, 0x18, SEND, 0x90, 1, 0x28, SEND, 100, 0, 0, SEND, 0xe8, 3, 3, SEND, 0xff,
+            0xff, 4, TURN,
+        ]);
         story.extend(write(1, 0, &descriptor(1 << 19, 16, 4, 0)));
         story.extend(write(1, avail, &[0, 0, 5, 0]));
         story.extend([KICK, 1, TURN, MESSAGE, code::GET_VRING_BASE as u8, 1, 8, 0, 1, 0, 0, 0, 0, 0, 0, 0, TURN]);

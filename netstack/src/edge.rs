@@ -432,8 +432,11 @@ pub trait HostSockets: PayloadStore {
 
     /// As [`HostSockets::tcp_peek`], for one who will go on right behind what is peeked, with pieces of the same length up to `more` bytes: the edge may
     /// read those at once.
-    fn tcp_peek_run(&mut self, sock: SockId, offset: u32, max: u32, more: u32) -> Result<Peek, SockError> {
-        let _ = more;
+    ///
+    /// With `whole`, all that is peeked is the body of one frame that most likely goes out of this link, and nothing of the socket is peeked at, consumed or
+    /// closed before that is transmitted or released: the edge may leave the bytes where they are until it knows where they go. They never change.
+    fn tcp_peek_run(&mut self, sock: SockId, offset: u32, max: u32, more: u32, whole: Option<LinkId>) -> Result<Peek, SockError> {
+        let _ = (more, whole);
         self.tcp_peek(sock, offset, max)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::link::Link;
 use crate::slots::{SLOT_SIZE, Slots};
-use crate::sock::Sockets;
+use crate::sock::{Sockets, is_unread};
 use crate::worker::Inbox;
 use hibernet_netstack::edge::{
     Close, Datagram, ErrorReport, FrameSink, HandedFrame, HostSockets, LinkId, Payload, PayloadStore, Peek, SendOpts, SockError,
@@ -26,6 +26,11 @@ pub struct RuntimeEdge {
 }
 
 impl RuntimeEdge {
+    /// The bytes of a payload, wherever they are.
+    fn look_at<R>(&self, p: Payload, look: impl FnOnce(&[u8]) -> R) -> R {
+        if is_unread(p.slot) { self.sockets.look_at_unread(p, look) } else { look(self.slots.bytes(p)) }
+    }
+
     /// Of a network's only worker.
     pub fn new(slots: Slots, links: Vec<Option<Box<dyn Link>>>, sockets: Sockets) -> RuntimeEdge {
         RuntimeEdge { slots, links, sockets, inboxes: Vec::new() }
@@ -44,14 +49,15 @@ impl std::fmt::Debug for RuntimeEdge {
 
 impl PayloadStore for RuntimeEdge {
     fn read(&self, p: Payload, out: &mut [u8]) -> usize {
-        let bytes = self.slots.bytes(p);
-        let n = bytes.len().min(out.len());
-        out[..n].copy_from_slice(&bytes[..n]);
-        n
+        self.look_at(p, |bytes| {
+            let n = bytes.len().min(out.len());
+            out[..n].copy_from_slice(&bytes[..n]);
+            n
+        })
     }
 
     fn checksum(&self, p: Payload) -> u16 {
-        Sum::default().bytes(self.slots.bytes(p)).fold()
+        self.look_at(p, |bytes| Sum::default().bytes(bytes).fold())
     }
 
     fn stash(&mut self, bytes: &[u8]) -> Option<Payload> {
@@ -75,6 +81,15 @@ impl PayloadStore for RuntimeEdge {
 impl FrameSink for RuntimeEdge {
     fn transmit(&mut self, link: LinkId, frame: TxFrame<'_>) -> Result<(), TxError> {
         match self.links.get_mut(usize::from(link.0)).and_then(Option::as_mut) {
+            Some(l) if is_unread(frame.body.slot) => {
+                if !frame.keep_body
+                    && let Some(mut body) = self.sockets.take_unread(frame.body)
+                {
+                    return l.send_unread(&mut self.slots, frame, &mut body);
+                }
+                let body = self.sockets.read_unread(&mut self.slots, frame.body).ok_or(TxError::Full)?;
+                l.send(&mut self.slots, TxFrame { body, keep_body: false, ..frame })
+            }
             Some(l) => l.send(&mut self.slots, frame),
             None => {
                 if !frame.keep_body {
@@ -115,8 +130,10 @@ impl HostSockets for RuntimeEdge {
         self.sockets.tcp_peek(&mut self.slots, sock, offset, max)
     }
 
-    fn tcp_peek_run(&mut self, sock: SockId, offset: u32, max: u32, more: u32) -> Result<Peek, SockError> {
-        self.sockets.tcp_peek_run(&mut self.slots, sock, offset, max, more)
+    fn tcp_peek_run(&mut self, sock: SockId, offset: u32, max: u32, more: u32, whole: Option<LinkId>) -> Result<Peek, SockError> {
+        let link = whole.and_then(|l| self.links.get(usize::from(l.0))?.as_ref());
+        let in_place = link.is_some_and(|l| l.reads_in_place());
+        self.sockets.tcp_peek_run(&mut self.slots, sock, offset, max, more, in_place)
     }
 
     fn tcp_consume(&mut self, sock: SockId, n: u32) -> Result<(), SockError> {

@@ -141,7 +141,7 @@ fn a_run_of_peeks_gives_what_single_ones_would() {
             turn += 1;
             // Lengths change now and then, as windows do.
             let len = [64 << 10, 64 << 10, 64 << 10, 1460, 10_000][turn / 50 % 5];
-            match host.edge.tcp_peek_run(sock, (seen - consumed) as u32, len, 20 * len).unwrap() {
+            match host.edge.tcp_peek_run(sock, (seen - consumed) as u32, len, 20 * len, None).unwrap() {
                 Peek::Data(p) => {
                     let b = host.take(p);
                     assert!(!b.is_empty() && b.len() <= len as usize);
@@ -171,7 +171,7 @@ fn a_run_of_peeks_gives_what_single_ones_would() {
                 _ => {}
             }
         }
-        assert_eq!(host.edge.tcp_peek_run(sock, (seen - consumed) as u32, 1000, 1000), Ok(Peek::Empty));
+        assert_eq!(host.edge.tcp_peek_run(sock, (seen - consumed) as u32, 1000, 1000, None), Ok(Peek::Empty));
         drop(writer.join().unwrap().unwrap());
         assert_eq!(host.peek(sock, (seen - consumed) as u32, 1000), Ok(Peek::Eof));
         host.edge.close(sock, Close::Reset);
@@ -186,7 +186,7 @@ fn what_was_read_ahead_is_forgotten_with_its_socket() {
     peer.write_all(&stream(0, 60_000)).unwrap();
     while host.peek_bytes(sock, 59_999, 1).is_empty() {}
     assert_eq!(host.peek_bytes(sock, 0, 10_000), stream(0, 10_000));
-    let Ok(Peek::Data(p)) = host.edge.tcp_peek_run(sock, 10_000, 10_000, 300_000) else {
+    let Ok(Peek::Data(p)) = host.edge.tcp_peek_run(sock, 10_000, 10_000, 300_000, None) else {
         panic!("nothing behind the first piece")
     };
     assert_eq!(host.take(p), stream(10_000, 10_000));

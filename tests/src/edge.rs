@@ -27,6 +27,8 @@ pub struct FakeEdge {
     pub handed: VecDeque<Handed>,
     /// How many of them there may be.
     pub handed_room: usize,
+    /// The payload that may stay in its socket until it is transmitted or released.
+    pub put_off: Option<(SockId, Payload)>,
 }
 
 /// A frame for another worker.
@@ -48,6 +50,13 @@ impl FakeEdge {
     /// Adds a link.
     pub fn add_link(&mut self, info: LinkInfo) {
         self.links.push(FakeLink::new(info));
+    }
+
+    /// # Panics
+    /// If what was to stay in this socket for a moment is still there.
+    fn assert_not_put_off(&self, sock: SockId) {
+        let left = self.put_off.filter(|(s, p)| *s == sock && self.pool.is_live(p.slot));
+        assert_eq!(left, None, "{sock:?} is used before what was peeked of it is transmitted or released");
     }
 
     /// Virtual time; told by the driver.
@@ -83,6 +92,11 @@ impl PayloadStore for FakeEdge {
 
 impl FrameSink for FakeEdge {
     fn transmit(&mut self, link: LinkId, frame: TxFrame<'_>) -> Result<(), TxError> {
+        if let Some((_, whole)) = self.put_off
+            && whole.slot == frame.body.slot
+        {
+            assert_eq!((frame.body, frame.keep_body), (whole, false), "not all of what was peeked for one frame");
+        }
         let mut bytes = frame.head.to_vec();
         bytes.extend_from_slice(self.pool.bytes(frame.body));
         if !frame.keep_body {
@@ -126,6 +140,7 @@ impl HostSockets for FakeEdge {
     }
 
     fn tcp_peek(&mut self, sock: SockId, offset: u32, max: u32) -> Result<Peek, SockError> {
+        self.assert_not_put_off(sock);
         Ok(match self.host.tcp_peek(sock, offset, max)? {
             PeekResult::Data(bytes) => Peek::Data(self.pool.put(SlotKind::Socket, bytes)),
             PeekResult::Empty => Peek::Empty,
@@ -133,7 +148,17 @@ impl HostSockets for FakeEdge {
         })
     }
 
+    fn tcp_peek_run(&mut self, sock: SockId, offset: u32, max: u32, _: u32, whole: Option<LinkId>) -> Result<Peek, SockError> {
+        let peeked = self.tcp_peek(sock, offset, max)?;
+        if let (Peek::Data(p), Some(link)) = (peeked, whole) {
+            assert!(usize::from(link.0) < self.links.len(), "{link:?} is none");
+            self.put_off = Some((sock, p));
+        }
+        Ok(peeked)
+    }
+
     fn tcp_consume(&mut self, sock: SockId, n: u32) -> Result<(), SockError> {
+        self.assert_not_put_off(sock);
         self.host.tcp_consume(sock, n)
     }
 
@@ -206,6 +231,7 @@ impl HostSockets for FakeEdge {
     }
 
     fn close(&mut self, sock: SockId, how: Close) {
+        self.assert_not_put_off(sock);
         self.host.close(sock, how);
     }
 

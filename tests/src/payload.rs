@@ -113,6 +113,11 @@ impl PayloadPool {
         }
     }
 
+    /// Whether a slot is in use.
+    pub fn is_live(&self, slot: u32) -> bool {
+        self.slots.contains_key(&slot)
+    }
+
     /// Ends a received frame.
     pub fn end_frame(&mut self, p: Payload) {
         self.slots.remove(&p.slot);

@@ -17,6 +17,7 @@ use hibernet_netstack::wire::ethernet;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use vm_memory::VolatileSlice;
 
 /// Most frames that one call receives or that a link gathers for one call.
 pub const BATCH: usize = 64;
@@ -201,6 +202,35 @@ link_stats! {
     tx_errors,
 }
 
+/// The body of a frame that still stands in the kernel.
+pub trait Unread {
+    /// How many bytes.
+    fn len(&self) -> usize;
+
+    /// None: there is no such body.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Has the kernel copy all of it to `places`, one after the other, which have room for exactly so much. May be asked again.
+    ///
+    /// # Errors
+    /// If it did not copy all; some places may be written to then.
+    fn read_to<'m>(&mut self, places: &mut dyn Iterator<Item = VolatileSlice<'m>>) -> io::Result<()>;
+
+    /// Reads it into a slot. `None` if there is none, or the kernel did not copy all.
+    fn to_slot(&mut self, slots: &mut Slots) -> Option<Payload> {
+        let len = self.len();
+        let slot = slots.take()?;
+        let read = slots.slot_mut(slot).get_mut(..len).map(|room| self.read_to(&mut std::iter::once(VolatileSlice::from(room))));
+        if !matches!(read, Some(Ok(()))) {
+            slots.give(slot);
+            return None;
+        }
+        Some(Payload { slot, offset: 0, len: len as u32 })
+    }
+}
+
 /// A link to a guest. All calls are non-blocking.
 ///
 /// Payload lives in the worker's [`Slots`]. A link whose frames stand in memory shared with the guest copies them
@@ -226,6 +256,17 @@ pub trait Link: Send {
     /// when the frame is gone, also on errors; with `keep_body` it holds the slot for itself as long as it needs it.
     /// What the kernel refuses later is counted as dropped.
     fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError>;
+
+    /// Whether the kernel can copy the bodies of frames to where the guest has them, now: [`Link::send_unread`] is more than a way around.
+    fn reads_in_place(&self) -> bool {
+        false
+    }
+
+    /// As [`Link::send`], of a frame whose body is still to be read. `frame.body` has its length, and no bytes.
+    fn send_unread(&mut self, slots: &mut Slots, frame: TxFrame<'_>, body: &mut dyn Unread) -> Result<(), TxError> {
+        let body = body.to_slot(slots).ok_or(TxError::Full)?;
+        self.send(slots, TxFrame { body, keep_body: false, ..frame })
+    }
 
     /// Sends what was gathered, as far as the system takes it ([`Link::waits`]). [`LinkError::Closed`] if the link was found to be gone, which the descriptor may then not tell any more.
     fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError>;
@@ -297,6 +338,14 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError> {
         (**self).send(slots, frame)
+    }
+
+    fn reads_in_place(&self) -> bool {
+        (**self).reads_in_place()
+    }
+
+    fn send_unread(&mut self, slots: &mut Slots, frame: TxFrame<'_>, body: &mut dyn Unread) -> Result<(), TxError> {
+        (**self).send_unread(slots, frame, body)
     }
 
     fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError> {

@@ -14,6 +14,7 @@ mod source;
 mod state;
 mod tcp;
 mod udp;
+mod unread;
 
 use crate::slots::Slots;
 use crate::sys::socket;
@@ -37,6 +38,7 @@ use tcp::Tcp;
 pub use tcp::{PEEK_MAX, prepare as prepare_tcp};
 pub use udp::PathMtu;
 use udp::Udp;
+pub use unread::{Rest, UNREAD_MIN, is_unread};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Most events of one look at the inner epoll.
@@ -109,6 +111,7 @@ pub struct Sockets {
     /// Where the bytes before an offset go where there is no peek offset; empty until needed.
     discard: Vec<u8>,
     ahead: Ahead,
+    unread: unread::Current,
     gather: Gather,
     reserved: Option<Reserved>,
     raw: RawPings,
@@ -175,6 +178,7 @@ impl Sockets {
             peek_offset: [None; 2],
             discard: Vec::new(),
             ahead: Ahead::default(),
+            unread: unread::Current::default(),
             gather: Gather::default(),
             reserved: None,
             raw,
@@ -274,6 +278,13 @@ impl Sockets {
         (u32::from(e.generation) == id.0 >> INDEX_BITS && !matches!(e.sock, Sock::Free)).then_some(e)
     }
 
+    fn tcp_ref(&self, id: SockId) -> Option<&Tcp> {
+        match self.entry(id).map(|e| &e.sock) {
+            Some(Sock::Tcp(s)) => Some(s),
+            _ => None,
+        }
+    }
+
     fn tcp(&mut self, id: SockId) -> Result<&mut Tcp, SockError> {
         match self.entry_mut(id).map(|e| &mut e.sock) {
             Some(Sock::Tcp(s)) => Ok(s),
@@ -340,6 +351,7 @@ impl Sockets {
             self.flush(slots);
         }
         self.ahead.forget_of(slots, id);
+        self.unread.forget_of(id);
         let Some(sock) = self.remove(id) else { return };
         if let Some(fd) = sock.fd() {
             // Fails only for a socket that was never watched.

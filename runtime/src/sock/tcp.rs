@@ -2,6 +2,7 @@
 
 use super::error::{connect_error, from_errno, sock_error};
 use super::state::{Fingerprint, TcpState};
+use super::unread::PutOff;
 use super::{Sock, Sockets};
 use crate::slots::Slots;
 use crate::sys::tcp::{SendMemory, TcpInfo};
@@ -12,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
+use vm_memory::VolatileSlice;
 
 /// Most bytes of one peek.
 pub const PEEK_MAX: usize = 64 * 1024;
@@ -33,11 +35,57 @@ pub(super) struct Tcp {
     urgent: bool,
     /// The peer's FIN had come before the socket was rebuilt: behind the last byte stands the end, of which the kernel does not know.
     ended: bool,
+    /// See [`super::unread`].
+    pub(super) put_off: PutOff,
 }
 
 impl Tcp {
     pub(super) fn new(fd: OwnedFd, v6: bool) -> Self {
-        Tcp { fd, v6, peek_at: OFF, at_mark: false, urgent: false, ended: false }
+        Tcp { fd, v6, peek_at: OFF, at_mark: false, urgent: false, ended: false, put_off: PutOff::default() }
+    }
+
+    /// Whether the kernel's peek offset is on, and so can stand anywhere.
+    pub(super) fn peeks_anywhere(&self) -> bool {
+        self.peek_at != OFF && !self.urgent && !self.ended
+    }
+
+    /// Has the kernel copy `len` bytes at `offset` to `places`, one after the other.
+    ///
+    /// # Errors
+    /// The kernel's, and `UnexpectedEof` if it copied fewer; some places may be written to then.
+    pub(super) fn peek_to<'m>(
+        &mut self,
+        offset: u32,
+        len: usize,
+        places: &mut dyn Iterator<Item = VolatileSlice<'m>>,
+    ) -> io::Result<()> {
+        if self.peek_at != i64::from(offset) {
+            self.set_peek_offset(i64::from(offset))?;
+            self.peek_at = offset.into();
+        }
+        let mut left = len;
+        while left > 0 {
+            let (asked, n) = stream::peek_to(self.fd.as_fd(), places)?;
+            self.advance_peek(n);
+            if n < asked || asked == 0 || asked > left {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= n;
+        }
+        Ok(())
+    }
+
+    /// Peeks at `offset` and has the peek offset stand where it did. Fails if not all of `out` is filled.
+    pub(super) fn peek_aside(&self, offset: u32, out: &mut [u8]) -> io::Result<()> {
+        self.set_peek_offset(offset.into())?;
+        let n = socket::recv(self.fd.as_fd(), out, libc::MSG_PEEK);
+        self.set_peek_offset(self.peek_at)?;
+        if n? < out.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
+    fn set_peek_offset(&self, offset: i64) -> io::Result<()> {
+        let value = libc::c_int::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        socket::set_option(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, value)
     }
 
     /// So many bytes were peeked.
@@ -56,7 +104,7 @@ impl Tcp {
     /// Where the peek offset stands is asked of the kernel: that of a socket that was held goes on, that of a new one is off.
     pub(super) fn restore(fd: OwnedFd, s: &TcpState) -> Self {
         let peek_at = socket::get_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_or(OFF, i64::from);
-        Tcp { fd, v6: s.v6, peek_at, at_mark: s.at_mark, urgent: s.urgent, ended: s.ended }
+        Tcp { fd, v6: s.v6, peek_at, at_mark: s.at_mark, urgent: s.urgent, ended: s.ended, put_off: PutOff::default() }
     }
 }
 
@@ -118,7 +166,10 @@ impl Sockets {
         };
         let peeked = self.peek_past_mark(id, offset, &mut slots.slot_mut(slot)[..max]);
         match peeked {
-            Ok(n) if n > 0 => Ok(Peek::Data(Payload { slot, offset: 0, len: n as u32 })),
+            Ok(n) if n > 0 => {
+                self.tcp(id)?.put_off.found(n);
+                Ok(Peek::Data(Payload { slot, offset: 0, len: n as u32 }))
+            }
             Ok(_) => {
                 slots.give(slot);
                 Ok(Peek::Eof)
@@ -131,10 +182,22 @@ impl Sockets {
     }
 
     /// See [`HostSockets::tcp_peek_run`](hibernet_netstack::edge::HostSockets::tcp_peek_run).
-    pub fn tcp_peek_run(&mut self, slots: &mut Slots, id: SockId, offset: u32, max: u32, more: u32) -> Result<Peek, SockError> {
+    /// `in_place`: the bytes may stay in the kernel until the link says where they go.
+    pub fn tcp_peek_run(
+        &mut self,
+        slots: &mut Slots,
+        id: SockId,
+        offset: u32,
+        max: u32,
+        more: u32,
+        in_place: bool,
+    ) -> Result<Peek, SockError> {
         let (len, pieces) = ((max as usize).min(PEEK_MAX), more.checked_div(max).unwrap_or(0) as usize + 1);
         if let Some(piece) = self.ahead.take(id, offset, len) {
             return Ok(Peek::Data(piece));
+        }
+        if in_place && let Some(unread) = self.put_off(id, offset, len as u32) {
+            return Ok(Peek::Data(unread));
         }
         let s = self.tcp(id)?;
         if pieces > 1 && !s.urgent && s.peek_at == i64::from(offset) {
@@ -181,8 +244,7 @@ impl Sockets {
         let family = usize::from(s.v6);
         let in_place = s.peek_at == i64::from(offset) || (s.peek_at == OFF && offset == 0);
         if !in_place && known[family] != Some(false) {
-            let value = libc::c_int::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-            match socket::set_option(s.fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, value) {
+            match s.set_peek_offset(offset.into()) {
                 Ok(()) => {
                     s.peek_at = i64::from(offset);
                     self.peek_offset[family] = Some(true);
@@ -240,6 +302,7 @@ impl Sockets {
     /// See [`HostSockets::tcp_consume`](hibernet_netstack::edge::HostSockets::tcp_consume).
     pub fn tcp_consume(&mut self, slots: &mut Slots, id: SockId, n: u32) -> Result<(), SockError> {
         self.ahead.consumed(slots, id, n);
+        self.unread.forget_of(id);
         let s = self.tcp(id)?;
         let mut left = n as usize;
         while left > 0 {
@@ -247,6 +310,7 @@ impl Sockets {
                 Ok(0) => return Err(SockError::Reset),
                 Ok(gone) => {
                     left -= gone.min(left);
+                    s.put_off.consumed(gone);
                     if s.peek_at != OFF {
                         s.peek_at = (s.peek_at - gone as i64).max(0);
                     }

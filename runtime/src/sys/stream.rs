@@ -4,6 +4,7 @@ use super::check_len;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use vm_memory::VolatileSlice;
 
 /// Most pieces of one `recvmsg` (`UIO_MAXIOV`).
 const IOV_MAX: usize = 1024;
@@ -56,6 +57,35 @@ pub fn peek_into(fd: BorrowedFd<'_>, memory: &mut [u8], buffers: &[Range<usize>]
     // SAFETY: the header points to `iovs`, which point into `memory`, borrowed exclusively during the call; the kernel writes only bytes, within
     // the lengths given. Overlapping ranges would mix them up, nothing worse.
     check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })
+}
+
+/// Most places of one [`peek_to`].
+const PLACES: usize = 64;
+
+/// Peeks into memory that others change at any time, as a guest's: into the next 64 of `places`, one after the other. Returns how many bytes they take, and
+/// how many came.
+pub fn peek_to<'m>(fd: BorrowedFd<'_>, places: &mut dyn Iterator<Item = VolatileSlice<'m>>) -> io::Result<(usize, usize)> {
+    let mut iovs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PLACES];
+    // What a guard stands for is mapped as long as it lives.
+    let mut guards = [const { None }; PLACES];
+    let (mut count, mut asked) = (0, 0);
+    for ((iov, guard), place) in iovs.iter_mut().zip(&mut guards).zip(places) {
+        let guard = guard.insert(place.ptr_guard_mut());
+        *iov = libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() };
+        (count, asked) = (count + 1, asked + guard.len());
+    }
+    if count == 0 {
+        return Ok((0, 0));
+    }
+    // SAFETY: `msghdr` is plain data for which all zeroes are valid.
+    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    msg.msg_iov = iovs.as_mut_ptr();
+    msg.msg_iovlen = count as _;
+    // SAFETY: a raw pointer is needed, since no slice may be made of memory that others change. The header points to `iovs`, which point to volatile slices
+    // that are mapped for `'m`, which outlives this call, and whose guards live until it is over. The kernel writes within their lengths only, and through no
+    // reference of Rust's; that others write there meanwhile mixes up bytes, nothing worse. What is not mapped after all is EFAULT.
+    let n = check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut msg, libc::MSG_PEEK | libc::MSG_DONTWAIT) })?;
+    Ok((asked, n))
 }
 
 /// Sends the pieces one after the other, without waiting and without a signal if nobody reads any more. Returns how many bytes were taken. Of more

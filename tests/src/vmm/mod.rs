@@ -2,6 +2,8 @@
 
 mod driver;
 mod front;
+mod late;
 
 pub use driver::{DriverQueue, Layout};
 pub use front::{FrontEnd, LOG_PAGE, Options, code, feature};
+pub use late::LateBody;

@@ -1,9 +1,10 @@
 //! Buffers that a back end had taken when it was killed.
 
-use super::{Served, connected, frame};
+use super::{Served, connected, frame, in_place};
 use hibernet::link::vhost_user::VhostUserLink;
 use hibernet::link::{Link, LinkNews};
 use hibernet::slots::Slots;
+use hibernet_netstack::edge::TxError;
 use hibernet_tests::SplitMix;
 use hibernet_tests::vmm::{FrontEnd, Options, code, feature};
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
@@ -82,6 +83,16 @@ fn what_is_given_back_is_noted_as_not_taken() {
         served.link.flush(&mut served.slots).unwrap();
         assert_eq!((taken(&front, 0), noted(&front, 0, USED)), (vec![], u16::from(n) + 1));
         assert_eq!(front.receive().unwrap().1, [n; 60]);
+        front.refill();
+    }
+    // The kernel does not write what it was to: once, and again.
+    for (short, sent) in [(1, Ok(())), (2, Err(TxError::Full)), (0, Ok(()))] {
+        let before = noted(&front, 0, USED);
+        assert_eq!(in_place::send(&mut served, &[1; 60], &[2; 10_000], short), sent);
+        served.link.flush(&mut served.slots).unwrap();
+        let used = if sent.is_ok() { 5 } else { 0 };
+        assert_eq!((taken(&front, 0), noted(&front, 0, USED)), (vec![], before + used));
+        assert_eq!(front.receive().map(|(_, f)| f.len()), sent.ok().map(|()| 10_060));
         front.refill();
     }
     assert_eq!((noted(&front, 0, VERSION), noted(&front, 1, VERSION)), (1, 1));

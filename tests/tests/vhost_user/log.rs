@@ -1,6 +1,6 @@
 //! The log of pages that the device has written to.
 
-use super::{LONG, Served, connected, frame, running};
+use super::{LONG, Served, connected, frame, in_place, running};
 use hibernet::link::Link;
 use hibernet_netstack::edge::{Payload, TxFrame};
 use hibernet_tests::SplitMix;
@@ -59,7 +59,14 @@ fn exactly_the_pages_that_were_written_are_logged() {
                 // Whatever is written is another byte than the one that was there.
                 served.slots.slot_mut(slot)[..len].fill_with(|| rng.u64() as u8 | 1);
                 let body = Payload { slot, offset: 0, len: len as u32 };
-                served.link.send(&mut served.slots, TxFrame { body, ..frame(&[round | 1; 54]) }).unwrap();
+                if round % 2 == 0 {
+                    served.link.send(&mut served.slots, TxFrame { body, ..frame(&[round | 1; 54]) }).unwrap();
+                } else {
+                    // The kernel writes the body.
+                    let late = served.slots.bytes(body).to_vec();
+                    in_place::send(&mut served, &[round | 1; 54], &late, 0).unwrap();
+                    served.slots.give(slot);
+                }
                 served.link.flush(&mut served.slots).unwrap();
             } else {
                 // The guest writes too, which is not for us to log.

@@ -1,6 +1,7 @@
 //! The vhost-user link, with a front end and a guest's driver that a test plays.
 
 mod hostile;
+mod in_place;
 mod in_process;
 mod inflight;
 mod log;

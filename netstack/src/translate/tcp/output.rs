@@ -124,7 +124,8 @@ impl Flow {
             let want = if room < most { room } else { (room / most).min(BULK / most).max(1) * most };
             // Whoever has sent a little and no more is not asked for more at once.
             let more = if frames == 0 { 0 } else { (room - want).min((FRAMES_PER_TURN - frames) * most) };
-            match cx.edge.tcp_peek_run(self.sock, self.offset(self.snd_nxt), want, more) {
+            let whole = (want <= most).then_some(self.via.link);
+            match cx.edge.tcp_peek_run(self.sock, self.offset(self.snd_nxt), want, more, whole) {
                 Ok(Peek::Data(body)) => {
                     let len = body.len;
                     let push = if len < want { Flags::PSH } else { Flags(0) };

@@ -175,6 +175,11 @@ impl Memory {
         self.map.get_slice(GuestAddress(at), len).ok()
     }
 
+    /// `len` bytes of the guest's memory at `at`, a piece for each region that they lie in; `None` in place of what is not there.
+    pub fn slices(&self, at: u64, len: usize) -> impl Iterator<Item = Option<VolatileSlice<'_>>> {
+        self.map.get_slices(GuestAddress(at), len).map(Result::ok)
+    }
+
     /// Copies what the guest has at `at`. False if not all of that is there.
     pub fn read(&self, at: u64, out: &mut [u8]) -> bool {
         self.map.read_slice(out, GuestAddress(at)).is_ok()

@@ -25,7 +25,7 @@ mod to_guest;
 mod transfer;
 
 use super::poll::Poll;
-use super::{Link, LinkError, LinkNews, LinkStats, RxBatch, Transfer, release};
+use super::{Link, LinkError, LinkNews, LinkStats, RxBatch, Transfer, Unread, release};
 use crate::slots::Slots;
 use crate::sys::event::Event;
 use device::{Device, DeviceError, TO_GUEST};
@@ -305,9 +305,19 @@ impl Link for VhostUserLink {
     }
 
     fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError> {
-        let sent = self.send_frame(slots, &frame);
+        let sent = self.send_frame(slots, &frame, None);
         release(slots, &frame);
         sent.map_err(|e| self.stats.refused(e))
+    }
+
+    /// Frames that have to wait wait in slots, and a checksum needs the bytes.
+    fn reads_in_place(&self) -> bool {
+        let ready = |p: &u8| self.device.pairs[usize::from(*p)].held.is_empty();
+        self.device.common.has(feature::GUEST_CSUM) && self.is_up() && self.receiving.iter().all(ready)
+    }
+
+    fn send_unread(&mut self, slots: &mut Slots, frame: TxFrame<'_>, body: &mut dyn Unread) -> Result<(), TxError> {
+        self.send_frame(slots, &frame, Some(body)).map_err(|e| self.stats.refused(e))
     }
 
     fn flush(&mut self, _slots: &mut Slots) -> Result<(), LinkError> {

@@ -1,4 +1,7 @@
 //! Frames to the guest.
+//!
+//! A frame's buffers are taken, written to, and given back in one go; if it comes to nothing, they are made available again. The body may be written by the
+//! kernel ([`Unread`]): straight into the guest's memory, where nobody here looks at it.
 
 use super::VhostUserLink;
 use super::device::{Common, Device, TO_GUEST};
@@ -6,7 +9,7 @@ use super::memory::Memory;
 use super::message::feature;
 use super::pair::Pair;
 use super::queue::{Broken, Segment};
-use crate::link::{Link, check_size, vnet};
+use crate::link::{Link, Unread, check_size, vnet};
 use crate::slots::Slots;
 use hibernet_netstack::edge::{GsoKind, Payload, TxError, TxFrame};
 use hibernet_netstack::wire::flow;
@@ -38,6 +41,23 @@ enum Fate {
     TooBig,
     /// The device is not running.
     Down,
+    /// The kernel has not copied the body.
+    NotRead,
+}
+
+/// What follows a frame's head.
+enum Body<'b> {
+    Bytes(&'b [u8]),
+    Unread(&'b mut dyn Unread),
+}
+
+impl Body<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Body::Bytes(b) => b.len(),
+            Body::Unread(u) => u.len(),
+        }
+    }
 }
 
 impl Pair {
@@ -50,7 +70,7 @@ impl Pair {
     }
 
     /// Gives the guest a frame, if it has buffers.
-    fn deliver(&mut self, common: &Common, header: [u8; HEADER], head: &[u8], body: &[u8]) -> Fate {
+    fn deliver(&mut self, common: &Common, header: [u8; HEADER], head: &[u8], body: Body<'_>) -> Fate {
         if !self.rings[TO_GUEST].ready(&common.memory) || !self.rings[TO_GUEST].enabled {
             return Fate::Down;
         }
@@ -63,13 +83,14 @@ impl Pair {
         }
     }
 
-    fn try_deliver(&mut self, common: &Common, mut header: [u8; HEADER], head: &[u8], body: &[u8]) -> Result<Fate, Broken> {
+    fn try_deliver(&mut self, common: &Common, mut header: [u8; HEADER], head: &[u8], body: Body<'_>) -> Result<Fate, Broken> {
         let header_len = common.header_len();
         let mergeable = common.has(feature::MRG_RXBUF);
         let memory = &common.memory;
         let ring = &mut self.rings[TO_GUEST];
         let rings = ring.queue.rings(memory)?;
-        let total = header_len + head.len() + body.len();
+        let len = head.len() + body.len();
+        let total = header_len + len;
         self.segments.clear();
         self.chains.clear();
         let mut room = 0;
@@ -96,10 +117,17 @@ impl Pair {
         }
         header[vnet::LEN..].copy_from_slice(&(self.chains.len() as u16).to_le_bytes());
         let mut at = Cursor { segments: &self.segments, skip: 0 };
-        for part in [&header[..header_len], head, body] {
-            if !at.write(memory, part) {
-                return Err(Broken::BadBuffer);
-            }
+        if !at.write(memory, &header[..header_len]) || !at.write(memory, head) {
+            return Err(Broken::BadBuffer);
+        }
+        let read = match body {
+            Body::Bytes(bytes) if !at.write(memory, bytes) => return Err(Broken::BadBuffer),
+            Body::Bytes(_) => true,
+            Body::Unread(unread) => at.fill(memory, unread)?,
+        };
+        if !read {
+            ring.queue.untake(mark, self.chains.iter().map(|c| c.0));
+            return Ok(Fate::NotRead);
         }
         let mut left = total;
         for &(head, len) in &self.chains {
@@ -108,7 +136,7 @@ impl Pair {
             left -= used;
         }
         ring.queue.publish(&rings)?;
-        self.stats.sent(head.len() + body.len());
+        self.stats.sent(len);
         self.untold += 1;
         Ok(Fate::Taken)
     }
@@ -135,10 +163,10 @@ impl Pair {
     /// Gives the guest what waits, as far as it has buffers.
     pub(super) fn deliver_held(&mut self, common: &Common, slots: &mut Slots) {
         while let Some(&h) = self.held.front() {
-            match self.deliver(common, h.header, slots.bytes(h.head), slots.bytes(h.body)) {
+            match self.deliver(common, h.header, slots.bytes(h.head), Body::Bytes(slots.bytes(h.body))) {
                 Fate::Taken => {}
                 Fate::Wait if self.want_buffers(common) => continue,
-                Fate::Wait => return,
+                Fate::Wait | Fate::NotRead => return,
                 Fate::TooBig => {
                     self.stats.refused(TxError::TooBig);
                 }
@@ -147,9 +175,7 @@ impl Pair {
             slots.give(h.head.slot);
             slots.give(h.body.slot);
             self.held.pop_front();
-            if self.untold >= TELL_AFTER {
-                self.tell_given(common);
-            }
+            self.tell_at_times(common);
         }
         self.refuse_kicks(common);
     }
@@ -189,14 +215,12 @@ impl Pair {
         if !self.held.is_empty() {
             return self.hold(slots, header, frame, most);
         }
-        match self.deliver(common, header, frame.head, slots.bytes(frame.body)) {
+        match self.deliver(common, header, frame.head, Body::Bytes(slots.bytes(frame.body))) {
             Fate::Taken => {
-                if self.untold >= TELL_AFTER {
-                    self.tell_given(common);
-                }
+                self.tell_at_times(common);
                 Ok(())
             }
-            Fate::Wait => {
+            Fate::Wait | Fate::NotRead => {
                 self.hold(slots, header, frame, most)?;
                 if self.want_buffers(common) {
                     self.deliver_held(common, slots);
@@ -205,6 +229,38 @@ impl Pair {
             }
             Fate::TooBig => Err(TxError::TooBig),
             Fate::Down => Err(TxError::Down),
+        }
+    }
+
+    /// As [`Pair::send`], of a frame whose body is still to be read: into the guest's buffers, else, if there are none, into a slot.
+    fn send_unread(
+        &mut self,
+        common: &Common,
+        slots: &mut Slots,
+        header: [u8; HEADER],
+        (frame, body): (&TxFrame<'_>, &mut dyn Unread),
+        most: usize,
+    ) -> Result<(), TxError> {
+        let fate = if self.held.is_empty() { self.deliver(common, header, frame.head, Body::Unread(body)) } else { Fate::Wait };
+        match fate {
+            Fate::Taken => {
+                self.tell_at_times(common);
+                Ok(())
+            }
+            Fate::Wait | Fate::NotRead => {
+                let body = body.to_slot(slots).ok_or(TxError::Full)?;
+                let sent = self.send(common, slots, header, &TxFrame { body, keep_body: false, ..*frame }, most);
+                slots.give(body.slot);
+                sent
+            }
+            Fate::TooBig => Err(TxError::TooBig),
+            Fate::Down => Err(TxError::Down),
+        }
+    }
+
+    fn tell_at_times(&mut self, common: &Common) {
+        if self.untold >= TELL_AFTER {
+            self.tell_given(common);
         }
     }
 }
@@ -236,7 +292,13 @@ impl VhostUserLink {
         Ok(header)
     }
 
-    pub(super) fn send_frame(&mut self, slots: &mut Slots, frame: &TxFrame<'_>) -> Result<(), TxError> {
+    /// `unread`: the body, where it is still to be read.
+    pub(super) fn send_frame(
+        &mut self,
+        slots: &mut Slots,
+        frame: &TxFrame<'_>,
+        unread: Option<&mut dyn Unread>,
+    ) -> Result<(), TxError> {
         if self.stopped || self.session.is_none() && !self.in_process {
             return Err(TxError::Down);
         }
@@ -248,7 +310,11 @@ impl VhostUserLink {
             (Some(s), several) => s.choose(flow::hash(frame.head), several),
             (None, _) => None,
         };
-        pairs[chosen.ok_or(TxError::Down)?].send(common, slots, header, frame, most)
+        let pair = &mut pairs[chosen.ok_or(TxError::Down)?];
+        match unread {
+            None => pair.send(common, slots, header, frame, most),
+            Some(body) => pair.send_unread(common, slots, header, (frame, body), most),
+        }
     }
 }
 
@@ -274,5 +340,29 @@ impl Cursor<'_> {
             }
         }
         true
+    }
+
+    /// Where the next `len` bytes go, and how many go there.
+    fn pieces(&self, len: usize) -> impl Iterator<Item = (u64, usize)> {
+        let (mut skip, mut left) = (self.skip, len);
+        let piece = move |s: &Segment| {
+            let (at, room) = (s.addr.wrapping_add(skip.into()), (s.len - skip) as usize);
+            let n = room.min(left);
+            (skip, left) = (0, left - n);
+            (at, n)
+        };
+        self.segments.iter().map(piece).filter(|(_, n)| *n > 0)
+    }
+
+    /// Has the kernel write what follows to the next of the buffers; whether it did.
+    ///
+    /// # Errors
+    /// [`Broken::BadBuffer`] if they are not in the guest's memory.
+    fn fill(&self, memory: &Memory, body: &mut dyn Unread) -> Result<bool, Broken> {
+        let mut missing = false;
+        let places = self.pieces(body.len()).flat_map(|(at, n)| memory.slices(at, n));
+        let read = body.read_to(&mut places.inspect(|p| missing |= p.is_none()).map_while(|p| p));
+        self.pieces(body.len()).for_each(|(at, n)| memory.mark(at, n));
+        if missing { Err(Broken::BadBuffer) } else { Ok(read.is_ok()) }
     }
 }
