@@ -201,6 +201,9 @@ pub trait PayloadStore {
     /// One's-complement sum of the bytes as big-endian 16-bit words, an odd last byte padded with zero. Not inverted; folded to 16 bits.
     fn checksum(&self, p: Payload) -> u16;
 
+    /// Has nobody change `p` from now on, part of a frame in memory that its guest shares: what is judged is what is sent. Whether there is room for that.
+    fn settle(&mut self, p: Payload) -> bool;
+
     /// Copies bytes into a buffer of the edge's; `None` if there is no room.
     fn stash(&mut self, bytes: &[u8]) -> Option<Payload>;
 

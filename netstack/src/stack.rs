@@ -218,6 +218,9 @@ impl Stack {
 
     /// `handed`: another worker found that it is this one's.
     pub(crate) fn ethernet<E: Edge>(&mut self, frame: &RxFrame<'_>, handed: bool, edge: &mut E) -> Result<(), DropReason> {
+        if self.router.reads_payload() && !edge.settle(frame.frame) {
+            return Err(DropReason::HostResources);
+        }
         let eth = ethernet::Header::parse(frame.head)?;
         if eth.dst != self.router.cfg.gateway_mac && !eth.dst.is_multicast() {
             return Err(DropReason::NotOurMac);

@@ -49,15 +49,32 @@ impl std::fmt::Debug for RuntimeEdge {
 
 impl PayloadStore for RuntimeEdge {
     fn read(&self, p: Payload, out: &mut [u8]) -> usize {
-        self.look_at(p, |bytes| {
-            let n = bytes.len().min(out.len());
-            out[..n].copy_from_slice(&bytes[..n]);
-            n
-        })
+        if is_unread(p.slot) {
+            return self.look_at(p, |bytes| {
+                let n = bytes.len().min(out.len());
+                out[..n].copy_from_slice(&bytes[..n]);
+                n
+            });
+        }
+        self.slots.read(p, out)
     }
 
     fn checksum(&self, p: Payload) -> u16 {
-        self.look_at(p, |bytes| Sum::default().bytes(bytes).fold())
+        if self.slots.lent(p).is_none() {
+            return self.look_at(p, |bytes| Sum::default().bytes(bytes).fold());
+        }
+        // Of an even length, so that only the last part may be odd.
+        let mut part = [0; 4096];
+        let parts = (0..p.len()).step_by(part.len());
+        let sum = parts.fold(Sum::default(), |sum, at| {
+            let n = self.slots.read(p.slice(at, part.len()), &mut part);
+            sum.bytes(&part[..n])
+        });
+        sum.fold()
+    }
+
+    fn settle(&mut self, p: Payload) -> bool {
+        self.slots.private(p).is_some()
     }
 
     fn stash(&mut self, bytes: &[u8]) -> Option<Payload> {
@@ -80,6 +97,9 @@ impl PayloadStore for RuntimeEdge {
 
 impl FrameSink for RuntimeEdge {
     fn transmit(&mut self, link: LinkId, frame: TxFrame<'_>) -> Result<(), TxError> {
+        // No link has what another one lends.
+        let body = self.slots.private(frame.body).ok_or(TxError::Full)?;
+        let frame = TxFrame { body, keep_body: frame.keep_body || body != frame.body, ..frame };
         match self.links.get_mut(usize::from(link.0)).and_then(Option::as_mut) {
             Some(l) if is_unread(frame.body.slot) => {
                 if !frame.keep_body
@@ -101,7 +121,8 @@ impl FrameSink for RuntimeEdge {
     }
 
     fn hand_over(&mut self, to: u8, frame: HandedFrame<'_>) -> bool {
-        self.inboxes.get(usize::from(to)).is_some_and(|inbox| inbox.put(&self.slots, &frame))
+        let Some(body) = self.slots.private(frame.body) else { return false };
+        self.inboxes.get(usize::from(to)).is_some_and(|inbox| inbox.put(&self.slots, &HandedFrame { body, ..frame }))
     }
 }
 
@@ -119,7 +140,10 @@ impl HostSockets for RuntimeEdge {
     }
 
     fn tcp_send(&mut self, sock: SockId, data: Payload) -> Result<usize, SockError> {
-        self.sockets.tcp_send(sock, self.slots.bytes(data))
+        match self.slots.lent(data) {
+            Some(lent) => self.sockets.tcp_send_lent(sock, lent),
+            None => self.sockets.tcp_send(sock, self.slots.bytes(data)),
+        }
     }
 
     fn tcp_send_bytes(&mut self, sock: SockId, data: &[u8]) -> Result<usize, SockError> {
@@ -165,6 +189,8 @@ impl HostSockets for RuntimeEdge {
     }
 
     fn udp_send(&mut self, sock: SockId, data: Payload, opts: &SendOpts) -> Result<(), SockError> {
+        // It may be gathered, and sent when it is lent no longer.
+        let data = self.slots.private(data).ok_or(SockError::NoResources)?;
         self.sockets.udp_send(&mut self.slots, sock, data, opts)
     }
 
@@ -177,6 +203,7 @@ impl HostSockets for RuntimeEdge {
     }
 
     fn ping_send(&mut self, sock: SockId, seq: u16, data: Payload, opts: &SendOpts) -> Result<(), SockError> {
+        let data = self.slots.private(data).ok_or(SockError::NoResources)?;
         self.sockets.ping_send(&self.slots, sock, seq, data, opts)
     }
 

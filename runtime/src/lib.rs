@@ -6,6 +6,7 @@ pub mod clock;
 pub mod control;
 pub mod edge;
 pub mod entropy;
+mod lent;
 pub mod link;
 pub mod sandbox;
 pub mod slots;

@@ -1,8 +1,11 @@
 //! Buffers of payload.
 
+use crate::lent::{LentBuffers, LentBytes, is_lent};
 use crate::sys::mmap::Mapping;
 use hibernet_netstack::edge::Payload;
 use std::io;
+use std::sync::Arc;
+use vm_memory::GuestMemoryMmap;
 
 /// Bytes in a slot: the largest IP packet, and room for the link's headers before it.
 pub const SLOT_SIZE: usize = 64 * 1024 + 4 * 1024;
@@ -12,6 +15,9 @@ pub const SLOT_SIZE: usize = 64 * 1024 + 4 * 1024;
 /// A free slot is taken by one owner; [`Slots::hold`] adds an owner (a frame that waits in a link's batch while its
 /// sender keeps the handle), [`Slots::give`] takes one away, and the slot is free when none is left. The slot given
 /// back last is taken first, so that few pages stay warm and the rest are never touched.
+///
+/// Beside them stand buffers that a link lends where its guest has them. They have slot numbers too, but no owners: the link ends them
+/// ([`Slots::end_lent`]) before its guest has them back. Whoever wants their bytes reads them or has them copied.
 #[derive(Debug)]
 pub struct Slots {
     memory: Mapping,
@@ -21,6 +27,7 @@ pub struct Slots {
     owners: Vec<u16>,
     /// Slots that may have memory: taken since the last trim that reached them.
     touched: Vec<bool>,
+    lent: LentBuffers,
 }
 
 impl Slots {
@@ -34,6 +41,7 @@ impl Slots {
             free: (0..count).rev().collect(),
             owners: vec![0; count as usize],
             touched: vec![false; count as usize],
+            lent: LentBuffers::default(),
         })
     }
 
@@ -45,15 +53,16 @@ impl Slots {
         Some(slot)
     }
 
-    /// Adds an owner to a slot in use. Ignored for [`Payload::NO_SLOT`].
+    /// Adds an owner to a slot in use. Ignored for [`Payload::NO_SLOT`]. A lent buffer cannot be held.
     pub fn hold(&mut self, slot: u32) {
+        debug_assert!(!is_lent(slot), "hold of a lent buffer");
         if let Some(n) = self.owners.get_mut(slot as usize) {
             debug_assert!(*n > 0, "hold of the free slot {slot}");
             *n += u16::from(*n > 0);
         }
     }
 
-    /// Gives a slot back. Ignored for [`Payload::NO_SLOT`]; giving a free slot is a mistake and ignored.
+    /// Gives a slot back. Ignored for [`Payload::NO_SLOT`] and for lent buffers; giving a free slot is a mistake and ignored.
     pub fn give(&mut self, slot: u32) {
         let Some(n) = self.owners.get_mut(slot as usize) else { return };
         debug_assert!(*n > 0, "slot {slot} was given back twice");
@@ -72,8 +81,60 @@ impl Slots {
         self.owners.get(slot as usize).is_some_and(|n| *n > 1)
     }
 
-    /// The bytes of a payload, as far as they lie in its slot.
+    /// Lends a buffer of a guest, in pieces of so many bytes at these addresses of its memory. None if not all of that is there, or if it is to be copied
+    /// because there are too many pieces or buffers.
+    pub fn lend(&mut self, memory: &Arc<GuestMemoryMmap>, pieces: impl Iterator<Item = (u64, u32)>) -> Option<u32> {
+        self.lent.lend(memory, pieces)
+    }
+
+    /// Takes a lent buffer back: nobody has its bytes any more. Ignored for slots.
+    pub fn end_lent(&mut self, slot: u32) {
+        if let Some(copy) = self.lent.end(slot) {
+            self.give(copy);
+        }
+    }
+
+    /// Where a payload stands in the memory of a guest; none if it is in a slot.
+    pub fn lent(&self, p: Payload) -> Option<LentBytes<'_>> {
+        if self.lent.copy(p.slot).is_some() { None } else { self.lent.bytes(p) }
+    }
+
+    /// The payload in memory that no guest changes: itself if it is in a slot, else in a copy of the lent buffer, which all see from now on in its place. The copy is the
+    /// buffer's, and is there as long as that. None if there is no slot for it.
+    pub fn private(&mut self, p: Payload) -> Option<Payload> {
+        if !is_lent(p.slot) {
+            return Some(p);
+        }
+        let slot = match self.lent.copy(p.slot) {
+            Some(slot) => slot,
+            None => {
+                let slot = self.take()?;
+                let start = slot as usize * SLOT_SIZE;
+                if let Some(l) = self.lent.whole(p.slot) {
+                    l.copy_to(&mut self.memory.bytes_mut()[start..start + SLOT_SIZE]);
+                }
+                self.lent.set_copy(p.slot, slot);
+                slot
+            }
+        };
+        Some(Payload { slot, ..p })
+    }
+
+    /// Copies the start of a payload, wherever it is; how many bytes.
+    pub fn read(&self, p: Payload, out: &mut [u8]) -> usize {
+        if let Some(l) = self.lent(p) {
+            return l.copy_to(out);
+        }
+        let bytes = self.bytes(p);
+        let n = bytes.len().min(out.len());
+        out[..n].copy_from_slice(&bytes[..n]);
+        n
+    }
+
+    /// The bytes of a payload, as far as they lie in its slot. Those of a lent buffer are none before it was [copied](Slots::private).
     pub fn bytes(&self, p: Payload) -> &[u8] {
+        let p = Payload { slot: self.lent.copy(p.slot).unwrap_or(p.slot), ..p };
+        debug_assert!(!is_lent(p.slot), "bytes of a lent buffer");
         if p.slot as usize >= self.owners.len() {
             return &[];
         }
@@ -87,6 +148,7 @@ impl Slots {
     /// there is no room or the other's slot has several owners.
     pub fn append(&mut self, to: &mut Payload, more: Payload) -> bool {
         let (at, len) = (to.offset as usize + to.len(), more.len());
+        // Nor of a lent buffer, which has none.
         let single = |slot: u32| self.owners.get(slot as usize) == Some(&1);
         let source = more.slot as usize * SLOT_SIZE + more.offset as usize;
         if to.slot == more.slot || !single(to.slot) || !single(more.slot) || at + len > SLOT_SIZE {
@@ -142,6 +204,7 @@ impl Slots {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use vm_memory::{Bytes, GuestAddress};
 
     fn payload(slot: u32, offset: u32, len: u32) -> Payload {
         Payload { slot, offset, len }
@@ -230,6 +293,38 @@ mod tests {
         s.give(a);
         assert_ne!(s.take(), s.take());
         assert_eq!(s.take(), None);
+    }
+
+    #[test]
+    fn a_lent_buffer_is_read_where_it_is_until_it_is_copied() {
+        let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).unwrap());
+        let write = |bytes: &[u8]| memory.write_slice(bytes, GuestAddress(10)).unwrap();
+        let mut s = Slots::new(1).unwrap();
+        write(b"before");
+        let slot = s.lend(&memory, [(10, 3), (13, 3)].into_iter()).unwrap();
+        let part = payload(slot, 1, 4);
+        let mut out = [0; 8];
+        assert_eq!((s.read(part, &mut out), &out[..4]), (4, &b"efor"[..]));
+        write(b"BEFORE");
+        assert_eq!((s.read(part, &mut out), &out[..4], s.in_use()), (4, &b"EFOR"[..], 0));
+
+        let other = s.take().unwrap();
+        assert_eq!(s.private(part), None);
+        s.give(other);
+        let copied = s.private(part).unwrap();
+        assert_eq!((copied, s.private(part), s.in_use()), (payload(0, 1, 4), Some(copied), 1));
+        write(b"after!");
+        assert_eq!((s.bytes(copied), s.bytes(part), s.lent(part).is_none()), (&b"EFOR"[..], &b"EFOR"[..], true));
+        assert_eq!((s.read(part, &mut out), &out[..4]), (4, &b"EFOR"[..]));
+        assert!(!s.append(&mut payload(slot, 0, 1), payload(slot, 1, 1)));
+
+        s.give(slot);
+        assert_eq!(s.in_use(), 1, "it is the link's");
+        s.hold(copied.slot);
+        s.end_lent(slot);
+        assert_eq!((s.in_use(), s.bytes(copied), s.lent(part).is_none()), (1, &b"EFOR"[..], true));
+        s.give(copied.slot);
+        assert_eq!((s.in_use(), s.private(payload(0, 5, 5))), (0, Some(payload(0, 5, 5))));
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct FakeEdge {
     pub handed_room: usize,
     /// The payload that may stay in its socket until it is transmitted or released.
     pub put_off: Option<(SockId, Payload)>,
+    /// Frames are in memory that guests share, and there is no room for a copy of one.
+    pub unsettled: bool,
 }
 
 /// A frame for another worker.
@@ -75,6 +77,10 @@ impl PayloadStore for FakeEdge {
 
     fn checksum(&self, p: Payload) -> u16 {
         self.pool.checksum(p)
+    }
+
+    fn settle(&mut self, _: Payload) -> bool {
+        !self.unsettled
     }
 
     fn stash(&mut self, bytes: &[u8]) -> Option<Payload> {

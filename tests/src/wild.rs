@@ -153,6 +153,10 @@ impl PayloadStore for WildEdge {
         self.pool.checksum(p)
     }
 
+    fn settle(&mut self, _: Payload) -> bool {
+        true
+    }
+
     fn stash(&mut self, bytes: &[u8]) -> Option<Payload> {
         self.pool.stash(bytes)
     }

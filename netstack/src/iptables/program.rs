@@ -208,6 +208,11 @@ impl Program {
         self.ops.list.iter().any(|op| matches!(op, Op::Connbytes(_)))
     }
 
+    /// Whether a rule looks at what packets carry.
+    pub(crate) fn reads_payload(&self) -> bool {
+        self.ops.list.iter().any(Op::reads_payload)
+    }
+
     /// Whether a rule decides which connection packets belong to, or that they belong to none (CT).
     pub(crate) fn decides_tracking(&self) -> bool {
         self.effects.iter().any(|e| matches!(e, Effect::Ct(_)))

@@ -81,6 +81,8 @@ pub(crate) struct Netfilter {
     pub(super) verdicts: Verdicts,
     /// Whether rules of long chains are looked up.
     pub(super) look_ups: bool,
+    /// Rules look at what packets carry.
+    pub(super) reads_payload: bool,
     pub(super) log: Log,
     /// Headers of the packet received last, for the log.
     pub(super) heard: Heard,
@@ -247,6 +249,7 @@ impl Netfilter {
             conntrack: Arc::new(Conntrack::new(cfg.conntrack.clone(), key)),
             verdicts: Verdicts::new(key),
             look_ups: true,
+            reads_payload: false,
             tracking: false,
             families: Default::default(),
             named: Named::new(key),

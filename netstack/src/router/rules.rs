@@ -90,6 +90,8 @@ impl Router {
         let mut counters = CounterSet::new(&program);
         counters.set_look_ups(self.netfilter.look_ups);
         rules.loaded = Some((program, counters));
+        let mut programs = self.netfilter.families.iter().filter_map(|f| f.loaded.as_ref());
+        self.netfilter.reads_payload = programs.any(|(p, _)| p.reads_payload());
         self.spread_flows();
         let loaded = |f: &FamilyRules| f.loaded.as_ref().is_some_and(|(p, _)| p.has_rules());
         if self.netfilter.families.iter().any(loaded) {
@@ -145,6 +147,11 @@ impl Router {
         this.closed = false;
         other.closed = !other.given;
         other.closed
+    }
+
+    /// Whether rules look at what packets carry.
+    pub(crate) const fn reads_payload(&self) -> bool {
+        self.netfilter.reads_payload
     }
 
     /// Whether rules decide which connection packets belong to.

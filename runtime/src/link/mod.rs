@@ -22,7 +22,8 @@ use vm_memory::VolatileSlice;
 /// Most frames that one call receives or that a link gathers for one call.
 pub const BATCH: usize = 64;
 
-/// A frame that was received. Whoever takes it out of the batch owns the slot and gives it back.
+/// A frame that was received. Whoever takes it out of the batch owns the slot and gives it back. A [lent](Slots::lent) one is the link's: it is good until
+/// the link is called again to receive into an empty batch, to flush, or to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
     /// The slot that holds it; the same as `frame.slot`.
@@ -234,7 +235,7 @@ pub trait Unread {
 /// A link to a guest. All calls are non-blocking.
 ///
 /// Payload lives in the worker's [`Slots`]. A link whose frames stand in memory shared with the guest copies them
-/// into slots, or has its memory served under slot numbers of its own behind the same handles: the stack never looks behind
+/// into slots, or [lends](Slots::lend) them behind the same handles: the stack never looks behind
 /// a [`Payload`], and the head of a frame is copied to private memory before it is parsed.
 pub trait Link: Send {
     /// What it can do.

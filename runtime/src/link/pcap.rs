@@ -125,7 +125,9 @@ impl<L: Link> Link for PcapLink<L> {
         let now = SystemTime::now();
         for r in &out.frames()[before..] {
             if let Some(pcap) = &mut self.pcap {
-                pcap.record(now, [slots.bytes(r.frame), &[]]);
+                // What is captured is what is dealt with, also if the guest changes it meanwhile. Without a slot for that it is shown as empty.
+                let bytes = slots.private(r.frame).map_or(&[][..], |p| slots.bytes(p));
+                pcap.record(now, [bytes, &[]]);
             }
             self.write_if_full();
         }

@@ -4,6 +4,7 @@ use super::error::{connect_error, from_errno, sock_error};
 use super::state::{Fingerprint, TcpState};
 use super::unread::PutOff;
 use super::{Sock, Sockets};
+use crate::lent::LentBytes;
 use crate::slots::Slots;
 use crate::sys::tcp::{SendMemory, TcpInfo};
 use crate::sys::{socket, stream, tcp};
@@ -146,11 +147,17 @@ impl Sockets {
         if data.is_empty() {
             return Ok(0);
         }
-        match socket::send(self.tcp(id)?.fd.as_fd(), data) {
-            Ok(n) => Ok(n),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(e) => Err(sock_error(&e)),
+        taken(socket::send(self.tcp(id)?.fd.as_fd(), data))
+    }
+
+    /// As [`Sockets::tcp_send`], of bytes that a guest has.
+    pub fn tcp_send_lent(&mut self, id: SockId, data: LentBytes<'_>) -> Result<usize, SockError> {
+        let fd = self.tcp(id)?.fd.as_fd();
+        let mut pieces = data.slices().peekable();
+        if pieces.peek().is_none() {
+            return Ok(0);
         }
+        taken(stream::send_shared(fd, pieces))
     }
 
     /// See [`HostSockets::tcp_peek`](hibernet_netstack::edge::HostSockets::tcp_peek).
@@ -365,6 +372,14 @@ impl Sockets {
             Ok(errno) => Some(from_errno(errno)),
             Err(e) => Some(sock_error(&e)),
         }
+    }
+}
+
+/// What a send says of how many bytes were taken.
+fn taken(sent: io::Result<usize>) -> Result<usize, SockError> {
+    match sent {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        sent => sent.map_err(|e| sock_error(&e)),
     }
 }
 

@@ -100,3 +100,21 @@ pub fn send_vectored(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<u
     // SAFETY: the header points to slices that are borrowed, hence alive and initialised, during the call; nothing is written.
     check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const msg, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
 }
+
+/// As [`send_vectored`], of pieces that others may change meanwhile: what the kernel copies is what is sent. Of more than 64 pieces the first are sent. One whose
+/// file has become shorter is `EFAULT`.
+pub fn send_shared<'m>(fd: BorrowedFd<'_>, pieces: impl Iterator<Item = VolatileSlice<'m>>) -> io::Result<usize> {
+    let mut iovs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 64];
+    let mut count = 0;
+    for (iov, piece) in iovs.iter_mut().zip(pieces) {
+        *iov = libc::iovec { iov_base: piece.ptr_guard().as_ptr().cast_mut().cast(), iov_len: piece.len() };
+        count += 1;
+    }
+    // SAFETY: `msghdr` is plain data for which all zeroes are valid.
+    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    msg.msg_iov = iovs.as_mut_ptr();
+    msg.msg_iovlen = count as _;
+    // SAFETY: only a system call takes addresses of memory that others write to, of which there may be no reference to bytes. The first `count` pieces are
+    // mapped during the call, since `'m` outlives it; the kernel reads them as it reads any memory of a process, and writes nothing.
+    check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const msg, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+}

@@ -13,9 +13,7 @@ pub(super) fn receive_batch(stack: &mut Stack, edge: &mut RuntimeEdge, batch: &m
     let taken = batch.len();
     for r in batch.drain() {
         let mut head = [0; HEAD_MAX];
-        let bytes = edge.slots.bytes(r.frame);
-        let n = bytes.len().min(HEAD_MAX);
-        head[..n].copy_from_slice(&bytes[..n]);
+        let n = edge.slots.read(r.frame, &mut head);
         let frame = RxFrame { link, head: &head[..n], frame: r.frame, checksum: r.checksum, gso: r.gso };
         stack.receive(now, &frame, edge);
         edge.slots.give(r.slot);

@@ -184,9 +184,14 @@ impl DriverQueue {
 
     /// Offers bytes to be read, cut into as many buffers as it takes. False if there are not so many.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
+        self.send_chain(bytes).is_some()
+    }
+
+    /// As [`DriverQueue::send`]; the chain's head.
+    pub fn send_chain(&mut self, bytes: &[u8]) -> Option<u16> {
         let pieces: Vec<&[u8]> = bytes.chunks(self.layout.buffer as usize).collect();
         if self.free.len() < pieces.len() {
-            return false;
+            return None;
         }
         let chain: Vec<u16> = pieces.iter().map(|_| self.take().expect("counted")).collect();
         for (i, piece) in pieces.iter().enumerate() {
@@ -196,26 +201,27 @@ impl DriverQueue {
             self.describe(chain[i], at, piece.len() as u32, if next.is_some() { NEXT } else { 0 }, next.unwrap_or(0));
         }
         self.offer(chain[0]);
-        true
+        Some(chain[0])
     }
 
     /// Takes back what the device has read. Every chain was made by [`DriverQueue::send`].
     pub fn reclaim(&mut self) -> usize {
-        let mut n = 0;
-        while let Some((head, _)) = self.used() {
-            n += 1;
-            let mut at = head;
-            loop {
-                let mut b = [0; 16];
-                self.memory.read_slice(&mut b, GuestAddress(self.layout.desc() + 16 * u64::from(at))).expect("descriptor");
-                self.give(at);
-                if b[12] & NEXT as u8 == 0 {
-                    break;
-                }
-                at = u16::from_le_bytes([b[14], b[15]]);
+        std::iter::from_fn(|| self.reclaim_chain()).count()
+    }
+
+    /// Takes back the next chain; its head.
+    pub fn reclaim_chain(&mut self) -> Option<u16> {
+        let (head, _) = self.used()?;
+        let mut at = head;
+        loop {
+            let mut b = [0; 16];
+            self.memory.read_slice(&mut b, GuestAddress(self.layout.desc() + 16 * u64::from(at))).expect("descriptor");
+            self.give(at);
+            if b[12] & NEXT as u8 == 0 {
+                return Some(head);
             }
+            at = u16::from_le_bytes([b[14], b[15]]);
         }
-        n
     }
 
     /// The bytes of a buffer.

@@ -367,6 +367,11 @@ impl Op {
         )
     }
 
+    /// Whether it looks behind the headers that a packet was parsed from.
+    pub(super) const fn reads_payload(&self) -> bool {
+        matches!(self, Op::Sctp(_) | Op::Search(_) | Op::U32(_))
+    }
+
     /// Whether there are packets that asking drops, in a rule for this protocol: malformed ones.
     pub(super) fn may_drop(&self, proto: Option<Inv<u8>>) -> bool {
         match self {

@@ -5,13 +5,27 @@ use super::device::{Common, Device, FROM_GUEST};
 use super::memory::Memory;
 use super::pair::Pair;
 use super::queue::{Broken, Chain, Segment};
+use crate::lent::is_lent;
 use crate::link::vnet::{self, BadHeader};
 use crate::link::{BATCH, LinkStats, MAX_FRAME, Received, RxBatch};
 use crate::slots::{SLOT_SIZE, Slots};
-use hibernet_netstack::edge::Payload;
+use hibernet_netstack::edge::{GsoKind, HEAD_MAX, Payload, RxChecksum};
 use hibernet_netstack::wire::{ethernet, flow};
 
+/// Frames from this length on are lent where the guest has them: what it costs to copy a shorter one is less than what it costs to keep its buffer.
+const LENT: usize = 8 * 1024;
+
 impl VhostUserLink {
+    /// Gives the guest back what was lent. To be called while nobody deals with frames, and before anything becomes of rings or memory.
+    pub(super) fn end_lent(&mut self, slots: &mut Slots) {
+        let Device { common, pairs, .. } = &mut self.device;
+        for p in pairs {
+            if p.rings[FROM_GUEST].end_lent(&common.memory, slots) {
+                p.tell_taken(common);
+            }
+        }
+    }
+
     /// Takes frames out of the guest's queues, of a pair after the other, each time beginning with another one.
     pub(super) fn take_frames(&mut self, slots: &mut Slots, out: &mut RxBatch) {
         let Device { common, pairs, .. } = &mut self.device;
@@ -35,7 +49,8 @@ impl Pair {
         }
         match self.try_take_frames(common, number, slots, out) {
             Ok((taken, left)) => {
-                if taken > 0 {
+                // While something is lent the guest hears of all at once, afterwards.
+                if taken > 0 && self.rings[FROM_GUEST].lent.is_empty() {
                     self.tell_taken(common);
                 }
                 left
@@ -60,9 +75,11 @@ impl Pair {
         let ring = &mut self.rings[FROM_GUEST];
         let rings = ring.queue.rings(memory)?;
         let mut taken = 0;
+        // The guest keeps half of its descriptors to go on with.
+        let (mut lent, most) = (0, usize::from(ring.queue.size / 2).max(1));
         loop {
             // Counted by buffers, not by frames: those that are no good must not keep us here.
-            if taken == BATCH || out.room() == 0 {
+            if taken == BATCH || out.room() == 0 || lent >= most {
                 return Ok((taken, true));
             }
             self.segments.clear();
@@ -80,22 +97,30 @@ impl Pair {
                 ring.queue.refuse_kicks(&rings)?;
             }
             taken += 1;
+            let mut slot = Payload::NO_SLOT;
             if ring.enabled
                 && let Some(r) = read_frame(memory, chain, &self.segments, header_len, slots, &mut self.stats)
             {
                 if let Some(s) = steering {
-                    s.learn(flow::hash(slots.bytes(r.frame)), number);
+                    let mut head = [0; HEAD_MAX];
+                    let n = slots.read(r.frame, &mut head);
+                    s.learn(flow::hash(&head[..n]), number);
                 }
-                if let Err(r) = out.push(r) {
-                    slots.give(r.slot);
-                }
+                slot = r.slot;
+                // There was room.
+                let _ = out.push(r);
+            }
+            if is_lent(slot) || !ring.lent.is_empty() {
+                ring.lent.push((chain.head, slot));
+                lent += if ring.queue.indirect { 1 } else { self.segments.len() };
+                continue;
             }
             ring.queue.give(&rings, chain.head, 0)?;
         }
     }
 }
 
-/// Copies a frame out of the guest's buffer. What it is not is counted.
+/// A frame: lent if it is long, else copied out of the guest's buffer. What it is not is counted.
 fn read_frame(
     memory: &Memory,
     chain: Chain,
@@ -119,6 +144,12 @@ fn read_frame(
         stats.rx_too_long += 1;
         return None;
     }
+    if total >= LENT
+        && let Some(r) = lend_frame(memory, readable(), header_len, len, slots)
+    {
+        stats.received(len);
+        return Some(r);
+    }
     let Some(slot) = slots.take() else {
         stats.rx_no_slot += 1;
         return None;
@@ -141,6 +172,29 @@ fn read_frame(
         Err(BadHeader) => {
             stats.rx_bad_header += 1;
             slots.give(slot);
+            None
+        }
+    }
+}
+
+/// A frame that stays where it is. None if it cannot, or would be copied anyway: to be summed or to be cut into datagrams.
+fn lend_frame<'s>(
+    memory: &Memory,
+    pieces: impl Iterator<Item = &'s Segment>,
+    header_len: usize,
+    len: usize,
+    slots: &mut Slots,
+) -> Option<Received> {
+    let slot = slots.lend(memory.regions(), pieces.map(|s| (s.addr, s.len)))?;
+    let mut header = [0; vnet::LEN];
+    slots.read(Payload { slot, offset: 0, len: vnet::LEN as u32 }, &mut header);
+    match vnet::decode(&header, len) {
+        Ok((checksum @ RxChecksum::Trusted, gso)) if gso.is_none_or(|g| g.kind != GsoKind::Udp) => {
+            let frame = Payload { slot, offset: header_len as u32, len: len as u32 };
+            Some(Received { slot, frame, checksum, gso })
+        }
+        _ => {
+            slots.end_lent(slot);
             None
         }
     }

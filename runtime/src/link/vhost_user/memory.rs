@@ -64,7 +64,7 @@ pub enum MemoryError {
 /// guests that do not trust each other.
 #[derive(Default)]
 pub struct Memory {
-    map: GuestMemoryMmap,
+    map: Arc<GuestMemoryMmap>,
     regions: Vec<Region>,
     log: Option<DirtyLog>,
     /// What is written is logged, if there is a log.
@@ -97,7 +97,7 @@ impl Memory {
 
     /// Uses memory that is mapped already.
     pub fn share(&mut self, map: GuestMemoryMmap) {
-        *self = Memory { map, ..Memory::default() };
+        *self = Memory { map: Arc::new(map), ..Memory::default() };
     }
 
     /// Logs into this from now on, or no more.
@@ -150,7 +150,7 @@ impl Memory {
         let mapped = MmapRegion::from_file(FileOffset::new(File::from(file), r.offset), size);
         let mapped = mapped.map_err(|why| MemoryError::Map { region: r, why })?;
         let mapped = GuestRegionMmap::new(mapped, GuestAddress(r.guest)).ok_or(MemoryError::Impossible(r))?;
-        self.map = self.map.insert_region(Arc::new(mapped)).map_err(|_| MemoryError::Overlaps(r))?;
+        self.map = Arc::new(self.map.insert_region(Arc::new(mapped)).map_err(|_| MemoryError::Overlaps(r))?);
         self.regions.push(r);
         Ok(())
     }
@@ -159,7 +159,8 @@ impl Memory {
     pub fn remove(&mut self, r: Region) -> Result<(), MemoryError> {
         let same = |o: &Region| (o.guest, o.user, o.size) == (r.guest, r.user, r.size);
         let at = self.regions.iter().position(same).ok_or(MemoryError::NotThere(r))?;
-        (self.map, _) = self.map.remove_region(GuestAddress(r.guest), r.size).map_err(|_| MemoryError::NotThere(r))?;
+        let (map, _) = self.map.remove_region(GuestAddress(r.guest), r.size).map_err(|_| MemoryError::NotThere(r))?;
+        self.map = Arc::new(map);
         self.regions.remove(at);
         Ok(())
     }
@@ -168,6 +169,11 @@ impl Memory {
     pub fn guest_address(&self, user: u64) -> Option<u64> {
         let r = self.regions.iter().find(|r| user >= r.user && user - r.user < r.size)?;
         Some(r.guest + (user - r.user))
+    }
+
+    /// The regions as they are now, for who refers to them beyond the next request.
+    pub fn regions(&self) -> &Arc<GuestMemoryMmap> {
+        &self.map
     }
 
     /// `len` bytes of the guest's memory at `at`, which lie in one region; `None` if they do not.

@@ -292,6 +292,9 @@ impl Link for VhostUserLink {
         if self.stopped {
             return Err(LinkError::Closed);
         }
+        if out.is_empty() {
+            self.end_lent(slots);
+        }
         if out.room() == 0 {
             return Ok(());
         }
@@ -320,7 +323,8 @@ impl Link for VhostUserLink {
         self.send_frame(slots, &frame, Some(body)).map_err(|e| self.stats.refused(e))
     }
 
-    fn flush(&mut self, _slots: &mut Slots) -> Result<(), LinkError> {
+    fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
+        self.end_lent(slots);
         let Device { common, pairs, .. } = &mut self.device;
         pairs.iter_mut().for_each(|p| p.tell_given(common));
         self.hear_troubles();
@@ -335,6 +339,7 @@ impl Link for VhostUserLink {
 
     fn stop(&mut self, slots: &mut Slots) {
         self.stopped = true;
+        self.end_lent(slots);
         self.device.pairs.iter_mut().for_each(|p| p.drop_held(slots, TxError::Down));
         self.device.reset(&self.poll);
         self.session = None;

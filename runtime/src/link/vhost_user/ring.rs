@@ -4,6 +4,7 @@ use super::device::DeviceError;
 use super::memory::Memory;
 use super::queue::{Broken, Queue};
 use crate::link::poll::Poll;
+use crate::slots::Slots;
 use crate::sys::socket::set_nonblocking;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -27,6 +28,9 @@ pub struct Ring {
     trouble: Option<Broken>,
     /// The guest was asked to kick, and nothing was taken since.
     pub wants_kicks: bool,
+    /// Buffers that were taken and not given back, in their order: the first was lent under its slot number, as were others behind it. They are
+    /// given back before the next request, so that whatever becomes of the ring or of the memory, none is lent.
+    pub lent: Vec<(u16, u32)>,
 }
 
 impl Ring {
@@ -70,6 +74,7 @@ impl Ring {
 
     /// Stops it. What was negotiated, and where it stands, stays.
     pub fn stop(&mut self, poll: &Poll) {
+        debug_assert!(self.lent.is_empty(), "a ring is stopped while its buffers are lent");
         if let Some(k) = self.kick.take() {
             // The front end has it too, so that closing it here would not end it.
             poll.remove(k);
@@ -89,6 +94,25 @@ impl Ring {
             }
         }
         self.is_running()
+    }
+
+    /// Gives back what was lent; whether there was something.
+    pub fn end_lent(&mut self, memory: &Memory, slots: &mut Slots) -> bool {
+        if self.lent.is_empty() {
+            return false;
+        }
+        let mut given = if self.is_running() { self.queue.rings(memory).map(Some) } else { Ok(None) };
+        for (head, slot) in self.lent.drain(..) {
+            slots.end_lent(slot);
+            given = given.and_then(|rings| {
+                rings.as_ref().map_or(Ok(()), |r| self.queue.give(r, head, 0))?;
+                Ok(rings)
+            });
+        }
+        if let Err(e) = given {
+            self.break_off(e);
+        }
+        true
     }
 
     /// Stops a ring that makes no sense, until it is set up again.
