@@ -202,7 +202,7 @@ pub trait PayloadStore {
     fn checksum(&self, p: Payload) -> u16;
 
     /// Has nobody change `p` from now on, part of a frame in memory that its guest shares: what is judged is what is sent. Whether there is room for that.
-    fn settle(&mut self, p: Payload) -> bool;
+    fn make_private(&mut self, p: Payload) -> bool;
 
     /// Copies bytes into a buffer of the edge's; `None` if there is no room.
     fn stash(&mut self, bytes: &[u8]) -> Option<Payload>;

@@ -218,7 +218,7 @@ impl Stack {
 
     /// `handed`: another worker found that it is this one's.
     pub(crate) fn ethernet<E: Edge>(&mut self, frame: &RxFrame<'_>, handed: bool, edge: &mut E) -> Result<(), DropReason> {
-        if self.router.reads_payload() && !edge.settle(frame.frame) {
+        if self.router.reads_payload() && !edge.make_private(frame.frame) {
             return Err(DropReason::HostResources);
         }
         let eth = ethernet::Header::parse(frame.head)?;

@@ -26,11 +26,6 @@ pub struct RuntimeEdge {
 }
 
 impl RuntimeEdge {
-    /// The bytes of a payload, wherever they are.
-    fn look_at<R>(&self, p: Payload, look: impl FnOnce(&[u8]) -> R) -> R {
-        if is_unread(p.slot) { self.sockets.look_at_unread(p, look) } else { look(self.slots.bytes(p)) }
-    }
-
     /// Of a network's only worker.
     pub fn new(slots: Slots, links: Vec<Option<Box<dyn Link>>>, sockets: Sockets) -> RuntimeEdge {
         RuntimeEdge { slots, links, sockets, inboxes: Vec::new() }
@@ -50,7 +45,7 @@ impl std::fmt::Debug for RuntimeEdge {
 impl PayloadStore for RuntimeEdge {
     fn read(&self, p: Payload, out: &mut [u8]) -> usize {
         if is_unread(p.slot) {
-            return self.look_at(p, |bytes| {
+            return self.sockets.look_at_unread(p, |bytes| {
                 let n = bytes.len().min(out.len());
                 out[..n].copy_from_slice(&bytes[..n]);
                 n
@@ -60,8 +55,11 @@ impl PayloadStore for RuntimeEdge {
     }
 
     fn checksum(&self, p: Payload) -> u16 {
+        if is_unread(p.slot) {
+            return self.sockets.look_at_unread(p, |bytes| Sum::default().bytes(bytes).fold());
+        }
         if self.slots.lent(p).is_none() {
-            return self.look_at(p, |bytes| Sum::default().bytes(bytes).fold());
+            return Sum::default().bytes(self.slots.bytes(p)).fold();
         }
         // Of an even length, so that only the last part may be odd.
         let mut part = [0; 4096];
@@ -73,7 +71,7 @@ impl PayloadStore for RuntimeEdge {
         sum.fold()
     }
 
-    fn settle(&mut self, p: Payload) -> bool {
+    fn make_private(&mut self, p: Payload) -> bool {
         self.slots.private(p).is_some()
     }
 

@@ -30,7 +30,7 @@ pub struct FakeEdge {
     /// The payload that may stay in its socket until it is transmitted or released.
     pub put_off: Option<(SockId, Payload)>,
     /// Frames are in memory that guests share, and there is no room for a copy of one.
-    pub unsettled: bool,
+    pub stays_shared: bool,
 }
 
 /// A frame for another worker.
@@ -79,8 +79,8 @@ impl PayloadStore for FakeEdge {
         self.pool.checksum(p)
     }
 
-    fn settle(&mut self, _: Payload) -> bool {
-        !self.unsettled
+    fn make_private(&mut self, _: Payload) -> bool {
+        !self.stays_shared
     }
 
     fn stash(&mut self, bytes: &[u8]) -> Option<Payload> {

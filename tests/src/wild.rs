@@ -153,7 +153,7 @@ impl PayloadStore for WildEdge {
         self.pool.checksum(p)
     }
 
-    fn settle(&mut self, _: Payload) -> bool {
+    fn make_private(&mut self, _: Payload) -> bool {
         true
     }
 

@@ -58,10 +58,10 @@ fn rules_that_look_at_payload_see_what_is_sent_or_it_is_dropped() {
     let string = "-m string --string needle --algo bm";
     for (rule, looks) in [("-m length --length 9000", false), (string, true), ("-m u32 --u32 0=0", true)] {
         let mut w = world(&format!("*filter\n-A FORWARD -p udp {rule} -j DROP\nCOMMIT\n"));
-        w.edge.unsettled = true;
+        w.edge.stays_shared = true;
         udp_out(&mut w, 5000, at("198.51.100.1", 53), |_| (), b"hay");
         assert_eq!(w.dropped(DropReason::HostResources), u64::from(looks), "{rule}");
-        w.edge.unsettled = false;
+        w.edge.stays_shared = false;
         udp_out(&mut w, 5000, at("198.51.100.1", 53), |_| (), b"hay");
         let sock = w.edge.host.last();
         assert_eq!(w.edge.host.udp(sock).sent.len(), 2 - usize::from(looks), "{rule}");

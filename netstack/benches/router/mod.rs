@@ -34,7 +34,7 @@ impl PayloadStore for Nobody {
     fn checksum(&self, _: Payload) -> u16 {
         0
     }
-    fn settle(&mut self, _: Payload) -> bool {
+    fn make_private(&mut self, _: Payload) -> bool {
         true
     }
 

@@ -27,7 +27,7 @@ fn entry(n: u16) -> u64 {
 }
 
 /// A link that notes what is in flight.
-fn noting(options: Options) -> (Served, FrontEnd) {
+pub(super) fn noting(options: Options) -> (Served, FrontEnd) {
     let (mut served, mut front) = connected(options);
     served
         .while_does(|| {

@@ -1,6 +1,7 @@
 //! Long frames, which stay where the guest has them while they are dealt with.
 
-use super::{LONG, Served, connected, running};
+use super::inflight::noting;
+use super::{LONG, Served, running};
 use hibernet::edge::RuntimeEdge;
 use hibernet::link::channel::{ChannelEnd, channel};
 use hibernet::link::pcap::PcapLink;
@@ -9,14 +10,15 @@ use hibernet::link::{Link, LinkNews, Received, RxBatch};
 use hibernet::slots::Slots;
 use hibernet::sock::Sockets;
 use hibernet_netstack::edge::{
-    FrameSink, HostSockets, LinkId, LinkInfo, Payload, PayloadStore, SendOpts, Source, Token, TokenKind, Tso, TxError, TxFrame,
+    FrameSink, HostSockets, LinkId, LinkInfo, Payload, PayloadStore, SendOpts, SockId, Source, Token, TokenKind, Tso, TxError,
+    TxFrame,
 };
 use hibernet_netstack::tuple::Endpoint;
 use hibernet_netstack::wire::checksum::Sum;
 use hibernet_tests::SplitMix;
 use hibernet_tests::vmm::{FrontEnd, Options, code, feature};
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
@@ -93,16 +95,7 @@ fn long_frames_are_lent_in_whatever_pieces_and_others_are_copied() {
 #[test]
 fn buffers_come_back_once_and_in_their_order() {
     for features in [!feature::EVENT_IDX, !0, !feature::INDIRECT_DESC] {
-        let (mut served, mut front) = connected(Options { tx_buffer: 4096, size: 256, features, ..Options::default() });
-        served
-            .while_does(|| {
-                front.negotiate().unwrap();
-                front.make_inflight().unwrap();
-                front.share_inflight().unwrap();
-                front.share_memory().unwrap();
-                front.begin_rings().unwrap();
-            })
-            .unwrap();
+        let (mut served, mut front) = noting(Options { tx_buffer: 4096, size: 256, features, ..Options::default() });
         let mut rng = SplitMix::new(features);
         let (mut sent, mut came) = (0u32, 0u32);
         while sent < 5_000 {
@@ -288,16 +281,22 @@ fn give_back(edge: &mut RuntimeEdge) {
     links[0].as_mut().unwrap().flush(slots).unwrap();
 }
 
+/// A stream of the edge's, and its peer.
+fn stream(edge: &mut RuntimeEdge) -> (SockId, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let sock = edge.tcp_connect(TOKEN, listener.local_addr().unwrap().into(), Source::ANY).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    peer.set_read_timeout(Some(LONG)).unwrap();
+    (sock, peer)
+}
+
 const TOKEN: Token = Token::new(TokenKind::Tcp, 1, 1);
 
 /// What a stream gets is what the guest's memory has when the kernel copies it, from any offset on, in one piece or many.
 #[test]
 fn a_stream_is_sent_from_where_the_guest_has_it() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (mut edge, mut front, _end) = edge();
-    let sock = edge.tcp_connect(TOKEN, listener.local_addr().unwrap().into(), Source::ANY).unwrap();
-    let (mut peer, _) = listener.accept().unwrap();
-    peer.set_read_timeout(Some(LONG)).unwrap();
+    let (sock, mut peer) = stream(&mut edge);
     let mut sent = bytes(7, LEN);
     assert!(front.transmit_with(&HEADER, &sent));
     let p = lent(&mut edge);
@@ -314,7 +313,7 @@ fn a_stream_is_sent_from_where_the_guest_has_it() {
     peer.read_exact(&mut got).unwrap();
     assert_eq!(got, sent[54..]);
     // What was judged is not read again.
-    assert!(edge.settle(p));
+    assert!(edge.make_private(p));
     overwrite(&front, 0);
     assert_eq!(edge.tcp_send(sock, part.slice(1, 15_000)), Ok(15_000));
     peer.read_exact(&mut got[..15_000]).unwrap();
@@ -361,17 +360,15 @@ fn datagrams_and_frames_to_others_are_copied() {
 /// Without a slot for a copy frames are refused as if there were no room, streams go on.
 #[test]
 fn without_slots_streams_go_on() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (mut edge, mut front, _end) = edge();
-    let sock = edge.tcp_connect(TOKEN, listener.local_addr().unwrap().into(), Source::ANY).unwrap();
-    let (mut peer, _) = listener.accept().unwrap();
+    let (sock, mut peer) = stream(&mut edge);
     let taken: Vec<u32> = std::iter::from_fn(|| edge.slots.take()).collect();
     let sent = bytes(7, LEN);
     assert!(front.transmit_with(&HEADER, &sent));
     let p = lent(&mut edge);
     let frame = TxFrame { head: &sent[..54], body: p.slice(54, LEN), keep_body: true, checksum: None, gso: None };
     assert_eq!(edge.transmit(LinkId(1), frame), Err(TxError::Full));
-    assert!(!edge.settle(p));
+    assert!(!edge.make_private(p));
     assert_eq!(edge.tcp_send(sock, p), Ok(LEN));
     let mut got = vec![0; LEN];
     peer.read_exact(&mut got).unwrap();
