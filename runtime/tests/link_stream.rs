@@ -106,8 +106,11 @@ fn one_off_ends_with_its_peer() {
     peer.write_all(&stream_of(&[&[1; 60]])).unwrap();
     drop(peer);
     assert_eq!(w.receive(), [vec![1; 60]]);
-    assert!(w.receive().is_empty());
-    assert!(is_ready(&w.link), "the end is to be found");
+    // The first time nothing is looked for: all was there.
+    for _ in 0..2 {
+        assert!(w.receive().is_empty());
+        assert!(is_ready(&w.link), "the end is to be found");
+    }
     assert!(matches!(receive(&mut w.link, &mut w.slots), Err(LinkError::Closed)));
     let (ours, peer) = UnixStream::pair().unwrap();
     drop(peer);

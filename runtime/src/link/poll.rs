@@ -26,6 +26,11 @@ impl Poll {
         Ok(epoll::add(&self.0, fd, EventData::new_u64(word), EventFlags::IN)?)
     }
 
+    /// As [`Poll::add`], and each time that something comes it is reported once, whether it is read or not.
+    pub fn add_edge(&self, fd: impl AsFd, word: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.0, fd, EventData::new_u64(word), EventFlags::IN | EventFlags::ET)?)
+    }
+
     /// Has a descriptor that was added count as readable when it takes more, too, or no longer. Whether that could be done.
     pub fn watch_room(&self, fd: impl AsFd, word: u64, room: bool) -> bool {
         let set = if room { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };

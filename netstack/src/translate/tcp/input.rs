@@ -145,8 +145,6 @@ impl Flow {
         self.alive_at = now + IDLE;
         self.heard = now;
         self.stalled_since = now;
-        // The peer may have sent before the guest was there.
-        self.events.add(Events::READABLE);
     }
 
     /// RFC 5961 section 3.2: only an exact sequence number resets; one in the window is challenged.

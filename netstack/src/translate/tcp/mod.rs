@@ -68,6 +68,8 @@ struct Shared {
     isn: Isn,
     /// Flows to be settled at the end of the batch.
     unsettled: Vec<u32>,
+    /// The flow that is settled is the only one.
+    alone: bool,
     /// Flows that a link has refused a frame of, in this order; and others that have ended.
     waiting: VecDeque<u32>,
     /// Flows that are not established.
@@ -122,6 +124,7 @@ impl Tcp {
                 limits: *limits,
                 isn: Isn::new(rng),
                 unsettled: Vec::new(),
+                alone: false,
                 waiting: VecDeque::new(),
                 half_open: 0,
                 held: 0,
@@ -341,6 +344,7 @@ impl Tcp {
     pub(crate) fn flush<E: Edge>(&mut self, r: &mut Router, edge: &mut E) -> bool {
         let mut settling = core::mem::take(&mut self.settling);
         core::mem::swap(&mut settling, &mut self.shared.unsettled);
+        self.shared.alone = settling.len() == 1;
         // Connections that end come last: somebody waits for what the others have to send.
         for ending in [false, true] {
             for &index in &settling {

@@ -28,6 +28,8 @@ const CONSUME_AFTER: Duration = Duration::from_millis(200);
 const SEGMENT_COST: u32 = 768;
 /// Frames per flow and turn; then other flows have theirs.
 const FRAMES_PER_TURN: u32 = 32;
+/// Bytes of a turn where no other flow waits, if those are more.
+const BYTES_ALONE: u32 = 192 << 10;
 /// After so many bytes from the guest, or with less room than this for holding, the socket is asked for its room before a
 /// window is offered.
 const ASK_EVERY: u32 = 32 << 10;
@@ -73,7 +75,7 @@ impl Flow {
             }
             // What came meanwhile may share the last buffer, which is then still there, however much of it was consumed.
             let drained = !self.in_flight() && !self.events.has(Events::READABLE);
-            if drained && cx.edge.tcp_unread(self.sock) == 0 {
+            if drained && self.queued_since_empty >= CONSUME_AT && cx.edge.tcp_unread(self.sock) == 0 {
                 self.queued_since_empty = 0;
             }
         } else if self.unconsumed > 0 && self.consume_at == Time::NEVER {
@@ -102,7 +104,8 @@ impl Flow {
             return Fate::ResetGuest;
         }
         let most = self.largest_payload(cx.r);
-        let mut frames = 0;
+        let turn = (FRAMES_PER_TURN * most).max(if cx.shared.alone { BYTES_ALONE } else { 0 });
+        let mut moved = 0;
         while self.events.has(Events::READABLE) && !self.events.has(Events::FIN_FROM_HOST) {
             let used = self.snd_nxt.minus(self.snd_una);
             let room = self.snd_wnd.saturating_sub(used);
@@ -116,14 +119,14 @@ impl Flow {
             if room < u32::from(self.mss) && used > 0 && room < self.snd_wnd_max / 2 {
                 break;
             }
-            if frames >= FRAMES_PER_TURN {
+            if moved >= turn {
                 cx.settle_later(self);
                 break;
             }
             // Where the link does not cut them, many segments are read at once.
             let want = if room < most { room } else { (room / most).min(BULK / most).max(1) * most };
             // Whoever has sent a little and no more is not asked for more at once.
-            let more = if frames == 0 { 0 } else { (room - want).min((FRAMES_PER_TURN - frames) * most) };
+            let more = if moved == 0 { 0 } else { (room - want).min(turn - moved) };
             let whole = (want <= most).then_some(self.via.link);
             match cx.edge.tcp_peek_run(self.sock, self.offset(self.snd_nxt), want, more, whole) {
                 Ok(Peek::Data(body)) => {
@@ -132,7 +135,7 @@ impl Flow {
                     if self.send_pieces(cx, body, most, push).is_err() {
                         return Fate::Keep;
                     }
-                    frames += len.div_ceil(most);
+                    moved += len;
                     // The rest will be announced; only the end is not announced twice.
                     if len < want && !self.events.has(Events::PEER_CLOSED) {
                         self.events.clear(Events::READABLE);

@@ -9,8 +9,11 @@ use std::ops::Range;
 /// Bytes of a frame's length, big-endian.
 pub(super) const PREFIX: usize = 4;
 
+/// A frame of this length is long: to move one costs more than to read it by itself.
+const LONG: usize = 8 * 1024;
+
 /// The longest frame fits into a slot, whatever was received before it.
-const _: () = assert!(PREFIX + MAX_FRAME < SLOT_SIZE);
+const _: () = assert!(2 * PREFIX + MAX_FRAME <= SLOT_SIZE);
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,15 @@ impl Inbox {
             slots.slot_mut(self.slot).copy_within(self.start..self.end, 0);
         }
         (self.start, self.end) = (0, len);
-        Some(at(self.slot) + len..at(self.slot) + SLOT_SIZE)
+        Some(at(self.slot) + len..at(self.slot) + self.most(slots))
+    }
+
+    /// How many bytes are to be there after the next reading. Behind the rest of a long frame, for which it is known where the next begins, not more than the length of
+    /// that: whatever is received of it would have to be moved.
+    fn most(&self, slots: &Slots) -> usize {
+        let len = self.bytes(slots).first_chunk().map_or(0, |p| u32::from_be_bytes(*p) as usize);
+        let long = (LONG..=MAX_FRAME).contains(&len);
+        if long { 2 * PREFIX + len } else { SLOT_SIZE }
     }
 
     /// So many bytes were received there.

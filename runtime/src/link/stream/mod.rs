@@ -60,6 +60,8 @@ pub struct StreamLink {
     announced: bool,
     /// The stream takes no more for now.
     full: bool,
+    /// The last read took all that there was.
+    drained: bool,
     news: Option<LinkNews>,
     stopped: bool,
 }
@@ -112,6 +114,7 @@ impl StreamLink {
             more,
             announced: false,
             full: false,
+            drained: false,
             news: None,
             stopped: false,
         })
@@ -135,6 +138,7 @@ impl StreamLink {
             self.origin = Origin::Over;
         }
         self.peer = Some(Peer { fd, broken: false, watched: false });
+        self.drained = false;
         self.news = Some(LinkNews::Connected);
         Ok(())
     }
@@ -181,9 +185,13 @@ impl StreamLink {
             self.stats.rx_no_slot += 1;
             return Ok(());
         };
+        let most = room.len();
         match socket::recv(peer.fd.as_fd(), &mut slots.memory_mut()[room], 0) {
             Ok(0) => self.lose(slots, "it has closed the connection".into()),
-            Ok(n) => self.inbox.received(n),
+            Ok(n) => {
+                self.inbox.received(n);
+                self.drained = n < most;
+            }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(e) => self.lose(slots, e.to_string()),
         }
@@ -295,7 +303,8 @@ impl Link for StreamLink {
         if self.peer.is_none() {
             self.accept()?;
         }
-        if self.hand_out(slots, out) == 0 && out.room() > 0 {
+        // What comes after a read that took all is told.
+        if self.hand_out(slots, out) == 0 && out.room() > 0 && !std::mem::take(&mut self.drained) {
             self.read(slots)?;
             self.hand_out(slots, out);
         }

@@ -26,6 +26,14 @@ impl VhostUserLink {
         }
     }
 
+    /// Comes back to queues that were not found empty, of which no kick tells.
+    pub(super) fn come_back(&mut self) {
+        let unsure = |p: &Pair| p.rings[FROM_GUEST].is_running() && !p.rings[FROM_GUEST].wants_kicks;
+        if self.device.pairs.iter().any(unsure) && !std::mem::replace(&mut self.more_set, true) {
+            self.more.signal();
+        }
+    }
+
     /// Takes frames out of the guest's queues, of a pair after the other, each time beginning with another one.
     pub(super) fn take_frames(&mut self, slots: &mut Slots, out: &mut RxBatch) {
         let Device { common, pairs, .. } = &mut self.device;
@@ -84,7 +92,8 @@ impl Pair {
             }
             self.segments.clear();
             let Some(chain) = ring.queue.take(&rings, &mut self.segments)? else {
-                if ring.wants_kicks {
+                // Kicks are for when there is nothing to do; whoever has got frames comes again.
+                if ring.wants_kicks || taken > 0 {
                     return Ok((taken, false));
                 }
                 ring.wants_kicks = true;

@@ -138,7 +138,6 @@ impl VhostUserLink {
                     let i = (word - KICK) as usize;
                     let Device { common, pairs, .. } = &mut self.device;
                     let pair = &mut pairs[i / 2];
-                    pair.rings[i % 2].take_kicks();
                     if i % 2 == TO_GUEST {
                         pair.deliver_held(common, slots);
                         pair.tell_given(common);
@@ -327,6 +326,7 @@ impl Link for VhostUserLink {
         self.end_lent(slots);
         let Device { common, pairs, .. } = &mut self.device;
         pairs.iter_mut().for_each(|p| p.tell_given(common));
+        self.come_back();
         self.hear_troubles();
         Ok(())
     }

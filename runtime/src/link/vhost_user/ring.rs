@@ -7,7 +7,7 @@ use crate::link::poll::Poll;
 use crate::slots::Slots;
 use crate::sys::socket::set_nonblocking;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
 /// See the module's documentation.
@@ -39,13 +39,6 @@ impl Ring {
         self.kick.is_some() && !self.broken
     }
 
-    /// Takes the count of kicks away, so that the descriptor is readable only when there are new ones.
-    pub fn take_kicks(&self) {
-        if let Some(mut k) = self.kick.as_ref() {
-            let _ = k.read(&mut [0; 8]);
-        }
-    }
-
     /// Interrupts the guest.
     pub fn call(&self) {
         signal(self.call.as_ref());
@@ -67,7 +60,7 @@ impl Ring {
     pub fn start(&mut self, kick: File, poll: &Poll, word: u64) -> io::Result<()> {
         let (call, error) = (self.call.take(), self.error.take());
         self.stop(poll);
-        poll.add(&kick, word)?;
+        poll.add_edge(&kick, word)?;
         (self.kick, self.call, self.error, self.fresh) = (Some(kick), call, error, true);
         Ok(())
     }
