@@ -148,20 +148,29 @@ impl World {
 
 #[test]
 fn connections_move_along() {
-    connections_move_along_with(1);
+    connections_move_along_with(1, 1);
 }
 
 #[test]
 fn connections_move_along_over_several_queues() {
-    connections_move_along_with(3);
+    connections_move_along_with(3, 1);
 }
 
-fn connections_move_along_with(pairs: usize) {
-    let Some(mut w) = World::with_pairs(pairs, &[]) else { return };
+#[test]
+fn connections_move_along_that_several_workers_carry() {
+    connections_move_along_with(2, 2);
+}
+
+fn connections_move_along_with(pairs: usize, workers: usize) {
+    let (queues, workers) = (pairs.to_string(), workers.to_string());
+    let Some(mut w) = World::with_pairs(pairs, &["--workers", &workers]) else { return };
     let moves = moves();
+    let carried = json(&w.w.lab.hibernet(10, &["stats", "vm0", "--json"]));
+    let carried: Vec<_> = carried["workers"].as_array().into_iter().flatten().filter_map(|w| w["tcp"].as_u64()).collect();
+    assert!(carried.iter().all(|n| *n > 0) && carried.iter().sum::<u64>() == (5 * CONNS) as u64, "{carried:?}");
     for n in 1..=moves {
         w.all_move();
-        let next = w.other(n, &["--queues", &pairs.to_string()]);
+        let next = w.other(n, &["--queues", &queues, "--workers", &workers]);
         let said = w.order(&format!("move {}", socket(n)));
         eprint!("move {n}: {said}");
         let mut before = std::mem::replace(&mut w.attach, next);

@@ -147,7 +147,7 @@ fn mistakes_are_said() {
         (&["run", "--workers", "17", "--", "true"], "--workers"),
         (&["run", "--workers", "2", "--pcap", "x", "--", "true"], "--pcap"),
         (&["run", "--workers", "2", "--join", "w", "--", "true"], "joins"),
-        (&["attach", "--workers", "2", "--vhost-user", "sock"], "only links of the kernel"),
+        (&["attach", "--workers", "2", "--qemu", "sock"], "has no queue for each"),
         (&["attach", "--workers", "2", "--join", "w", "--packet", "x"], "one"),
     ] {
         let done = lab.hibernet(10, args);

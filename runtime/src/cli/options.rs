@@ -116,11 +116,12 @@ pub struct NetOptions {
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Link")]
     pub ring: RingArg,
 
-    /// With --packet: so many packet sockets, among which the kernel divides what comes by flows. With --vhost-user: so many pairs of queues (`queues=` of QEMU)
+    /// With --packet: so many packet sockets, among which the kernel divides what comes by flows. With --vhost-user: so many pairs of queues (`queues=` of QEMU).
+    /// At least as many as there are workers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16), help_heading = "Link")]
     pub queues: u32,
 
-    /// Serve the link with so many threads, each of which has a queue of it (a TAP, or --packet) and flows of its own
+    /// Serve the link with so many threads, each of which has a queue of it (of a TAP, --packet, or --vhost-user) and flows of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16), help_heading = "Link")]
     pub workers: u32,
 
@@ -233,7 +234,7 @@ impl NetOptions {
         })
     }
 
-    /// Several queues are those of a packet link that is attached to, or of a vhost-user device; several workers have those of a link of the kernel's.
+    /// Several queues are those of a packet link that is attached to, or of a vhost-user device; several workers have those, or a TAP's.
     ///
     /// # Errors
     ///
@@ -241,12 +242,14 @@ impl NetOptions {
     pub(super) fn check_queues(&self, target: Option<&Target>) -> Result<(), Failure> {
         use Target::{Namespace, Packet, Process, Tap, VhostUser, VhostUserConnect};
         let queued = matches!(target, Some(Packet(_) | VhostUser { .. } | VhostUserConnect(_)));
-        let kernels = matches!(target, None | Some(Packet(_) | Tap(_) | Process(_) | Namespace(_)));
+        let divided = queued || matches!(target, None | Some(Tap(_) | Process(_) | Namespace(_)));
         if self.queues > 1 && !queued {
             return Err(usage("--queues needs --packet, --vhost-user or --vhost-user-connect"));
         }
-        if self.workers > 1 && !kernels {
-            return Err(usage("--workers: only links of the kernel have a queue for each (run, --packet, --tap, --netns)"));
+        if self.workers > 1 && !divided {
+            return Err(usage(
+                "--workers: this link has no queue for each (others have: run, --packet, --tap, --netns, --vhost-user)",
+            ));
         }
         if self.workers > 1 && self.pcap.is_some() {
             return Err(usage("--workers and --pcap do not go together: a capture is of one queue"));

@@ -253,6 +253,18 @@ pub trait Link: Send {
     /// A frame that cannot be used is dropped and counted, so the batch may be empty although more wait; then the descriptor stays readable.
     fn recv_batch(&mut self, slots: &mut Slots, out: &mut RxBatch) -> Result<(), LinkError>;
 
+    /// Whether the peer has asked for something that concerns all queues of the link, of which others serve some. To be asked after [`Link::recv_batch`];
+    /// then [`Link::answer_peer`] is to be called when all of them stand still, between two of their wake-ups.
+    fn asks_for_all(&self) -> bool {
+        false
+    }
+
+    /// Does what the peer has asked for.
+    fn answer_peer(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
+        let _ = slots;
+        Ok(())
+    }
+
     /// Sends a frame, or keeps it until [`Link::flush`]. Order is kept. The link takes the body's slot over and gives it back
     /// when the frame is gone, also on errors; with `keep_body` it holds the slot for itself as long as it needs it.
     /// What the kernel refuses later is counted as dropped.
@@ -335,6 +347,14 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn recv_batch(&mut self, slots: &mut Slots, out: &mut RxBatch) -> Result<(), LinkError> {
         (**self).recv_batch(slots, out)
+    }
+
+    fn asks_for_all(&self) -> bool {
+        (**self).asks_for_all()
+    }
+
+    fn answer_peer(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
+        (**self).answer_peer(slots)
     }
 
     fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError> {

@@ -171,6 +171,14 @@ impl<L: Link> Link for PcapLink<L> {
         self.inner.stats()
     }
 
+    fn asks_for_all(&self) -> bool {
+        self.inner.asks_for_all()
+    }
+
+    fn answer_peer(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
+        self.inner.answer_peer(slots)
+    }
+
     fn take_news(&mut self) -> Option<LinkNews> {
         self.inner.take_news()
     }

@@ -387,7 +387,7 @@ pub(crate) fn connect_to_front_end(path: &Path, guest: &Guest) -> Result<Opened,
     let (ours, theirs) = bell().map_err(fail)?;
     let connector = Connector::new(path, ours)?;
     let end = LinkEnd {
-        kind: LinkKind::VhostUserHanded { pairs: guest.queues },
+        kind: LinkKind::VhostUserHanded { pairs: guest.descriptors() },
         ifname: "qemu".into(),
         mtu: guest.mtu.into(),
         guest_mac: None,

@@ -110,9 +110,11 @@ impl Target {
             Target::Packet(name) => guest::attach_packet(name, &plan.guest)?,
             Target::Fd(number, fd) => guest::attach_fd(*number, fd, &plan.guest)?,
             Target::Streams { path, one_off } => guest::listen_at(path, LinkKind::Streams { one_off: *one_off }, plan.guest.mtu)?,
-            Target::VhostUser { path, one_off } => {
-                guest::listen_at(path, LinkKind::VhostUser { one_off: *one_off, pairs: plan.guest.queues }, plan.guest.mtu)?
-            }
+            Target::VhostUser { path, one_off } => guest::listen_at(
+                path,
+                LinkKind::VhostUser { one_off: *one_off, pairs: plan.guest.descriptors() },
+                plan.guest.mtu,
+            )?,
             Target::VhostUserConnect(path) => guest::connect_to_front_end(path, &plan.guest)?,
             Target::Datagrams { path, remote } => guest::datagrams_at(path, remote.as_deref(), plan.guest.mtu)?,
             Target::Stream(path) => guest::connect_to(path, plan.guest.mtu)?,

@@ -12,11 +12,13 @@ use crate::clock::Clock;
 use crate::edge::RuntimeEdge;
 use crate::link::Link;
 use event_manager::EventOps;
+use hibernet_netstack::state::GoesOn;
 use hibernet_netstack::workers::MAX_WORKERS;
 use hibernet_netstack::{Stack, Time};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Most workers of a network.
 pub const MOST_WORKERS: usize = MAX_WORKERS as usize;
@@ -164,6 +166,31 @@ impl Worker {
         if !still {
             self.crew.wake();
         }
+    }
+
+    /// The flows of followers have heard nothing of their guest, or of their peers, for so long.
+    pub(super) fn thaw_followers(&mut self, now: Time, asleep: Duration) {
+        self.together(|_, others| {
+            for Follower { stack, edge, .. } in others.iter_mut().map(|o| &mut **o) {
+                stack.thaw(now, asleep, &|_| GoesOn::Yes, edge);
+            }
+        });
+    }
+
+    /// The leader has another network's stack and clock: followers begin anew beside it. A seed for each.
+    pub(super) fn lead_anew(&mut self, seeds: Vec<[u8; 16]>) {
+        let fellows = self.crew.fellows();
+        let mut held: Vec<Hold<'_>> = fellows.iter().map(|f| f.hold()).collect();
+        for (n, (other, seed)) in (1..).zip(held.iter_mut().zip(seeds)) {
+            other.begin_anew(self.stack.share(n, seed), self.clock);
+        }
+        // Now that all are there.
+        held.iter_mut().for_each(|o| o.stack.follow(&self.stack));
+    }
+
+    /// How many followers there are.
+    pub(super) fn followers(&self) -> usize {
+        self.crew.fellows.len()
     }
 
     /// Takes over all flows, with their sockets; the followers, who stand still, have none any more.

@@ -314,6 +314,16 @@ impl Follower {
         room && self.stack.waits_for_link() && self.stack.link_has_room(now, LINK, &mut self.edge)
     }
 
+    /// Serves another network from now on: flows of the one before end.
+    pub(super) fn begin_anew(&mut self, stack: Stack, clock: Clock) {
+        let now = self.clock.now();
+        self.stack.reset_all(now, &mut self.edge);
+        self.stack.flush(now, &mut self.edge);
+        (self.stack, self.clock, self.trim_at, self.armed) = (stack, clock, None, None);
+        // Times of the other clock mean nothing.
+        self.arm(clock.now(), None);
+    }
+
     /// Sends what was put off, so that nothing of it is in our memory alone.
     pub(super) fn settle_down(&mut self, turns: u32) {
         let now = self.clock.now();

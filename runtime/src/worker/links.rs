@@ -98,9 +98,32 @@ impl Worker {
         woken
     }
 
+    /// The peer of a link has something to say about all of its queues. Followers stand still from here on, until the leader has heard what came of it: they do
+    /// nothing for a guest before the leader knows of it.
+    pub(super) fn answer_peer(&mut self, index: usize) -> Result<(), LinkError> {
+        self.together(|w, others| {
+            others.iter_mut().for_each(|o| o.still = true);
+            let RuntimeEdge { slots, links, .. } = &mut w.edge;
+            links[index].as_mut().map_or(Ok(()), |l| l.answer_peer(slots))
+        })
+    }
+
+    /// A link may be able to do other things than it could.
+    fn hear_of_change(&mut self, index: usize) {
+        if let Some(link) = &mut self.edge.links[index]
+            && link.take_change()
+        {
+            self.stack.set_link_info(LinkId(index as u8), link.info());
+            if !self.crew.is_empty() {
+                self.lead();
+            }
+        }
+    }
+
     /// The peer of a link may have come or gone. While there is none its guest is as one that is paused: flows live on, and try again when there is one.
     /// What time it is now: a guest may have come with its network.
     pub(super) fn hear_of_peer(&mut self, mut now: Time, index: usize, ops: &mut EventOps<'_>) -> Time {
+        self.hear_of_change(index);
         while let Some(news) = self.edge.links[index].as_mut().and_then(Link::take_news) {
             let state = &mut self.links[index];
             match news {
@@ -114,7 +137,11 @@ impl Worker {
                     let state = &mut self.links[index];
                     let alone = state.alone.take();
                     slog::info!(self.log, "the link has a peer"; "link" => index);
-                    self.stack.link_back(now, LinkId(index as u8), alone.map(|t| now.since(t)), &mut self.edge);
+                    let alone = alone.map(|t| now.since(t));
+                    self.stack.link_back(now, LinkId(index as u8), alone, &mut self.edge);
+                    if let Some(alone) = alone {
+                        self.thaw_followers(now, alone);
+                    }
                 }
                 LinkNews::Trouble(what) => slog::warn!(self.log, "trouble with the link's peer"; "link" => index, "what" => what),
                 LinkNews::Transfer => self.transfer_asked(index, ops),
@@ -148,7 +175,7 @@ impl Worker {
         let Some(mut link) = self.edge.links[index].take() else { return };
         // One that was never added is not there to be removed.
         let _ = ops.remove(Events::empty_raw(link.fd().as_raw_fd()));
-        link.stop(&mut self.edge.slots);
+        self.together(|w, _| link.stop(&mut w.edge.slots));
         if self.links.iter().all(|l| l.gone) {
             return self.finish(Finished::LinksGone, ops);
         }

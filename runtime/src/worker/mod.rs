@@ -349,11 +349,15 @@ impl Worker {
         while taken < FRAME_BUDGET && !self.links[index].gone {
             let RuntimeEdge { slots, links, .. } = &mut self.edge;
             let Some(link) = &mut links[index] else { break };
-            let received = link.recv_batch(slots, &mut self.batch);
-            if link.take_change() {
-                self.stack.set_link_info(LinkId(index as u8), link.info());
+            let mut received = link.recv_batch(slots, &mut self.batch);
+            let asks_for_all = link.asks_for_all();
+            if asks_for_all {
+                received = received.and(self.answer_peer(index));
             }
             now = self.hear_of_peer(now, index, ops);
+            if asks_for_all {
+                self.still_followers(self.is_paused());
+            }
             match received {
                 Ok(()) => self.links[index].failures = 0,
                 Err(e) => {

@@ -13,6 +13,7 @@ use crate::checkpoint::report::{Outcome, ThawReport};
 use crate::checkpoint::{CheckpointError, RestoreError, config_of};
 use crate::clock::Clock;
 use crate::edge::RuntimeEdge;
+use crate::entropy;
 use crate::link::{Direction, Link, Transfer};
 use crate::sock::Sockets;
 use crate::sys::socket;
@@ -64,6 +65,8 @@ pub(super) struct Expected {
     pub(super) helper: Option<Helper>,
     /// Serves if the image's sockets cannot be watched.
     pub(super) spare: Sockets,
+    /// Of the followers' stacks.
+    pub(super) seeds: Vec<[u8; 16]>,
     /// Sockets of published ports, where they were asked for.
     pub(super) ports: Option<Ports>,
 }
@@ -245,7 +248,9 @@ impl Worker {
                 loaded.forget_listeners();
             }
             let spare = Sockets::new(None, None).map_err(WorkerError::system("prepare host sockets"))?;
-            Ok(Expected { loaded, rules, helper, spare, ports: None })
+            let seeds = (0..self.followers()).map(|_| entropy::seed()).collect::<std::io::Result<_>>();
+            let seeds = seeds.map_err(WorkerError::system("get entropy"))?;
+            Ok(Expected { loaded, rules, helper, spare, seeds, ports: None })
         };
         let expected = read();
         let going_on = matches!(self.moving.stage, Stage::UnderWay);
@@ -290,10 +295,17 @@ impl Worker {
     }
 
     fn answer_monitor(&mut self, done: bool) {
-        let RuntimeEdge { slots, links, .. } = &mut self.edge;
-        if let Some(Some(link)) = links.get_mut(self.moving.link) {
-            link.end_transfer(slots, done);
-        }
+        self.answer_monitor_at(self.moving.link, done);
+    }
+
+    /// It may have gone, and its session with it, which is everybody's.
+    fn answer_monitor_at(&mut self, index: usize, done: bool) {
+        self.together(|w, _| {
+            let RuntimeEdge { slots, links, .. } = &mut w.edge;
+            if let Some(Some(link)) = links.get_mut(index) {
+                link.end_transfer(slots, done);
+            }
+        });
     }
 
     /// The monitor at a link wants something.
@@ -303,10 +315,7 @@ impl Worker {
         // An image brings rules along, and whom the guest may reach. A monitor that its guest has taken over has no say in that.
         if transfer.direction == Direction::Load && self.moving.had_guest {
             slog::warn!(self.log, "no state is loaded where a guest has run already; start another hibernet for it"; "link" => index);
-            let RuntimeEdge { slots, links, .. } = &mut self.edge;
-            if let Some(Some(link)) = links.get_mut(index) {
-                link.end_transfer(slots, false);
-            }
+            self.answer_monitor_at(index, false);
             return;
         }
         match std::mem::take(&mut self.moving.stage) {

@@ -1,6 +1,5 @@
 //! Standing still: traffic waits in the kernel while a worker is paused.
 
-use super::follower::Follower;
 use super::{Source, Worker, word};
 use event_manager::{EventOps, Events};
 use hibernet_netstack::Time;
@@ -64,11 +63,7 @@ impl Worker {
         let asleep = self.host_clock.now().since(since);
         if asleep >= NOTICED {
             self.stack.thaw(now, asleep, &|_| GoesOn::Yes, &mut self.edge);
-            self.together(|_, others| {
-                for Follower { stack, edge, .. } in others.iter_mut().map(|o| &mut **o) {
-                    stack.thaw(now, asleep, &|_| GoesOn::Yes, edge);
-                }
-            });
+            self.thaw_followers(now, asleep);
         }
         self.still_followers(false);
         // The event loop has to watch what it does not.

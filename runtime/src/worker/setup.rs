@@ -23,7 +23,7 @@ pub struct WorkerSetup {
     /// The guest's links; they become link 0, 1, and so on.
     pub links: Vec<Box<dyn Link>>,
     /// More queues of the first link, each served by another worker: a thread with host sockets of its own ([`MOST_WORKERS`](super::MOST_WORKERS) with
-    /// the first). Then there is one link only, no other can come, and it is none over which a virtual machine moves (vhost-user).
+    /// the first). Then there is one link only, and no other can come.
     pub queues: Vec<Box<dyn Link>>,
     /// For [`Worker::restore`](super::Worker::restore): links of the image by their numbers, where those are not the first ones
     /// ([`Worker::add_link`](super::Worker::add_link)).

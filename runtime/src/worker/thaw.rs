@@ -261,7 +261,7 @@ impl Worker {
     /// `spare` serves if none can be watched.
     pub(super) fn take_place(&mut self, expected: Expected, ops: &mut EventOps<'_>) -> ThawReport {
         let timer = Clock::start();
-        let Expected { loaded, rules, mut helper, spare, ports } = expected;
+        let Expected { loaded, rules, mut helper, spare, seeds, ports } = expected;
         self.unwatch_sockets(ops);
         let mut udp = self.published_udp();
         let supplied = ports.map(|ports| {
@@ -304,6 +304,7 @@ impl Worker {
                 slog::error!(self.log, "the rules that were given are not in force"; "error" => %e);
             }
         }
+        self.lead_anew(seeds);
         self.watch_sockets(ops);
         let asleep = Duration::from_nanos(clock::wall().saturating_sub(created));
         let ended = self.remove_links(now, left);

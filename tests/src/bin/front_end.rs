@@ -20,6 +20,9 @@
 //!   break N         of the state N bytes are read, then nobody reads on
 //!   return          the back end gets the state back that it gave, which it must not take
 //!   spoil SOCKET    another back end gets a state that is damaged, and the guest goes on here
+//!   use N           from now on the guest uses N of its pairs of queues
+//!   remap N         the guest's memory is handed over anew, N times, while its rings run
+//!   again           the connection is ended, and another begins
 //! ```
 //!
 //! It waits for the other side, prints `ready` when the guest has its interface, and begins anew when the back end has gone, as QEMU does with
@@ -67,9 +70,10 @@ impl Peers {
     }
 }
 
-/// Frames from a queue of the guest's interface to the back end.
+/// Frames from a queue of the guest's interface to the back end, by a pair of queues.
 fn send(tap: &mut File, front: &mut FrontEnd, pair: u32, buffer: &mut [u8]) -> io::Result<()> {
     let queue = front.queue(2 * pair + 1);
+    queue.reclaim();
     for _ in 0..BURST {
         if queue.free() == 0 {
             break;
@@ -110,8 +114,26 @@ fn receive_all(taps: &mut [File], front: &mut FrontEnd) {
 }
 
 /// Carries an order out; what came of it.
-fn obey(front: &mut FrontEnd, order: &str) -> Result<String, Box<dyn Error>> {
+fn obey(front: &mut FrontEnd, guest: &mut Guest, order: &str) -> Result<String, Box<dyn Error>> {
     let (what, argument) = order.split_once(' ').unwrap_or((order, ""));
+    match what {
+        "use" => {
+            guest.used = argument.parse()?;
+            let pairs = 1 + front.others.len() as u32;
+            (0..2 * pairs).try_for_each(|n| front.enable_ring(n, n / 2 < guest.used))?;
+            return Ok("done".into());
+        }
+        "remap" => {
+            (0..argument.parse()?).try_for_each(|_: u32| front.share_memory())?;
+            return Ok("done".into());
+        }
+        "again" => {
+            let next = guest.peers.next()?;
+            front.go_on(next)?;
+            return Ok("done".into());
+        }
+        _ => {}
+    }
     front.stop_rings()?;
     let (at_most, saved) = if what == "break" { (argument.parse()?, false) } else { (u64::MAX, true) };
     let begin = Instant::now();
@@ -158,27 +180,30 @@ fn obey(front: &mut FrontEnd, order: &str) -> Result<String, Box<dyn Error>> {
 }
 
 /// Takes an order, if there is one.
-fn take_order(orders: Option<&UnixListener>, front: &mut FrontEnd) -> Result<(), Box<dyn Error>> {
-    let Some(Ok((stream, _))) = orders.map(UnixListener::accept) else { return Ok(()) };
+fn take_order(front: &mut FrontEnd, guest: &mut Guest) -> Result<(), Box<dyn Error>> {
+    let Some(Ok((stream, _))) = guest.orders.as_ref().map(UnixListener::accept) else { return Ok(()) };
     stream.set_nonblocking(false)?;
     let mut order = String::new();
     BufReader::new(&stream).read_line(&mut order)?;
-    let said = obey(front, order.trim()).unwrap_or_else(|e| format!("error: {e}"));
+    let said = obey(front, guest, order.trim()).unwrap_or_else(|e| format!("error: {e}"));
     Ok(writeln!(&stream, "{said}")?)
 }
 
+/// What is beside the device.
+struct Guest {
+    peers: Peers,
+    orders: Option<UnixListener>,
+    /// How many pairs of queues it sends by.
+    used: u32,
+}
+
 /// Serves one back end, until it has gone.
-fn serve(
-    taps: &mut [File],
-    front: &mut FrontEnd,
-    buffer: &mut [u8],
-    orders: Option<&UnixListener>,
-) -> Result<(), Box<dyn Error>> {
+fn serve(taps: &mut [File], front: &mut FrontEnd, buffer: &mut [u8], guest: &mut Guest) -> Result<(), Box<dyn Error>> {
     loop {
         // A buffer that came back before it was asked for is not announced.
         let mut come_back = false;
         let mut from_taps = Vec::new();
-        for pair in 0..taps.len() as u32 {
+        for pair in (0..taps.len() as u32).map(|n| n % guest.used) {
             let queue = front.queue(2 * pair + 1);
             queue.reclaim();
             let full = queue.free() == 0;
@@ -196,7 +221,7 @@ fn serve(
             fds.push(PollFd::from_borrowed_fd(front.call_fd(2 * pair + 1), PollFlags::IN));
             fds.push(PollFd::from_borrowed_fd(tap.as_fd(), from_taps[pair]));
         }
-        fds.extend(orders.map(|o| PollFd::new(o, PollFlags::IN)));
+        fds.extend(guest.orders.as_ref().map(|o| PollFd::new(o, PollFlags::IN)));
         let now = rustix::event::Timespec::default();
         poll(&mut fds, come_back.then_some(&now))?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
@@ -204,8 +229,9 @@ fn serve(
             return Ok(());
         }
         if ready.get(1 + 3 * taps.len()).is_some_and(|order| *order) {
-            take_order(orders, front)?;
+            take_order(front, guest)?;
             receive_all(taps, front);
+            continue;
         }
         for ((pair, tap), ready) in taps.iter_mut().enumerate().zip(ready[1..].chunks(3)) {
             if ready[0] {
@@ -216,7 +242,7 @@ fn serve(
                 front.called(2 * pair + 1, Duration::ZERO);
             }
             if ready[2] {
-                send(tap, front, pair as u32, buffer)?;
+                send(tap, front, pair as u32 % guest.used, buffer)?;
             }
         }
     }
@@ -255,7 +281,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     } else {
         Peers::Path(path)
     };
-    let mut front = FrontEnd::new(peers.next()?, options);
+    let mut guest = Guest { peers, orders, used: options.pairs as u32 };
+    let mut front = FrontEnd::new(guest.peers.next()?, options);
     front.negotiate()?;
     if notes {
         front.make_inflight()?;
@@ -265,9 +292,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     front.begin_rings()?;
     println!("ready");
     loop {
-        serve(&mut taps, &mut front, &mut buffer, orders.as_ref())?;
+        serve(&mut taps, &mut front, &mut buffer, &mut guest)?;
         // One that is about to go may still take the connection.
-        while front.go_on(peers.next()?).is_err() {
+        while front.go_on(guest.peers.next()?).is_err() {
             std::thread::sleep(RETRY);
         }
         receive_all(&mut taps, &mut front);

@@ -458,13 +458,18 @@ impl FrontEnd {
         self.must(code::SET_VRING_BASE, &FrontEnd::pair(index, base.into()), &[])?;
         self.must(code::SET_VRING_ADDR, &FrontEnd::addresses(index, &layout), &[])?;
         self.must(code::SET_VRING_CALL, &u64::from(index).to_ne_bytes(), &[self.calls[index as usize].as_fd()])?;
-        let enable = || self.must(code::SET_VRING_ENABLE, &FrontEnd::pair(index, 1), &[]);
+        let enable = || self.enable_ring(index, true);
         // What is sent by a ring that runs and is disabled is thrown away.
         if self.inflight.is_some() {
             enable()?;
         }
         self.must(code::SET_VRING_KICK, &u64::from(index).to_ne_bytes(), &[self.kicks[index as usize].as_fd()])?;
         enable()
+    }
+
+    /// Has frames go through a ring, or no longer.
+    pub fn enable_ring(&self, index: u32, on: bool) -> io::Result<()> {
+        self.must(code::SET_VRING_ENABLE, &FrontEnd::pair(index, on.into()), &[])
     }
 
     /// Stops a ring; the number of the next entry that the device would have looked at.

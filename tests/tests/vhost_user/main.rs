@@ -9,21 +9,22 @@ mod log;
 mod peers;
 mod queues;
 mod requests;
+mod shares;
 mod state;
 mod traffic;
 
 use hibernet::link::vhost_user::VhostUserLink;
 use hibernet::link::{Link, LinkError, RxBatch};
 use hibernet::slots::Slots;
-use hibernet_netstack::edge::{Payload, TxFrame};
+use hibernet_netstack::edge::{Payload, TxError, TxFrame};
 use hibernet_tests::vmm::{FrontEnd, Options};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// A link, and what a worker does with it.
-struct Served {
-    link: VhostUserLink,
+struct Served<L = VhostUserLink> {
+    link: L,
     slots: Slots,
     /// Frames that the guest has sent.
     frames: Vec<Vec<u8>>,
@@ -52,12 +53,24 @@ fn frame(head: &[u8]) -> TxFrame<'_> {
     TxFrame { head, body: Payload::EMPTY, keep_body: false, checksum: None, gso: None }
 }
 
-impl Served {
+impl<L: Link> Served<L> {
+    fn new(link: L) -> Served<L> {
+        Served { link, slots: Slots::new(1024).unwrap(), frames: Vec::new() }
+    }
+
+    /// Sends a frame to the guest.
+    fn send(&mut self, bytes: &[u8]) -> Result<(), TxError> {
+        self.link.send(&mut self.slots, frame(bytes))
+    }
+
     /// One wake-up of a worker.
     fn turn(&mut self) -> Result<(), LinkError> {
         let mut batch = RxBatch::default();
         loop {
             self.link.recv_batch(&mut self.slots, &mut batch)?;
+            if self.link.asks_for_all() {
+                self.link.answer_peer(&mut self.slots)?;
+            }
             if batch.is_empty() {
                 break;
             }

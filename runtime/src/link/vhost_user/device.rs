@@ -14,6 +14,7 @@ use crate::link::poll::Poll;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// Of the two queues of a pair, the one from which the guest receives.
 pub const TO_GUEST: usize = 0;
@@ -97,21 +98,21 @@ pub enum DeviceError {
 }
 
 /// What the pairs of queues have in common.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Common {
     /// What the guest uses of what is offered.
     pub features: u64,
     /// The guest's memory.
     pub memory: Memory,
     /// What takes word of what was logged.
-    log_event: Option<File>,
+    log_event: Option<Arc<File>>,
     /// By which pair frames go to the guest, where there are several.
-    pub steering: Option<Steering>,
+    pub steering: Option<Arc<Steering>>,
 }
 
 impl Common {
     fn new(pairs: usize) -> Common {
-        let steering = (pairs > 1).then(Steering::default);
+        let steering = (pairs > 1).then(Arc::default);
         Common { features: 0, memory: Memory::default(), log_event: None, steering }
     }
 
@@ -128,7 +129,7 @@ impl Common {
     /// Gives word of what was logged, to whoever wants it.
     pub fn tell_of_log(&self) {
         if self.memory.logging {
-            signal(self.log_event.as_ref());
+            signal(self.log_event.as_deref());
         }
     }
 }
@@ -138,40 +139,47 @@ impl Common {
 pub struct Device {
     pub common: Common,
     protocol: u64,
-    /// At least one, fewer than 128.
+    /// All of them, in their order, while something is done with the device as a whole; else none: those who serve them have them.
     pub pairs: Vec<Pair>,
+    /// How many there are: at least one, at most [`MAX_QUEUE_PAIRS`].
+    count: usize,
     /// Largest packet.
     pub mtu: u16,
     max_mtu: u16,
 }
 
 impl Device {
-    /// As it is before a front end comes.
-    pub fn new(pairs: usize, max_mtu: u16) -> Device {
-        let all = (0..pairs).map(|_| Pair::default()).collect();
-        Device { common: Common::new(pairs), protocol: 0, pairs: all, mtu: max_mtu, max_mtu }
+    /// As it is before a front end comes. Its pairs' kicks are heard in these sets by turns.
+    pub fn new(count: usize, max_mtu: u16, polls: &[Arc<Poll>]) -> Device {
+        let pairs = (0..count).zip(polls.iter().cycle()).map(|(n, poll)| Pair::new(n, poll.clone())).collect();
+        Device { common: Common::new(count), protocol: 0, pairs, count, mtu: max_mtu, max_mtu }
+    }
+
+    /// How many pairs of queues there are.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Forgets everything that a front end has set up.
-    pub fn reset(&mut self, poll: &Poll) {
+    pub fn reset(&mut self) {
         for ring in self.pairs.iter_mut().flat_map(|p| &mut p.rings) {
-            ring.stop(poll);
+            ring.stop();
             *ring = Ring::default();
         }
-        (self.common, self.protocol, self.mtu) = (Common::new(self.pairs.len()), 0, self.max_mtu);
+        (self.common, self.protocol, self.mtu) = (Common::new(self.count), 0, self.max_mtu);
     }
 
     fn offered(&self) -> u64 {
-        OFFERED | if self.pairs.len() > 1 { feature::MQ } else { 0 }
+        OFFERED | if self.count > 1 { feature::MQ } else { 0 }
     }
 
     fn protocol_offered(&self) -> u64 {
-        PROTOCOL | if self.pairs.len() > 1 { protocol::MQ } else { 0 }
+        PROTOCOL | if self.count > 1 { protocol::MQ } else { 0 }
     }
 
     /// A ring, by the number that it has on the wire: receiving and sending by turns.
     fn ring(&mut self, n: u32) -> Result<&mut Ring, DeviceError> {
-        let all = 2 * self.pairs.len();
+        let all = 2 * self.count;
         let ring = usize::try_from(n).ok().and_then(|i| self.pairs.get_mut(i / 2).map(|p| &mut p.rings[i % 2]));
         ring.ok_or(DeviceError::NoRing(n, all))
     }
@@ -182,7 +190,6 @@ impl Device {
         code: u32,
         request: Request,
         mut fds: Vec<OwnedFd>,
-        poll: &Poll,
         word: impl Fn(u32) -> u64,
     ) -> Result<Option<Reply>, DeviceError> {
         let number = |n| Ok(Some(Reply::number(code, n)));
@@ -196,7 +203,7 @@ impl Device {
                 others => return Err(DeviceError::Features(others)),
             },
             // Front ends for network devices count pairs.
-            Request::GetQueueNum => return number(self.pairs.len() as u64),
+            Request::GetQueueNum => return number(self.count as u64),
             Request::GetMaxMemSlots => return number(MAX_SLOTS as u64),
             Request::SetMemTable(regions) => self.common.memory.replace(&regions, fds)?,
             Request::SetLogBase(len, offset) => {
@@ -206,7 +213,7 @@ impl Device {
                 // Who shares a log waits for an answer to this.
                 return number(0);
             }
-            Request::SetLogFd => self.common.log_event = Some(event(fds.pop(), DeviceError::NoLogEvent)?),
+            Request::SetLogFd => self.common.log_event = Some(Arc::new(event(fds.pop(), DeviceError::NoLogEvent)?)),
             Request::AddMemReg(r) => {
                 if let Some(fd) = fds.pop() {
                     self.common.memory.add(r, fd)?;
@@ -215,18 +222,18 @@ impl Device {
             Request::RemMemReg(r) => self.common.memory.remove(r)?,
             Request::ResetOwner | Request::ResetDevice => {
                 for ring in self.pairs.iter_mut().flat_map(|p| &mut p.rings) {
-                    ring.stop(poll);
+                    ring.stop();
                     ring.enabled = false;
                     ring.queue.reset();
                 }
             }
             Request::GetInflightFd(wanted) => {
-                let (extent, fd) = wanted.make(2 * self.pairs.len())?;
+                let (extent, fd) = wanted.make(2 * self.count)?;
                 return Ok(Some(Reply::inflight(code, extent, fd)));
             }
             Request::SetInflightFd(extent) => {
                 if let Some(fd) = fds.pop() {
-                    let all = extent.map(fd, 2 * self.pairs.len())?;
+                    let all = extent.map(fd, 2 * self.count)?;
                     let mut rings = self.pairs.iter_mut().flat_map(|p| &mut p.rings);
                     all.into_iter().zip(&mut rings).for_each(|(i, ring)| ring.queue.inflight = Some(i));
                     rings.for_each(|ring| ring.queue.inflight = None);
@@ -237,14 +244,16 @@ impl Device {
             Request::SetVringBase(n, base) => self.ring(n)?.queue.set_base(base as u16),
             Request::GetVringBase(n) => {
                 let ring = self.ring(n)?;
-                ring.stop(poll);
+                ring.stop();
                 return Ok(Some(Reply::ring(code, n, ring.queue.base().into())));
             }
             Request::SetVringKick(n, false) => return Err(DeviceError::Polled(n)),
             Request::SetVringKick(n, true) => {
                 // Without features of the protocol there is no request that enables it.
                 let at_once = !self.common.has(feature::PROTOCOL_FEATURES);
-                let ring = self.ring(n)?;
+                self.ring(n)?;
+                let Pair { rings, poll, .. } = &mut self.pairs[n as usize / 2];
+                let ring = &mut rings[n as usize % 2];
                 ring.start(event(fds.pop(), DeviceError::NoEvent(n))?, poll, word(n))?;
                 ring.enabled |= at_once;
             }
@@ -268,11 +277,12 @@ impl Device {
     }
 
     /// Begins to serve a queue, behind the last buffer of it that was given back. `word` is the event word of its kicks.
-    pub fn take_vring(&mut self, n: u32, v: Vring, poll: &Poll, word: u64) -> Result<(), DeviceError> {
+    pub fn take_vring(&mut self, n: u32, v: Vring, word: u64) -> Result<(), DeviceError> {
         let (kick, call) = (event(Some(v.kick), DeviceError::NoEvent(n))?, event(Some(v.call), DeviceError::NoEvent(n))?);
         let size = ring_size(v.size.into())?;
         self.ring(n)?;
-        let ring = &mut self.pairs[n as usize / 2].rings[n as usize % 2];
+        let Pair { rings, poll, .. } = &mut self.pairs[n as usize / 2];
+        let ring = &mut rings[n as usize % 2];
         let queue = &mut ring.queue;
         (queue.size, queue.desc, queue.avail, queue.used) = (size, v.desc, v.avail, v.used);
         let addr = RingAddr { index: n, desc: v.desc, avail: v.avail, used: v.used, log: None };

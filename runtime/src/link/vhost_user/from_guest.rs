@@ -1,10 +1,10 @@
 //! Frames from the guest.
 
-use super::VhostUserLink;
-use super::device::{Common, Device, FROM_GUEST};
+use super::device::{Common, FROM_GUEST};
 use super::memory::Memory;
 use super::pair::Pair;
 use super::queue::{Broken, Chain, Segment};
+use super::share::Share;
 use crate::lent::is_lent;
 use crate::link::vnet::{self, BadHeader};
 use crate::link::{BATCH, LinkStats, MAX_FRAME, Received, RxBatch};
@@ -15,10 +15,10 @@ use hibernet_netstack::wire::{ethernet, flow};
 /// Frames from this length on are lent where the guest has them: what it costs to copy a shorter one is less than what it costs to keep its buffer.
 const LENT: usize = 8 * 1024;
 
-impl VhostUserLink {
+impl Share {
     /// Gives the guest back what was lent. To be called while nobody deals with frames, and before anything becomes of rings or memory.
     pub(super) fn end_lent(&mut self, slots: &mut Slots) {
-        let Device { common, pairs, .. } = &mut self.device;
+        let Share { common, pairs, .. } = self;
         for p in pairs {
             if p.rings[FROM_GUEST].end_lent(&common.memory, slots) {
                 p.tell_taken(common);
@@ -29,33 +29,40 @@ impl VhostUserLink {
     /// Comes back to queues that were not found empty, of which no kick tells.
     pub(super) fn come_back(&mut self) {
         let unsure = |p: &Pair| p.rings[FROM_GUEST].is_running() && !p.rings[FROM_GUEST].wants_kicks;
-        if self.device.pairs.iter().any(unsure) && !std::mem::replace(&mut self.more_set, true) {
+        if self.pairs.iter().any(unsure) {
+            self.look_again();
+        }
+    }
+
+    /// Has the link's descriptor readable, so that queues are looked at again.
+    pub(super) fn look_again(&mut self) {
+        if !std::mem::replace(&mut self.more_set, true) {
             self.more.signal();
         }
     }
 
     /// Takes frames out of the guest's queues, of a pair after the other, each time beginning with another one.
     pub(super) fn take_frames(&mut self, slots: &mut Slots, out: &mut RxBatch) {
-        let Device { common, pairs, .. } = &mut self.device;
+        let Share { common, pairs, next_pair, .. } = self;
         let count = pairs.len();
         let mut left = false;
-        for n in (self.next_pair..count).chain(0..self.next_pair) {
-            left |= pairs[n].take_frames(common, n, slots, out);
+        for n in (*next_pair..count).chain(0..*next_pair) {
+            left |= pairs[n].take_frames(common, slots, out);
         }
-        self.next_pair = (self.next_pair + 1) % count;
-        if left && !std::mem::replace(&mut self.more_set, true) {
-            self.more.signal();
+        *next_pair = (*next_pair + 1) % count.max(1);
+        if left {
+            self.look_again();
         }
     }
 }
 
 impl Pair {
-    /// Takes frames out of the guest's queue. `number` is the pair's own. Whether some may be left of which no kick will tell.
-    fn take_frames(&mut self, common: &Common, number: usize, slots: &mut Slots, out: &mut RxBatch) -> bool {
+    /// Takes frames out of the guest's queue. Whether some may be left of which no kick will tell.
+    fn take_frames(&mut self, common: &Common, slots: &mut Slots, out: &mut RxBatch) -> bool {
         if !self.rings[FROM_GUEST].ready(&common.memory) {
             return false;
         }
-        match self.try_take_frames(common, number, slots, out) {
+        match self.try_take_frames(common, slots, out) {
             Ok((taken, left)) => {
                 // While something is lent the guest hears of all at once, afterwards.
                 if taken > 0 && self.rings[FROM_GUEST].lent.is_empty() {
@@ -71,13 +78,7 @@ impl Pair {
     }
 
     /// How many buffers were taken, and whether there may be more.
-    fn try_take_frames(
-        &mut self,
-        common: &Common,
-        number: usize,
-        slots: &mut Slots,
-        out: &mut RxBatch,
-    ) -> Result<(usize, bool), Broken> {
+    fn try_take_frames(&mut self, common: &Common, slots: &mut Slots, out: &mut RxBatch) -> Result<(usize, bool), Broken> {
         let header_len = common.header_len();
         let Common { memory, steering, .. } = common;
         let ring = &mut self.rings[FROM_GUEST];
@@ -113,7 +114,7 @@ impl Pair {
                 if let Some(s) = steering {
                     let mut head = [0; HEAD_MAX];
                     let n = slots.read(r.frame, &mut head);
-                    s.learn(flow::hash(&head[..n]), number);
+                    s.learn(flow::hash(&head[..n]), self.number);
                 }
                 slot = r.slot;
                 // There was room.

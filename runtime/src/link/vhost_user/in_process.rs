@@ -2,7 +2,7 @@
 
 use super::device::{DeviceError, OFFERED};
 use super::message::feature;
-use super::{KICK, MAX_QUEUE_PAIRS, VhostUserLink};
+use super::{KICK, MAX_QUEUE_PAIRS, PairsLink, VhostUserLink};
 use hibernet_netstack::wire::Mac;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -58,17 +58,29 @@ impl VhostUserLink {
     /// # Errors
     /// `InvalidInput` for a number of pairs or a size that none can have, rings outside of the memory, and descriptors that are no eventfds; others if descriptors ran out.
     pub fn in_process(vrings: Vrings, mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
+        Ok(VhostUserLink::in_process_for(1, vrings, mtu, guest_mac)?.0)
+    }
+
+    /// The same for several workers, as [`VhostUserLink::shared_by`] leaves the pairs to them.
+    ///
+    /// # Errors
+    /// As [`VhostUserLink::in_process`].
+    pub fn in_process_for(
+        workers: usize,
+        vrings: Vrings,
+        mtu: u16,
+        guest_mac: Option<Mac>,
+    ) -> io::Result<(VhostUserLink, Vec<PairsLink>)> {
         if !(1..=MAX_QUEUE_PAIRS).contains(&vrings.pairs.len()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, DeviceError::Pairs(vrings.pairs.len())));
         }
-        let mut link = VhostUserLink::without_session(mtu, guest_mac)?.with_queue_pairs(vrings.pairs.len());
-        link.take_vrings(vrings).map_err(|e| match e {
+        let link = VhostUserLink::without_session(mtu, guest_mac)?.with_queue_pairs(vrings.pairs.len());
+        let (mut link, others) = link.shared_by(workers)?;
+        link.whole(|l| l.take_vrings(vrings)).map_err(|e| match e {
             DeviceError::Os(e) => e,
             e => io::Error::new(io::ErrorKind::InvalidInput, e),
         })?;
-        link.in_process = true;
-        link.look_at_rings();
-        Ok(link)
+        Ok((link, others))
     }
 
     fn take_vrings(&mut self, vrings: Vrings) -> Result<(), DeviceError> {
@@ -77,8 +89,9 @@ impl VhostUserLink {
         self.device.set_features(features & FEATURES)?;
         let all = pairs.into_iter().flat_map(|p| [p.receive, p.transmit]);
         for (n, vring) in (0u32..).zip(all) {
-            self.device.take_vring(n, vring, &self.poll, KICK + u64::from(n))?;
+            self.device.take_vring(n, vring, KICK + u64::from(n))?;
         }
+        self.look_at_rings();
         Ok(())
     }
 }

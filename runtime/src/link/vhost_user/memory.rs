@@ -62,11 +62,11 @@ pub enum MemoryError {
 ///
 /// A front end that shortens the file behind a region has this process killed when it is touched (`SIGBUS`), so one process must not serve
 /// guests that do not trust each other.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Memory {
     map: Arc<GuestMemoryMmap>,
     regions: Vec<Region>,
-    log: Option<DirtyLog>,
+    log: Option<Arc<DirtyLog>>,
     /// What is written is logged, if there is a log.
     pub logging: bool,
 }
@@ -103,13 +103,13 @@ impl Memory {
     /// Logs into this from now on, or no more.
     pub fn set_log(&mut self, log: DirtyLog) -> Result<(), LogError> {
         log.covers(self.end())?;
-        self.log = Some(log);
+        self.log = Some(Arc::new(log));
         Ok(())
     }
 
     /// The log.
     pub fn log(&self) -> Option<&DirtyLog> {
-        self.log.as_ref()
+        self.log.as_deref()
     }
 
     /// Behind the last of the guest's addresses.

@@ -20,6 +20,7 @@ mod peers;
 mod queue;
 mod ring;
 mod session;
+mod share;
 mod steering;
 mod to_guest;
 mod transfer;
@@ -28,16 +29,20 @@ use super::poll::Poll;
 use super::{Link, LinkError, LinkNews, LinkStats, RxBatch, Transfer, Unread, release};
 use crate::slots::Slots;
 use crate::sys::event::Event;
-use device::{Device, DeviceError, TO_GUEST};
+use device::{Common, Device, DeviceError};
 use hibernet_netstack::edge::{LinkInfo, Tso, TxError, TxFrame};
 use hibernet_netstack::wire::Mac;
 pub use in_process::{FEATURES, Vring, VringPair, Vrings};
 use message::{Reply, Request, feature};
+use pair::Pair;
 use peers::Peers;
 use session::{Asked, Session, SessionError};
+pub use share::PairsLink;
+use share::{Board, Share, Shared, Trouble, lock};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex};
 use transfer::StateTransfer;
 
 const _: () = assert!(cfg!(target_endian = "little"), "virtio-net headers are written in the machine's byte order");
@@ -64,18 +69,20 @@ const KICK: u64 = 8;
 pub struct VhostUserLink {
     peers: Peers,
     session: Option<Session>,
-    /// The monitor is in this process; there will be no session.
-    in_process: bool,
     device: Device,
-    poll: Poll,
-    /// Frames were left in the queue, of which no kick tells.
-    more: Event,
-    more_set: bool,
+    poll: Arc<Poll>,
+    /// Makes the link's descriptor readable where no other does.
+    more: Arc<Event>,
+    /// The pairs that this link serves.
+    mine: Shared,
+    /// Those that others serve.
+    others: Vec<Shared>,
+    board: Arc<Board>,
+    /// The front end has asked for something, while others serve pairs.
+    asked: bool,
     guest_mac: Option<Mac>,
-    /// The pair from which frames are taken first, next time.
-    next_pair: usize,
-    /// The pairs by which the guest receives.
-    receiving: Vec<u8>,
+    /// The guest receives by one of the pairs: it was told that the link is there.
+    up: bool,
     changed: bool,
     /// At most as many as there are requests at a time: it is asked for them afterwards.
     news: VecDeque<LinkNews>,
@@ -88,26 +95,31 @@ pub struct VhostUserLink {
 
 impl VhostUserLink {
     fn without_session(mtu: u16, guest_mac: Option<Mac>) -> io::Result<VhostUserLink> {
-        let (poll, more) = (Poll::new()?, Event::new()?);
-        poll.add(&more, MORE)?;
-        Ok(VhostUserLink {
+        let (poll, more) = events()?;
+        let device = Device::new(1, mtu, std::slice::from_ref(&poll));
+        let info = info(&device, guest_mac);
+        let mine = Share::new(1, 1, info, Arc::new(device.common.clone()), more.clone());
+        let mut link = VhostUserLink {
             peers: Peers::None,
             session: None,
-            in_process: false,
-            device: Device::new(1, mtu),
+            device,
             poll,
             more,
-            more_set: false,
+            mine: Arc::new(Mutex::new(mine)),
+            others: Vec::new(),
+            board: Arc::default(),
+            asked: false,
             guest_mac,
-            next_pair: 0,
-            receiving: Vec::new(),
+            up: false,
             changed: false,
             news: VecDeque::new(),
             troubles: 0,
             transfer: StateTransfer::default(),
             stats: LinkStats::default(),
             stopped: false,
-        })
+        };
+        link.share_out();
+        Ok(link)
     }
 
     /// With so many pairs of queues, from 1 to [`MAX_QUEUE_PAIRS`], in place of one; to be said before anything is served. A front end may use fewer.
@@ -117,8 +129,77 @@ impl VhostUserLink {
     #[must_use]
     pub fn with_queue_pairs(mut self, pairs: usize) -> VhostUserLink {
         assert!((1..=MAX_QUEUE_PAIRS).contains(&pairs), "{pairs} pairs of queues");
-        self.device = Device::new(pairs, self.device.mtu);
+        self.divide(pairs, Vec::new());
         self
+    }
+
+    /// Leaves the pairs by turns to so many workers, at most as many as there are pairs. This link is the first one's, and has the session with the front end;
+    /// those of the others come beside it. Whoever serves it has what the front end asks for carried out while all stand still ([`Link::answer_peer`]).
+    /// To be said before anything is served.
+    ///
+    /// # Errors
+    /// `InvalidInput` if a guest is served already, others if descriptors ran out.
+    pub fn shared_by(mut self, workers: usize) -> io::Result<(VhostUserLink, Vec<PairsLink>)> {
+        if self.up {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let pairs = self.device.count();
+        let theirs = (1..workers.min(pairs)).map(|_| events()).collect::<io::Result<Vec<_>>>()?;
+        let polls: Vec<_> = theirs.iter().map(|(poll, _)| poll.clone()).collect();
+        self.divide(pairs, theirs);
+        let link = |(poll, share): (_, &Shared)| PairsLink {
+            poll,
+            share: share.clone(),
+            board: self.board.clone(),
+            bell: self.more.clone(),
+            stopped: false,
+        };
+        let links = polls.into_iter().zip(&self.others).map(link).collect();
+        Ok((self, links))
+    }
+
+    /// Makes the device anew, with so many pairs, and a share for each of these beside the own.
+    fn divide(&mut self, pairs: usize, theirs: Vec<(Arc<Poll>, Arc<Event>)>) {
+        let polls: Vec<_> = std::iter::once(&self.poll).chain(theirs.iter().map(|(poll, _)| poll)).cloned().collect();
+        self.device = Device::new(pairs, self.device.mtu, &polls);
+        let (common, info) = (Arc::new(self.device.common.clone()), self.info());
+        let share = |more| Arc::new(Mutex::new(Share::new(polls.len(), pairs, info, common.clone(), more)));
+        self.mine = share(self.more.clone());
+        self.others = theirs.into_iter().map(|(_, more)| share(more)).collect();
+        self.share_out();
+    }
+
+    fn shares(&self) -> impl Iterator<Item = &Shared> {
+        std::iter::once(&self.mine).chain(&self.others)
+    }
+
+    /// Does something with all pairs of the device, while nobody serves any.
+    fn whole<R>(&mut self, f: impl FnOnce(&mut VhostUserLink) -> R) -> R {
+        let mut taken: Vec<_> = self.shares().map(|s| lock(s).take_pairs().into_iter()).collect();
+        let of = taken.len();
+        self.device.pairs = (0..self.device.count()).filter_map(|n| taken[n % of].next()).collect();
+        let done = f(self);
+        self.share_out();
+        done
+    }
+
+    fn share_out(&mut self) {
+        let (common, info) = (Arc::new(self.device.common.clone()), self.info());
+        let of = self.others.len() + 1;
+        let mut dealt: Vec<Vec<Pair>> = (0..of).map(|_| Vec::new()).collect();
+        self.device.pairs.drain(..).for_each(|p| dealt[p.number % of].push(p));
+        self.shares().zip(dealt).for_each(|(s, pairs)| lock(s).put_pairs(pairs, common.clone(), info));
+        let (able, others): (Vec<_>, Vec<_>) = self.shares().partition(|s| !lock(s).receiving.is_empty());
+        if let Some(able) = able.first() {
+            others.iter().for_each(|s| lock(s).elsewhere = Some(Shared::clone(able)));
+        }
+    }
+
+    /// Frames for a guest that has gone wait no longer; those of others are dropped by them, whose slots they are in. All pairs are here.
+    fn drop_held(&mut self, slots: &mut Slots) {
+        let of = self.others.len() + 1;
+        self.device.pairs.iter_mut().step_by(of).for_each(|p| p.drop_held(slots, TxError::Down));
+        self.others.iter().for_each(|s| lock(s).stale = true);
     }
 
     /// Looks at what has happened besides frames.
@@ -126,22 +207,15 @@ impl VhostUserLink {
         for word in self.poll.ready()? {
             match word {
                 LISTENER => self.next_peer()?,
-                SESSION => self.converse(slots)?,
-                MORE => {
-                    self.more.clear();
-                    self.more_set = false;
-                    if let Peers::Handed(_) = self.peers {
-                        self.next_peer()?;
-                    }
-                }
-                word => {
-                    let i = (word - KICK) as usize;
-                    let Device { common, pairs, .. } = &mut self.device;
-                    let pair = &mut pairs[i / 2];
-                    if i % 2 == TO_GUEST {
-                        pair.deliver_held(common, slots);
-                        pair.tell_given(common);
-                    }
+                SESSION if self.others.is_empty() => self.whole(|l| l.converse(slots))?,
+                SESSION => self.asked = true,
+                word => lock(&self.mine).attend(word, slots),
+            }
+            if word == MORE {
+                let troubles = self.board.take();
+                self.hear_of(troubles);
+                if let Peers::Handed(_) = self.peers {
+                    self.next_peer()?;
                 }
             }
         }
@@ -176,7 +250,7 @@ impl VhostUserLink {
         let unknown = request == Request::Unknown;
         let before = self.info();
         let word = |n: u32| KICK + u64::from(n);
-        let result: Result<Option<Reply>, DeviceError> = self.device.handle(header.request, request, fds, &self.poll, word);
+        let result: Result<Option<Reply>, DeviceError> = self.device.handle(header.request, request, fds, word);
         self.changed |= before != self.info();
         self.look_at_rings();
         let acknowledged = header.need_reply && self.device.acknowledges();
@@ -206,10 +280,9 @@ impl VhostUserLink {
 
     /// Whether the guest receives is known from its rings: a driver that stops, or a machine that is paused, is as one that has gone.
     fn look_at_rings(&mut self) {
-        let was_up = self.is_up();
-        self.receiving.clear();
-        self.receiving.extend((0u8..).zip(&self.device.pairs).filter(|(_, p)| p.receives()).map(|(n, _)| n));
-        if self.is_up() == was_up {
+        let is_up = self.device.pairs.iter().any(Pair::receives);
+        let was_up = std::mem::replace(&mut self.up, is_up);
+        if is_up == was_up {
             return;
         }
         if was_up {
@@ -220,20 +293,15 @@ impl VhostUserLink {
         self.news.push_back(LinkNews::Connected);
     }
 
-    /// The guest receives: it was told that the link is there.
-    fn is_up(&self) -> bool {
-        !self.receiving.is_empty()
-    }
-
     fn end_session(&mut self, slots: &mut Slots, why: &SessionError) -> Result<(), LinkError> {
         self.stats.rx_down += 1;
         if let Some(s) = self.session.take() {
             self.poll.remove(s.fd());
         }
-        self.device.reset(&self.poll);
+        self.device.reset();
         self.changed = true;
-        self.device.pairs.iter_mut().for_each(|p| p.drop_held(slots, TxError::Down));
-        let was_up = !std::mem::take(&mut self.receiving).is_empty();
+        self.drop_held(slots);
+        let was_up = std::mem::take(&mut self.up);
         if std::mem::take(&mut self.transfer).is_some() {
             self.news.push_back(LinkNews::Left(why.to_string()));
         } else if was_up {
@@ -245,26 +313,36 @@ impl VhostUserLink {
     }
 
     /// Tells of rings that were found to make no sense.
-    fn hear_troubles(&mut self) {
-        for i in 0..2 * self.device.pairs.len() {
-            if let Some(why) = self.device.pairs[i / 2].rings[i % 2].take_trouble() {
-                self.trouble(format_args!("queue {i} makes no sense, and is not served until it is set up again: {why}"));
-            }
+    fn hear_of(&mut self, troubles: Vec<Trouble>) {
+        for (ring, why) in troubles {
+            self.trouble(format_args!("queue {ring} makes no sense, and is not served until it is set up again: {why}"));
         }
     }
 }
 
+/// A set of descriptors, and an event in it.
+fn events() -> io::Result<(Arc<Poll>, Arc<Event>)> {
+    let (poll, more) = (Poll::new()?, Event::new()?);
+    poll.add(&more, MORE)?;
+    Ok((Arc::new(poll), Arc::new(more)))
+}
+
+/// What a link to a device can do.
+fn info(device: &Device, guest_mac: Option<Mac>) -> LinkInfo {
+    let d: &Common = &device.common;
+    let checksum = d.has(feature::GUEST_CSUM);
+    let tso = match (d.has(feature::GUEST_TSO4), d.has(feature::GUEST_TSO6)) {
+        (true, true) if checksum => Tso::Both,
+        (true, false) if checksum => Tso::V4,
+        _ => Tso::None,
+    };
+    let uso = checksum && d.has(feature::GUEST_USO4 | feature::GUEST_USO6);
+    LinkInfo { mtu: device.mtu, checksum, tso, uso, guest_mac, in_flight: IN_FLIGHT }
+}
+
 impl Link for VhostUserLink {
     fn info(&self) -> LinkInfo {
-        let d = &self.device.common;
-        let checksum = d.has(feature::GUEST_CSUM);
-        let tso = match (d.has(feature::GUEST_TSO4), d.has(feature::GUEST_TSO6)) {
-            (true, true) if checksum => Tso::Both,
-            (true, false) if checksum => Tso::V4,
-            _ => Tso::None,
-        };
-        let uso = checksum && d.has(feature::GUEST_USO4 | feature::GUEST_USO6);
-        LinkInfo { mtu: self.device.mtu, checksum, tso, uso, guest_mac: self.guest_mac, in_flight: IN_FLIGHT }
+        info(&self.device, self.guest_mac)
     }
 
     fn take_change(&mut self) -> bool {
@@ -291,61 +369,79 @@ impl Link for VhostUserLink {
         if self.stopped {
             return Err(LinkError::Closed);
         }
+        let mut mine = lock(&self.mine);
         if out.is_empty() {
-            self.end_lent(slots);
+            mine.end_lent(slots);
         }
         if out.room() == 0 {
             return Ok(());
         }
-        self.take_frames(slots, out);
+        mine.take_frames(slots, out);
         if out.is_empty() {
+            drop(mine);
             self.attend(slots)?;
-            self.take_frames(slots, out);
+            // Before that is answered nothing may be lent.
+            if self.asked {
+                return Ok(());
+            }
+            mine = lock(&self.mine);
+            mine.take_frames(slots, out);
         }
-        self.hear_troubles();
+        let troubles = mine.take_troubles();
+        drop(mine);
+        self.hear_of(troubles);
         Ok(())
     }
 
-    fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError> {
-        let sent = self.send_frame(slots, &frame, None);
-        release(slots, &frame);
-        sent.map_err(|e| self.stats.refused(e))
+    fn asks_for_all(&self) -> bool {
+        self.asked
     }
 
-    /// Frames that have to wait wait in slots, and a checksum needs the bytes.
+    fn answer_peer(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
+        self.asked = false;
+        // Kicks that were heard beside it were for frames that were not taken.
+        lock(&self.mine).look_again();
+        self.whole(|l| l.converse(slots))
+    }
+
+    fn send(&mut self, slots: &mut Slots, frame: TxFrame<'_>) -> Result<(), TxError> {
+        let sent = lock(&self.mine).send(slots, &frame, None);
+        release(slots, &frame);
+        sent
+    }
+
     fn reads_in_place(&self) -> bool {
-        let ready = |p: &u8| self.device.pairs[usize::from(*p)].held.is_empty();
-        self.device.common.has(feature::GUEST_CSUM) && self.is_up() && self.receiving.iter().all(ready)
+        lock(&self.mine).reads_in_place()
     }
 
     fn send_unread(&mut self, slots: &mut Slots, frame: TxFrame<'_>, body: &mut dyn Unread) -> Result<(), TxError> {
-        self.send_frame(slots, &frame, Some(body)).map_err(|e| self.stats.refused(e))
+        lock(&self.mine).send(slots, &frame, Some(body))
     }
 
     fn flush(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
-        self.end_lent(slots);
-        let Device { common, pairs, .. } = &mut self.device;
-        pairs.iter_mut().for_each(|p| p.tell_given(common));
-        self.come_back();
-        self.hear_troubles();
+        let mut mine = lock(&self.mine);
+        mine.flush(slots);
+        let troubles = mine.take_troubles();
+        drop(mine);
+        self.hear_of(troubles);
         Ok(())
     }
 
     fn has_room(&self) -> bool {
-        // Not at the first place that becomes free: whoever was refused has much to send.
-        let room = self.most_held() / 2;
-        self.is_up() && self.receiving.iter().all(|p| self.device.pairs[usize::from(*p)].held.len() < room)
+        lock(&self.mine).has_room()
     }
 
     fn stop(&mut self, slots: &mut Slots) {
         self.stopped = true;
-        self.end_lent(slots);
-        self.device.pairs.iter_mut().for_each(|p| p.drop_held(slots, TxError::Down));
-        self.device.reset(&self.poll);
+        lock(&self.mine).end_lent(slots);
+        self.whole(|l| {
+            l.drop_held(slots);
+            l.device.reset();
+        });
         self.session = None;
     }
 
     fn stats(&self) -> LinkStats {
-        self.device.pairs.iter().fold(self.stats, |sum, p| sum.plus(p.stats))
+        self.stats.plus(lock(&self.mine).all_stats())
     }
 }

@@ -6,7 +6,9 @@ use super::queue::{MAX_SIZE, Segment};
 use super::ring::Ring;
 use super::to_guest::Held;
 use crate::link::LinkStats;
+use crate::link::poll::Poll;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Most pieces of buffers that one frame uses.
 const SEGMENTS: usize = 2 * MAX_SIZE as usize;
@@ -14,6 +16,10 @@ const SEGMENTS: usize = 2 * MAX_SIZE as usize;
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Pair {
+    /// Its number among the pairs of the device.
+    pub number: usize,
+    /// Where its kicks are heard.
+    pub poll: Arc<Poll>,
     /// [`TO_GUEST`] and [`FROM_GUEST`].
     pub rings: [Ring; 2],
     /// Frames that wait for buffers of the guest's.
@@ -28,9 +34,12 @@ pub struct Pair {
     pub stats: LinkStats,
 }
 
-impl Default for Pair {
-    fn default() -> Pair {
+impl Pair {
+    /// As it is before a front end comes.
+    pub fn new(number: usize, poll: Arc<Poll>) -> Pair {
         Pair {
+            number,
+            poll,
             rings: Default::default(),
             held: VecDeque::new(),
             too_few: 0,
@@ -40,9 +49,7 @@ impl Default for Pair {
             stats: LinkStats::default(),
         }
     }
-}
 
-impl Pair {
     /// Whether the guest receives by it.
     pub fn receives(&self) -> bool {
         let ring = &self.rings[TO_GUEST];

@@ -60,7 +60,6 @@ impl VhostUserLink {
         link.peers = Peers::Handed(socket);
         // It asks when it is served, not before: it may be made while another one still serves the guest.
         link.more.signal();
-        link.more_set = true;
         Ok(link)
     }
 

@@ -9,13 +9,14 @@ use crate::sys::socket::set_nonblocking;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Ring {
     /// Where it stands.
     pub queue: Queue,
-    kick: Option<File>,
+    kick: Option<Kick>,
     call: Option<File>,
     error: Option<File>,
     /// Frames may go through it.
@@ -31,6 +32,20 @@ pub struct Ring {
     /// Buffers that were taken and not given back, in their order: the first was lent under its slot number, as were others behind it. They are
     /// given back before the next request, so that whatever becomes of the ring or of the memory, none is lent.
     pub lent: Vec<(u16, u32)>,
+}
+
+/// What says that the guest has put something there, and where that is heard.
+#[derive(Debug)]
+struct Kick {
+    event: File,
+    poll: Arc<Poll>,
+}
+
+impl Drop for Kick {
+    fn drop(&mut self) {
+        // The front end has it too, so that closing it here would not end it.
+        self.poll.remove(&self.event);
+    }
 }
 
 impl Ring {
@@ -57,22 +72,19 @@ impl Ring {
     }
 
     /// Starts it where it stands, with this descriptor for kicks, whose event word is `word`.
-    pub fn start(&mut self, kick: File, poll: &Poll, word: u64) -> io::Result<()> {
+    pub fn start(&mut self, event: File, poll: &Arc<Poll>, word: u64) -> io::Result<()> {
         let (call, error) = (self.call.take(), self.error.take());
-        self.stop(poll);
-        poll.add_edge(&kick, word)?;
+        self.stop();
+        poll.add_edge(&event, word)?;
+        let kick = Kick { event, poll: poll.clone() };
         (self.kick, self.call, self.error, self.fresh) = (Some(kick), call, error, true);
         Ok(())
     }
 
     /// Stops it. What was negotiated, and where it stands, stays.
-    pub fn stop(&mut self, poll: &Poll) {
+    pub fn stop(&mut self) {
         debug_assert!(self.lent.is_empty(), "a ring is stopped while its buffers are lent");
-        if let Some(k) = self.kick.take() {
-            // The front end has it too, so that closing it here would not end it.
-            poll.remove(k);
-        }
-        (self.call, self.error, self.broken, self.fresh, self.wants_kicks) = (None, None, false, false, false);
+        (self.kick, self.call, self.error, self.broken, self.fresh, self.wants_kicks) = (None, None, None, false, false, false);
     }
 
     /// Begins with a ring that was started: goes on where it stands. Asked before each use; `false` if it cannot be used.

@@ -3,13 +3,13 @@
 //! A frame's buffers are taken, written to, and given back in one go; if it comes to nothing, they are made available again. The body may be written by the
 //! kernel ([`Unread`]): straight into the guest's memory, where nobody here looks at it.
 
-use super::VhostUserLink;
-use super::device::{Common, Device, TO_GUEST};
+use super::device::{Common, TO_GUEST};
 use super::memory::Memory;
 use super::message::feature;
 use super::pair::Pair;
 use super::queue::{Broken, Segment};
-use crate::link::{Link, Unread, check_size, vnet};
+use super::share::{Share, lock};
+use crate::link::{Unread, check_size, vnet};
 use crate::slots::Slots;
 use hibernet_netstack::edge::{GsoKind, Payload, TxError, TxFrame};
 use hibernet_netstack::wire::flow;
@@ -258,6 +258,20 @@ impl Pair {
         }
     }
 
+    /// Gives the guest a frame of somebody else's, who comes back if it has no buffers.
+    fn send_at_once(&mut self, common: &Common, header: [u8; HEADER], head: &[u8], body: Body<'_>) -> Result<(), TxError> {
+        let fate = if self.held.is_empty() { self.deliver(common, header, head, body) } else { Fate::Wait };
+        match fate {
+            Fate::Taken => {
+                self.tell_given(common);
+                Ok(())
+            }
+            Fate::Wait | Fate::NotRead => Err(TxError::Full),
+            Fate::TooBig => Err(TxError::TooBig),
+            Fate::Down => Err(TxError::Down),
+        }
+    }
+
     fn tell_at_times(&mut self, common: &Common) {
         if self.untold >= TELL_AFTER {
             self.tell_given(common);
@@ -265,16 +279,11 @@ impl Pair {
     }
 }
 
-impl VhostUserLink {
-    /// How many frames may wait in each pair.
-    pub(super) fn most_held(&self) -> usize {
-        HELD / self.device.pairs.len()
-    }
-
+impl Share {
     /// The header for a frame, as far as the guest can take what it says.
     fn header(&self, frame: &TxFrame<'_>) -> Result<[u8; HEADER], TxError> {
-        let info = self.info();
-        check_size(&info, frame)?;
+        let info = &self.info;
+        check_size(info, frame)?;
         let carried = match frame.gso.map(|g| g.kind) {
             None => true,
             Some(GsoKind::Tcp4) => info.tso.carries(false),
@@ -286,7 +295,7 @@ impl VhostUserLink {
         }
         let mut header = [0; HEADER];
         header[..vnet::LEN].copy_from_slice(&vnet::encode(frame)?);
-        if !self.device.common.has(feature::GUEST_ECN) {
+        if !self.common.has(feature::GUEST_ECN) {
             header[1] &= !vnet::GSO_ECN;
         }
         Ok(header)
@@ -299,22 +308,37 @@ impl VhostUserLink {
         frame: &TxFrame<'_>,
         unread: Option<&mut dyn Unread>,
     ) -> Result<(), TxError> {
-        if self.stopped || self.session.is_none() && !self.in_process {
-            return Err(TxError::Down);
-        }
-        let header = self.header(frame)?;
-        let most = self.most_held();
-        let Device { common, pairs, .. } = &mut self.device;
-        let chosen = match (&common.steering, &self.receiving[..]) {
-            (_, [only]) => Some(usize::from(*only)),
-            (Some(s), several) => s.choose(flow::hash(frame.head), several),
-            (None, _) => None,
-        };
-        let pair = &mut pairs[chosen.ok_or(TxError::Down)?];
+        let Some(chosen) = self.choose(frame.head) else { return self.send_elsewhere(slots, frame, unread) };
+        let (header, most) = (self.header(frame)?, self.most_held);
+        let Share { common, pairs, .. } = self;
+        let pair = &mut pairs[chosen];
         match unread {
             None => pair.send(common, slots, header, frame, most),
             Some(body) => pair.send_unread(common, slots, header, (frame, body), most),
         }
+    }
+
+    /// The place of the pair by which a frame goes to the guest; none if it receives by none of these.
+    fn choose(&self, head: &[u8]) -> Option<usize> {
+        let number = match (&self.common.steering, &self.receiving[..]) {
+            (_, [only]) => Some(usize::from(*only)),
+            (Some(s), several) => s.choose(flow::hash(head), several),
+            (None, _) => None,
+        };
+        number.map(|n| n / self.of)
+    }
+
+    /// Sends by a pair of another share's. It waits nowhere: slots are this one's.
+    fn send_elsewhere(&self, slots: &Slots, frame: &TxFrame<'_>, unread: Option<&mut dyn Unread>) -> Result<(), TxError> {
+        let mut other = lock(self.elsewhere.as_deref().ok_or(TxError::Down)?);
+        let chosen = other.choose(frame.head).ok_or(TxError::Down)?;
+        let header = other.header(frame)?;
+        let Share { common, pairs, .. } = &mut *other;
+        let body = match unread {
+            Some(unread) => Body::Unread(unread),
+            None => Body::Bytes(slots.bytes(frame.body)),
+        };
+        pairs[chosen].send_at_once(common, header, frame.head, body)
     }
 }
 

@@ -121,7 +121,7 @@ impl VhostUserLink {
         let answered = s.answer(&Reply::number(Code::CheckDeviceState as u32, (!done).into()));
         let watched = self.poll.add(s.fd(), SESSION).map_err(SessionError::Os);
         if let Err(e) = answered.and(watched)
-            && self.end_session(slots, &e).is_err()
+            && self.whole(|l| l.end_session(slots, &e)).is_err()
         {
             // The next call says that the link is gone.
             self.stopped = true;

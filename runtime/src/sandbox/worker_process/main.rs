@@ -27,7 +27,7 @@ use hibernet_snapshot::Image;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::cell::Cell;
 use std::fs::File;
-use std::io::Seek;
+use std::io::{self, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -408,6 +408,12 @@ impl Served<'_> {
 
 /// A link for each worker, of the descriptors of a link.
 fn share_out(end: &LinkEnd, fd: OwnedFd, queues: Vec<OwnedFd>, workers: u32) -> Result<Vec<Box<dyn Link>>, Failure> {
+    if let LinkKind::VhostUser { .. } | LinkKind::VhostUserHanded { .. } = end.kind {
+        let shared = make_vhost_user(end, fd).and_then(|link| link.shared_by(workers as usize));
+        let (link, others) = shared.map_err(|e| Failure::os(Status::Link, "cannot serve the virtual machine's queues", e))?;
+        let others = others.into_iter().map(|l| Box::new(l) as Box<dyn Link>);
+        return Ok(std::iter::once(Box::new(link) as Box<dyn Link>).chain(others).collect());
+    }
     let mut shares: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
     for (n, fd) in std::iter::once(fd).chain(queues).enumerate() {
         shares[n % workers as usize].push(fd);
@@ -446,19 +452,20 @@ fn make_link(end: &LinkEnd, fd: OwnedFd, queues: Vec<OwnedFd>) -> Result<Box<dyn
         LinkKind::Streams { one_off } => {
             Ok(Box::new(StreamLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?))
         }
-        LinkKind::VhostUser { one_off, pairs } => {
-            let link = VhostUserLink::listening(fd, one_off, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?;
-            Ok(Box::new(link.with_queue_pairs(pair_count(pairs))))
-        }
-        LinkKind::VhostUserHanded { pairs } => {
-            let link = VhostUserLink::handed(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?;
-            Ok(Box::new(link.with_queue_pairs(pair_count(pairs))))
+        LinkKind::VhostUser { .. } | LinkKind::VhostUserHanded { .. } => {
+            Ok(Box::new(make_vhost_user(end, fd).map_err(|e| fail(e.to_string()))?))
         }
         LinkKind::Stream => Ok(Box::new(StreamLink::connected(fd, mtu, end.guest_mac).map_err(|e| fail(e.to_string()))?)),
     }
 }
 
-/// What the command line allows is what a device can have; another version's word is cut to that.
-fn pair_count(pairs: u32) -> usize {
-    (pairs as usize).clamp(1, MAX_QUEUE_PAIRS)
+/// The link to a virtual machine's monitor. What the command line allows is what a device can have; another version's word is cut to that.
+fn make_vhost_user(end: &LinkEnd, fd: OwnedFd) -> io::Result<VhostUserLink> {
+    let mtu = u16::try_from(end.mtu).unwrap_or(u16::MAX);
+    let (link, pairs) = match end.kind {
+        LinkKind::VhostUser { one_off, pairs } => (VhostUserLink::listening(fd, one_off, mtu, end.guest_mac)?, pairs),
+        LinkKind::VhostUserHanded { pairs } => (VhostUserLink::handed(fd, mtu, end.guest_mac)?, pairs),
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    Ok(link.with_queue_pairs((pairs as usize).clamp(1, MAX_QUEUE_PAIRS)))
 }
