@@ -193,9 +193,18 @@ fn from_boot_to_end(how: How) {
     assert_eq!(attach.wait(SOON), 0, "{}", attach.output());
 }
 
-/// A guest of two processors uses two pairs of queues, fewer, and both again.
 #[test]
 fn a_stock_guest_uses_several_queues() {
+    a_stock_guest_uses_several_queues_of("1");
+}
+
+#[test]
+fn a_stock_guest_uses_several_queues_of_several_workers() {
+    a_stock_guest_uses_several_queues_of("2");
+}
+
+/// A guest of two processors uses two pairs of queues, fewer, and both again.
+fn a_stock_guest_uses_several_queues_of(workers: &str) {
     let Some(w) = World::new(How::VhostUser) else { return };
     if w.lab.sh(Place::Host, 5, "command -v ethtool").code != 0 {
         return skip("ethtool is not installed");
@@ -203,7 +212,7 @@ fn a_stock_guest_uses_several_queues() {
     // The packaged one may crash when the device has interrupt vectors of its own.
     let Some(qemu) = moving_qemu(&w.lab) else { return };
     let socket = w.lab.path("vm.sock");
-    let options = ["attach", "--name", "vm", "--vhost-user", &socket, "--queues", "4", "-p", "7070:7000"];
+    let options = ["attach", "--name", "vm", "--vhost-user", &socket, "--queues", "4", "--workers", workers, "-p", "7070:7000"];
     let mut attach = w.lab.spawn_hibernet(&options);
     let chardev = format!("socket,id=c,path={socket},reconnect-ms=100");
     let network = [

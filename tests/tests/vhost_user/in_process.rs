@@ -116,3 +116,40 @@ fn what_cannot_be_is_refused() {
     assert!(link.info().checksum, "others than those offered count for nothing");
     assert_eq!(FEATURES & feature::VERSION_1, feature::VERSION_1);
 }
+
+#[test]
+fn several_workers_have_a_pair_each() {
+    let mut guest = Guest::new();
+    let layouts = [
+        Layout { base: 1 << 16, buffers: 3 << 20, ..RECEIVE },
+        Layout { base: (1 << 19) + (1 << 16), buffers: (3 << 20) + (1 << 19), ..TRANSMIT },
+    ];
+    let [mut receive, mut transmit] = layouts.map(|l| DriverQueue::new(guest.memory.clone(), l, true));
+    let kick = event();
+    let mut vrings = guest.vrings();
+    let [r, mut t] = [0, 1].map(|i| guest.vring(i, layouts[i]));
+    t.kick = kick.try_clone().unwrap();
+    // Its own too: one eventfd is in one set once.
+    let r = Vring { kick: event(), ..r };
+    vrings.pairs.push(VringPair { receive: r, transmit: t });
+    let (link, mut others) = VhostUserLink::in_process_for(2, vrings, 1500, None).unwrap();
+    let (mut first, mut second) = (Served::new(link), Served::new(others.pop().unwrap()));
+    assert!(others.is_empty() && first.link.take_news() == Some(LinkNews::Connected));
+    receive.fill();
+    guest.receive.fill();
+    for n in 0..100_u8 {
+        guest.send(&[n, 1].repeat(30));
+        transmit.reclaim();
+        assert!(transmit.send(&[[0; 12].to_vec(), [n, 2].repeat(30)].concat()));
+        if transmit.wants_kick() {
+            rustix::io::write(&kick, &1_u64.to_ne_bytes()).unwrap();
+        }
+        first.until_frames(usize::from(n) + 1);
+        second.until_frames(usize::from(n) + 1);
+        let n = usize::from(n);
+        assert_eq!((first.frames[n][1], second.frames[n][1]), (1, 2));
+    }
+    second.send(&[8; 60]).unwrap();
+    second.link.flush(&mut second.slots).unwrap();
+    assert!(guest.received().is_none() && receive.used().is_some());
+}
