@@ -1,6 +1,8 @@
 //! `hibernet attach --vhost-user`. A stand-in plays the virtual machine's monitor, with a namespace as the guest.
 
 use hibernet_tests::lab::{Family, GuestLab, Place, wait_until};
+use std::fs::File;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -87,6 +89,33 @@ fn either_side_is_killed_and_begins_anew() {
     let mut attach = w.attach(&["--vhost-user", SOCKET]);
     w.wait_served(&mut attach);
     w.transfer();
+    drop(monitor);
+    wait_until("the guest's interface is gone", SOON, || w.sh(5, "ip link show eth0").code != 0);
+    let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
+    w.configure(65_520);
+    w.wait_served(&mut attach);
+    w.transfer();
+}
+
+/// A monitor that shortens the file behind its guest's memory loses its connection, and we live.
+#[test]
+fn a_monitor_takes_memory_away() {
+    let Some(w) = GuestLab::new() else { return };
+    let log = w.lab.path("log");
+    let mut attach = w.attach(&["--vhost-user", SOCKET, "-p", "7070:7000", "--log-level", "info", "--log-file", &log]);
+    let monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
+    w.configure(65_520);
+    w.wait_served(&mut attach);
+    // It could look at its memory before we do, and end by that.
+    monitor.signal("STOP");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", monitor.pid())).expect("its descriptors");
+    let is_memory = |fd: &PathBuf| std::fs::read_link(fd).is_ok_and(|to| to.to_string_lossy().contains("memfd:guest"));
+    let memory = open.map(|fd| fd.expect("a descriptor").path()).find(is_memory).expect("the guest's memory");
+    File::options().write(true).truncate(true).open(memory).expect("shortened");
+    wait_until("the loss is found", SOON, || {
+        w.lab.sh(Place::Remote, 5, "curl -sS --max-time 1 http://10.99.0.2:7070/");
+        std::fs::read_to_string(&log).expect("log").contains("became shorter")
+    });
     drop(monitor);
     wait_until("the guest's interface is gone", SOON, || w.sh(5, "ip link show eth0").code != 0);
     let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);

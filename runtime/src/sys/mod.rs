@@ -24,6 +24,7 @@ pub mod system;
 pub mod tcp;
 pub mod tun;
 pub mod unix;
+pub mod vanished;
 
 use std::io;
 

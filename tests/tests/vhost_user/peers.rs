@@ -4,7 +4,9 @@ use super::{Served, frame};
 use hibernet::link::vhost_user::VhostUserLink;
 use hibernet::link::{Link, LinkError, LinkNews};
 use hibernet::slots::Slots;
+use hibernet::sys::vanished;
 use hibernet_tests::vmm::{FrontEnd, Options};
+use rustix::fs::ftruncate;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, sendmsg,
     socketpair,
@@ -13,6 +15,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// A link, and the other end of what connections are handed over.
 fn handed() -> (Served, OwnedFd) {
@@ -78,4 +81,43 @@ fn the_link_is_gone_when_nobody_hands_connections_over() {
     served.turn().unwrap();
     drop(bell);
     assert!(matches!(served.turn(), Err(LinkError::Closed)));
+}
+
+/// A front end that shortens the file behind its memory loses the connection; the next one is served.
+#[test]
+fn memory_that_is_taken_away_ends_the_session() {
+    vanished::survive().unwrap();
+    let (mut served, bell) = handed();
+    served.turn().unwrap();
+    // Rings and buffers, or the buffers alone; found when something is sent, or received.
+    for (left, to_guest) in [(0, false), (0, true), (1 << 20, false), (1 << 20, true)] {
+        assert_eq!(asked(&bell), 1);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        hand(&bell, Some(&ours));
+        drop(ours);
+        let mut front = FrontEnd::new(theirs, Options::default());
+        served.while_does(|| front.set_up().unwrap()).unwrap();
+        assert_eq!(served.link.take_news(), Some(LinkNews::Connected));
+        assert!(front.transmit(&[5; 60]));
+        served.until_frames(1);
+        served.frames.clear();
+        assert!(to_guest || front.transmit(&[6; 60]));
+        ftruncate(front.file(), left).unwrap();
+        if to_guest {
+            // It is sent to memory of ours, which nobody reads.
+            let _ = served.link.send(&mut served.slots, frame(&[7; 60]));
+            served.link.flush(&mut served.slots).unwrap();
+        } else {
+            served.turn().unwrap();
+        }
+        let mut news: Vec<_> = std::iter::from_fn(|| served.link.take_news()).collect();
+        if !matches!(news.last(), Some(LinkNews::Disconnected(_))) {
+            assert!(served.wait(Duration::ZERO), "nobody would look for it");
+            served.turn().unwrap();
+            news.extend(std::iter::from_fn(|| served.link.take_news()));
+        }
+        assert!(matches!(news.last(), Some(LinkNews::Disconnected(why)) if why.contains("shorter")), "{left} left: {news:?}");
+        assert!(served.frames.iter().flatten().all(|b| *b == 0), "nothing else was there");
+        served.frames.clear();
+    }
 }

@@ -26,10 +26,10 @@ impl Share {
         }
     }
 
-    /// Comes back to queues that were not found empty, of which no kick tells.
+    /// Comes back to queues that were not found empty, of which no kick tells; and to a loss of memory.
     pub(super) fn come_back(&mut self) {
         let unsure = |p: &Pair| p.rings[FROM_GUEST].is_running() && !p.rings[FROM_GUEST].wants_kicks;
-        if self.pairs.iter().any(unsure) {
+        if self.pairs.iter().any(unsure) || self.has_lost_memory() {
             self.look_again();
         }
     }

@@ -4,6 +4,7 @@
 //! The front end may write there what it likes. Every value is read once, and checked.
 
 use super::queue::MAX_SIZE;
+use crate::sys::vanished::Watched;
 use rustix::fs::{FileType, MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
 use std::fs::File;
 use std::io;
@@ -111,7 +112,7 @@ impl Extent {
     /// [`InflightError`] if it is not what it says.
     pub fn map(self, file: OwnedFd, most: usize) -> Result<Vec<Inflight>, InflightError> {
         let needed = self.check(most)?;
-        // Refused where its maker wanted no seals, or where it has none; then its maker is trusted as with the guest's memory.
+        // Refused where its maker wanted no seals, or where it has none.
         let _ = fcntl_add_seals(&file, SealFlags::SHRINK);
         let about = fstat(&file).map_err(io::Error::from)?;
         let is_file = FileType::from_raw_mode(about.st_mode) == FileType::RegularFile;
@@ -122,9 +123,11 @@ impl Extent {
             return Err(InflightError::TooShort { len, offset, file: there, needed: needed as u64 });
         }
         let map = Arc::new(MmapRegion::from_file(FileOffset::new(File::from(file), offset), needed)?);
+        let watched = Arc::new(Watched::new(&map)?);
         let of_queue = |n: usize| {
             let queue = Inflight {
                 map: map.clone(),
+                watched: watched.clone(),
                 at: n * part(self.size),
                 size: self.size,
                 counter: 0,
@@ -144,6 +147,7 @@ impl Extent {
 #[derive(Debug)]
 pub struct Inflight {
     map: Arc<MmapRegion>,
+    watched: Arc<Watched>,
     at: usize,
     size: u16,
     /// The number of the buffer that is taken next.
@@ -154,6 +158,11 @@ pub struct Inflight {
 
 /// The part was checked to be there: what cannot be read is 0, what cannot be written is not.
 impl Inflight {
+    /// Whether the file became shorter.
+    pub fn has_vanished(&self) -> bool {
+        self.watched.has_vanished()
+    }
+
     fn word(&self, at: usize) -> u16 {
         let mut b = [0; 2];
         let _ = self.map.as_volatile_slice().read_slice(&mut b, self.at + at);

@@ -4,10 +4,12 @@
 //! A bit for each page of 4 KiB, from the guest's address 0 on, in memory that the front end shares. It takes bits out at any time, so that they are set
 //! atomically, and behind what they tell of.
 
+use crate::sys::vanished::Watched;
 use rustix::fs::{FileType, SealFlags, fcntl_add_seals, fstat};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
@@ -49,15 +51,20 @@ pub enum LogError {
     /// The kernel refused to map it.
     #[error("cannot map the log: {0}")]
     Map(#[from] MmapRegionError),
+    /// There are too many mappings.
+    #[error("cannot watch over the log: {0}")]
+    Watch(io::Error),
 }
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct DirtyLog(MmapRegion);
+pub struct DirtyLog {
+    map: Arc<MmapRegion>,
+    watched: Watched,
+}
 
 impl DirtyLog {
-    /// Maps `len` bytes of a file, from `offset` on. Where the file can be sealed it cannot be shortened any more, which would kill us; else it is trusted
-    /// as the guest's memory is.
+    /// Maps `len` bytes of a file, from `offset` on. Where the file can be sealed it cannot be shortened any more.
     pub fn map(file: OwnedFd, len: u64, offset: u64) -> Result<DirtyLog, LogError> {
         let size = usize::try_from(len).ok().filter(|_| (1..=MAX_LEN).contains(&len)).ok_or(LogError::Length(len))?;
         // Refused where its maker wanted no seals, or where it has none.
@@ -68,12 +75,19 @@ impl DirtyLog {
         if offset.checked_add(len).is_none_or(|end| end > there) {
             return Err(LogError::BeyondFile { len, offset, file: there });
         }
-        Ok(DirtyLog(MmapRegion::from_file(FileOffset::new(File::from(file), offset), size)?))
+        let map = Arc::new(MmapRegion::from_file(FileOffset::new(File::from(file), offset), size)?);
+        let watched = Watched::new(&map).map_err(LogError::Watch)?;
+        Ok(DirtyLog { map, watched })
+    }
+
+    /// Whether its file became shorter.
+    pub fn has_vanished(&self) -> bool {
+        self.watched.has_vanished()
     }
 
     /// The first address of the guest that has no bit.
     pub fn end(&self) -> u64 {
-        self.0.size() as u64 * PER_BYTE
+        self.map.size() as u64 * PER_BYTE
     }
 
     /// Whether it has a bit for everything below `end`.
@@ -89,7 +103,7 @@ impl DirtyLog {
     pub fn mark(&self, at: u64, len: usize) {
         let Some(last) = (len as u64).checked_sub(1).map(|n| at.saturating_add(n)) else { return };
         for page in at / PAGE..=last.min(self.end() - 1) / PAGE {
-            if let Ok(byte) = self.0.get_atomic_ref::<AtomicU8>((page / 8) as usize) {
+            if let Ok(byte) = self.map.get_atomic_ref::<AtomicU8>((page / 8) as usize) {
                 byte.fetch_or(1 << (page % 8), Ordering::Release);
             }
         }

@@ -2,6 +2,7 @@
 
 use super::log::{DirtyLog, LogError};
 use super::message::Region;
+use crate::sys::vanished::Watched;
 use rustix::fs::{FileType, fstat};
 use std::fs::File;
 use std::io;
@@ -60,12 +61,13 @@ pub enum MemoryError {
 
 /// Regions of the guest's memory, mapped. Other processes change it at any time: what is read is copied before it is looked at.
 ///
-/// A front end that shortens the file behind a region has this process killed when it is touched (`SIGBUS`), so one process must not serve
-/// guests that do not trust each other.
+/// Of a region whose file the front end shortens, other memory takes the place when it is touched ([`Memory::has_vanished`]), in a process that asked for that
+/// ([`vanished::survive`](crate::sys::vanished::survive)).
 #[derive(Clone, Default)]
 pub struct Memory {
     map: Arc<GuestMemoryMmap>,
     regions: Vec<Region>,
+    watched: Vec<Arc<Watched>>,
     log: Option<Arc<DirtyLog>>,
     /// What is written is logged, if there is a log.
     pub logging: bool,
@@ -91,7 +93,7 @@ impl Memory {
         if let Some(log) = &self.log {
             log.covers(new.end())?;
         }
-        (self.map, self.regions) = (new.map, new.regions);
+        (self.map, self.regions, self.watched) = (new.map, new.regions, new.watched);
         Ok(())
     }
 
@@ -110,6 +112,11 @@ impl Memory {
     /// The log.
     pub fn log(&self) -> Option<&DirtyLog> {
         self.log.as_deref()
+    }
+
+    /// Whether something was missing of a file, of which the front end had said how long it is: then a region of it is other memory, of which the guest knows nothing.
+    pub fn has_vanished(&self) -> bool {
+        self.watched.iter().any(|w| w.has_vanished()) || self.log.as_ref().is_some_and(|l| l.has_vanished())
     }
 
     /// Behind the last of the guest's addresses.
@@ -149,9 +156,11 @@ impl Memory {
         }
         let mapped = MmapRegion::from_file(FileOffset::new(File::from(file), r.offset), size);
         let mapped = mapped.map_err(|why| MemoryError::Map { region: r, why })?;
-        let mapped = GuestRegionMmap::new(mapped, GuestAddress(r.guest)).ok_or(MemoryError::Impossible(r))?;
-        self.map = Arc::new(self.map.insert_region(Arc::new(mapped)).map_err(|_| MemoryError::Overlaps(r))?);
+        let mapped = Arc::new(GuestRegionMmap::new(mapped, GuestAddress(r.guest)).ok_or(MemoryError::Impossible(r))?);
+        let watched = Watched::region(&mapped).map_err(|_| MemoryError::TooMany)?;
+        self.map = Arc::new(self.map.insert_region(mapped).map_err(|_| MemoryError::Overlaps(r))?);
         self.regions.push(r);
+        self.watched.push(Arc::new(watched));
         Ok(())
     }
 
@@ -162,6 +171,7 @@ impl Memory {
         let (map, _) = self.map.remove_region(GuestAddress(r.guest), r.size).map_err(|_| MemoryError::NotThere(r))?;
         self.map = Arc::new(map);
         self.regions.remove(at);
+        self.watched.remove(at);
         Ok(())
     }
 

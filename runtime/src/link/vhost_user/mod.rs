@@ -29,6 +29,7 @@ use super::poll::Poll;
 use super::{Link, LinkError, LinkNews, LinkStats, RxBatch, Transfer, Unread, release};
 use crate::slots::Slots;
 use crate::sys::event::Event;
+use crate::sys::vanished;
 use device::{Common, Device, DeviceError};
 use hibernet_netstack::edge::{LinkInfo, Tso, TxError, TxFrame};
 use hibernet_netstack::wire::Mac;
@@ -222,8 +223,16 @@ impl VhostUserLink {
         Ok(())
     }
 
+    /// Whether the front end has taken memory away from us. All pairs are here.
+    fn has_lost_memory(&self) -> bool {
+        vanished::has_any() && has_lost(&self.device.common, &self.device.pairs)
+    }
+
     /// Answers requests.
     fn converse(&mut self, slots: &mut Slots) -> Result<(), LinkError> {
+        if self.session.is_some() && self.has_lost_memory() {
+            return self.end_session(slots, &SessionError::Vanished);
+        }
         for _ in 0..REQUESTS {
             if self.transfer.is_awaited() {
                 return Ok(());
@@ -301,6 +310,8 @@ impl VhostUserLink {
         self.device.reset();
         self.changed = true;
         self.drop_held(slots);
+        let troubles = self.board.take();
+        self.hear_of(troubles);
         let was_up = std::mem::take(&mut self.up);
         if std::mem::take(&mut self.transfer).is_some() {
             self.news.push_back(LinkNews::Left(why.to_string()));
@@ -309,6 +320,9 @@ impl VhostUserLink {
         } else {
             self.trouble(format_args!("{why}, before its guest had a network"));
         }
+        // What was to be looked at has gone with it; taken for news of the next, that would be asked for twice.
+        self.more.clear();
+        lock(&self.mine).more_set = false;
         self.await_peer()
     }
 
@@ -318,6 +332,12 @@ impl VhostUserLink {
             self.trouble(format_args!("queue {ring} makes no sense, and is not served until it is set up again: {why}"));
         }
     }
+}
+
+/// Whether memory that these pairs use was taken away.
+fn has_lost(common: &Common, pairs: &[Pair]) -> bool {
+    let mut noted = pairs.iter().flat_map(|p| &p.rings).filter_map(|r| r.queue.inflight.as_ref());
+    common.memory.has_vanished() || noted.any(|i| i.has_vanished())
 }
 
 /// A set of descriptors, and an event in it.
@@ -372,6 +392,12 @@ impl Link for VhostUserLink {
         let mut mine = lock(&self.mine);
         if out.is_empty() {
             mine.end_lent(slots);
+            if mine.has_lost_memory() {
+                drop(mine);
+                // A front end that does so is heard no more.
+                self.asked = !self.others.is_empty();
+                return if self.asked { Ok(()) } else { self.whole(|l| l.converse(slots)) };
+            }
         }
         if out.room() == 0 {
             return Ok(());

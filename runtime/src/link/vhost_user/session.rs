@@ -26,6 +26,9 @@ pub enum SessionError {
     /// More descriptors than any request has.
     #[error("the front end sent more than {MAX_REGIONS} descriptors")]
     Descriptors,
+    /// It has shortened a file that it shares with us.
+    #[error("the file behind the guest's memory became shorter than the front end had said")]
+    Vanished,
     /// It does not read what it has asked for.
     #[error("the front end does not read its answers")]
     Deaf,

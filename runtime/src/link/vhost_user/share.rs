@@ -9,11 +9,12 @@ use super::device::{Common, TO_GUEST};
 use super::pair::Pair;
 use super::queue::Broken;
 use super::to_guest::HELD;
-use super::{KICK, MORE};
+use super::{KICK, MORE, has_lost};
 use crate::link::poll::Poll;
 use crate::link::{Link, LinkError, LinkStats, RxBatch, Unread, release};
 use crate::slots::Slots;
 use crate::sys::event::Event;
+use crate::sys::vanished;
 use hibernet_netstack::edge::{LinkInfo, TxError, TxFrame};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,6 +144,11 @@ impl Share {
         self.come_back();
     }
 
+    /// Whether the front end has taken memory away from us.
+    pub(super) fn has_lost_memory(&self) -> bool {
+        vanished::has_any() && has_lost(&self.common, &self.pairs)
+    }
+
     /// Rings that were found to make no sense.
     pub(super) fn take_troubles(&mut self) -> Vec<Trouble> {
         let of_pair = |p: &mut Pair| {
@@ -244,6 +250,9 @@ impl Link for PairsLink {
         let mut share = lock(&self.share);
         share.tidy(slots);
         share.flush(slots);
+        if share.has_lost_memory() {
+            self.bell.signal();
+        }
         self.tell(share.take_troubles());
         Ok(())
     }

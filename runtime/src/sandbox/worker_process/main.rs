@@ -19,7 +19,7 @@ use crate::sandbox::failure::{Failure, Status};
 use crate::sandbox::guest::{LinkEnd, LinkKind};
 use crate::sandbox::{confine, log, open_null};
 use crate::sys::packet::PacketSocket;
-use crate::sys::{process, tun};
+use crate::sys::{process, tun, vanished};
 use crate::worker::{ControlSocket, Finished, Mode, NewLink, Prepare, Prepared, Worker, WorkerSetup};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
 use hibernet_netstack::edge::LinkId;
@@ -72,6 +72,7 @@ fn run(channel: &Channel) -> Result<(), Failure> {
     let require = parts.require;
     let setup = confine_with(parts)?;
     let rules = setup.rules.clone();
+    vanished::survive().map_err(|e| Failure::os(Status::Internal, "cannot handle a signal", e))?;
     let writer = Writer::start().map_err(|e| Failure::os(Status::Resources, "cannot start the network worker's thread", e))?;
     // Nothing is read or decided before, images least of all.
     confine::restrict_system_calls()?;
