@@ -39,7 +39,8 @@ impl World {
     fn streams(&self, family: Family, port: u16, count: u32) -> Streams {
         let (stop, text, conns) = (Streams::stop_file(&self.w.lab), port.to_string(), format!("conns={count}"));
         let stop_option = format!("stop={stop}");
-        let pace = ["chunk=2000", "every=10", &conns, &stop_option];
+        // Slow enough to leave room for transfers beside them, where the machine is busy and nothing is optimised.
+        let pace = ["chunk=2000", "every=100", &conns, &stop_option];
         let serve = [&[STREAMS, "serve", family.any(), &text], &pace[..]].concat();
         let server = self.w.lab.serve(hibernet_tests::lab::Place::Remote, port, &serve);
         let client = self.w.spawn(&[&[STREAMS, "connect", family.remote(), &text], &pace[..]].concat());
