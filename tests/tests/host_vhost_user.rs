@@ -1,6 +1,6 @@
 //! `hibernet attach --vhost-user`. A stand-in plays the virtual machine's monitor, with a namespace as the guest.
 
-use hibernet_tests::lab::{Family, GuestLab, Place, wait_until};
+use hibernet_tests::lab::{Family, GuestLab, Place, Proc, wait_until};
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,6 +77,16 @@ fn flows_outlive_sleep_and_upgrade_with(pairs: usize) {
     assert!(w.lab.sh(Place::Host, 5, &format!("test -e {SOCKET}")).code != 0, "the socket's file is left");
 }
 
+/// The monitor is killed, and the next one is served.
+fn begins_anew(w: &GuestLab, monitor: Proc, attach: &mut Proc) {
+    drop(monitor);
+    wait_until("the guest's interface is gone", SOON, || w.sh(5, "ip link show eth0").code != 0);
+    let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
+    w.configure(65_520);
+    w.wait_served(attach);
+    w.transfer();
+}
+
 #[test]
 fn either_side_is_killed_and_begins_anew() {
     let Some(w) = GuestLab::new() else { return };
@@ -89,12 +99,7 @@ fn either_side_is_killed_and_begins_anew() {
     let mut attach = w.attach(&["--vhost-user", SOCKET]);
     w.wait_served(&mut attach);
     w.transfer();
-    drop(monitor);
-    wait_until("the guest's interface is gone", SOON, || w.sh(5, "ip link show eth0").code != 0);
-    let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
-    w.configure(65_520);
-    w.wait_served(&mut attach);
-    w.transfer();
+    begins_anew(&w, monitor, &mut attach);
 }
 
 /// A monitor that shortens the file behind its guest's memory loses its connection, and we live.
@@ -116,12 +121,7 @@ fn a_monitor_takes_memory_away() {
         w.lab.sh(Place::Remote, 5, "curl -sS --max-time 1 http://10.99.0.2:7070/");
         std::fs::read_to_string(&log).expect("log").contains("became shorter")
     });
-    drop(monitor);
-    wait_until("the guest's interface is gone", SOON, || w.sh(5, "ip link show eth0").code != 0);
-    let _monitor = w.monitor(&[FRONT_END, SOCKET, "eth0"]);
-    w.configure(65_520);
-    w.wait_served(&mut attach);
-    w.transfer();
+    begins_anew(&w, monitor, &mut attach);
 }
 
 /// Buffers are few here: were one lost with each back end that is killed in the middle of its work, none would be left; that none comes back twice is seen by

@@ -5,14 +5,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
 /// Most mappings that can be watched at a time, in the whole process.
 const MOST: usize = 512;
 
-/// A mapping, as the signal handler finds it.
+/// A mapping, as the signal handler finds it: it can wait for nobody, so that it has to see whether what it reads belongs together.
 struct Place {
+    /// Odd while the place changes.
+    generation: AtomicUsize,
     /// 0: nothing is here.
     start: AtomicUsize,
     len: AtomicUsize,
@@ -23,6 +25,7 @@ struct Place {
 impl Place {
     const fn new() -> Place {
         Place {
+            generation: AtomicUsize::new(0),
             start: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
             taken: AtomicBool::new(false),
@@ -32,9 +35,21 @@ impl Place {
 
     /// Where it is, if this address is in it.
     fn around(&self, address: usize) -> Option<(usize, usize)> {
-        let start = self.start.load(Ordering::Acquire);
-        let len = self.len.load(Ordering::Relaxed);
-        (start != 0 && address.checked_sub(start)? < len).then_some((start, len))
+        let generation = self.generation.load(Ordering::Acquire);
+        let (start, len) = (self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        // One that changes now is not the mapping that is being touched: that lives as long as who touches it has it.
+        let whole = generation.is_multiple_of(2) && self.generation.load(Ordering::Relaxed) == generation;
+        (whole && start != 0 && address.checked_sub(start)? < len).then_some((start, len))
+    }
+
+    /// By who has taken it.
+    fn set(&self, start: usize, len: usize) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::Release);
+        self.start.store(start, Ordering::Relaxed);
+        self.len.store(len, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -82,8 +97,7 @@ impl Watched {
         let take = |p: &&Place| p.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
         let place = PLACES.iter().find(take).ok_or(io::ErrorKind::OutOfMemory)?;
         place.vanished.store(false, Ordering::Relaxed);
-        place.len.store(map.size(), Ordering::Relaxed);
-        place.start.store(map.as_ptr() as usize, Ordering::Release);
+        place.set(map.as_ptr() as usize, map.size());
         Ok(Watched { place, _map: keep })
     }
 
@@ -96,7 +110,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         // Before it is unmapped.
-        self.place.start.store(0, Ordering::Release);
+        self.place.set(0, 0);
         self.place.taken.store(false, Ordering::Release);
     }
 }

@@ -33,6 +33,17 @@ fn hand(bell: &OwnedFd, connection: Option<&UnixStream>) {
     sendmsg(bell, &[IoSlice::new(&[1])], &mut control, SendFlags::empty()).unwrap();
 }
 
+/// Hands a connection over, whose front end then sets the link up.
+fn next_front_end(served: &mut Served, bell: &OwnedFd) -> FrontEnd {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    hand(bell, Some(&ours));
+    drop(ours);
+    let mut front = FrontEnd::new(theirs, Options::default());
+    served.while_does(|| front.set_up().unwrap()).unwrap();
+    assert_eq!(served.link.take_news(), Some(LinkNews::Connected));
+    front
+}
+
 /// How often the link has asked for a connection.
 fn asked(bell: &OwnedFd) -> usize {
     std::iter::from_fn(|| recv(bell, &mut [0; 8], RecvFlags::DONTWAIT).ok()).count()
@@ -48,12 +59,7 @@ fn a_link_asks_for_a_connection_when_it_has_none() {
     served.turn().unwrap();
     assert_eq!(asked(&bell), 1, "that was none");
     for _ in 0..2 {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        hand(&bell, Some(&ours));
-        drop(ours);
-        let mut front = FrontEnd::new(theirs, Options::default());
-        served.while_does(|| front.set_up().unwrap()).unwrap();
-        assert_eq!(served.link.take_news(), Some(LinkNews::Connected));
+        let mut front = next_front_end(&mut served, &bell);
         assert_eq!(asked(&bell), 0);
         served.link.send(&mut served.slots, frame(&[7; 60])).unwrap();
         served.turn().unwrap();
@@ -92,12 +98,7 @@ fn memory_that_is_taken_away_ends_the_session() {
     // Rings and buffers, or the buffers alone; found when something is sent, or received.
     for (left, to_guest) in [(0, false), (0, true), (1 << 20, false), (1 << 20, true)] {
         assert_eq!(asked(&bell), 1);
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        hand(&bell, Some(&ours));
-        drop(ours);
-        let mut front = FrontEnd::new(theirs, Options::default());
-        served.while_does(|| front.set_up().unwrap()).unwrap();
-        assert_eq!(served.link.take_news(), Some(LinkNews::Connected));
+        let mut front = next_front_end(&mut served, &bell);
         assert!(front.transmit(&[5; 60]));
         served.until_frames(1);
         served.frames.clear();

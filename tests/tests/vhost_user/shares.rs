@@ -4,8 +4,10 @@ use super::{LONG, Served, frame};
 use hibernet::link::vhost_user::{PairsLink, VhostUserLink};
 use hibernet::link::{Link, LinkNews, RxBatch};
 use hibernet::sys::event::is_readable;
+use hibernet::sys::vanished;
 use hibernet_netstack::edge::{Payload, TxError, TxFrame};
 use hibernet_tests::vmm::{FrontEnd, Options, code};
+use rustix::fs::ftruncate;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -221,6 +223,30 @@ fn troubles_of_all_are_told() {
     let news = crew.news();
     assert!(matches!(&news[..], [LinkNews::Trouble(what)] if what.contains("queue 3 makes no sense")), "{news:?}");
     assert!(!crew.first.wait(Duration::ZERO), "once");
+}
+
+/// Whoever finds that the front end has taken memory away, it is the one with the session who ends that, while all stand still.
+#[test]
+fn memory_that_another_finds_missing_ends_the_session() {
+    vanished::survive().unwrap();
+    let (mut crew, mut front) = crew(2, Options { pairs: 2, ..Options::default() });
+    assert_eq!(crew.news(), [LinkNews::Connected]);
+    while crew.first.wait(Duration::ZERO) {
+        crew.first.turn().unwrap();
+    }
+    assert!(front.transmit_by(1, &[0; 12], &[3; 60]));
+    ftruncate(front.file(), 0).unwrap();
+    assert!(crew.others[0].wait(LONG));
+    crew.others[0].turn().unwrap();
+    assert!(crew.others[0].frames.is_empty());
+    assert!(crew.first.wait(LONG), "it is to hear of that");
+    let Served { link, slots, .. } = &mut crew.first;
+    link.recv_batch(slots, &mut RxBatch::default()).unwrap();
+    assert!(link.asks_for_all());
+    assert!(link.answer_peer(slots).is_err(), "the only front end has gone");
+    let news = crew.news();
+    assert!(matches!(news.last(), Some(LinkNews::Disconnected(why)) if why.contains("shorter")), "{news:?}");
+    assert_eq!(crew.others[0].send(&[7; 60]), Err(TxError::Down));
 }
 
 /// Memory, log and rings change while others serve, and none of them has anything that is not so any more.

@@ -194,6 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_long_frame_only_the_next_length_is_received() {
+        let mut slots = Slots::new(2).unwrap();
+        let mut inbox = Inbox::new();
+        for (len, end) in [(LONG as u32, 2 * PREFIX + LONG), (LONG as u32 - 1, SLOT_SIZE)] {
+            assert!(inbox.begin(&mut slots, &[&len.to_be_bytes()[..], &[1; 100]].concat()));
+            assert_eq!(inbox.next(&mut slots), Next::Nothing);
+            let room = inbox.room(&mut slots).unwrap();
+            assert_eq!((room.len(), inbox.bytes(&slots).len()), (end - 104, 104));
+        }
+    }
+
+    #[test]
     fn without_a_slot_nothing_is_lost() {
         let mut slots = Slots::new(1).unwrap();
         let mut inbox = Inbox::new();

@@ -6,6 +6,8 @@
 //!
 //! A monitor in this process needs no socket ([`VhostUserLink::in_process`]).
 //!
+//! A front end may shorten the file behind the memory that it shares: a process that is to outlive that says so ([`survive`](crate::sys::vanished::survive)).
+//!
 //! Frames that the guest has no buffers for wait, a bounded number of them, until it gives some.
 
 mod device;
