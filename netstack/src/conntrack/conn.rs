@@ -98,7 +98,7 @@ pub struct Conn {
     pub expires: Time,
     /// State of its protocol.
     pub proto: Proto,
-    /// The flow that pins it, if there is one: neither reaped nor dropped early while it lives.
+    /// Its flow, if there is one. One of TCP pins it: neither reaped nor dropped early while that lives.
     pub flow: Option<Token>,
 }
 

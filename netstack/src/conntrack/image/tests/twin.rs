@@ -88,12 +88,13 @@ fn play(ct: &Conntrack, now: Time, n: u32, skb: &Skb<'static>) -> Result<Option<
     })
 }
 
-/// Records of connections that live, without slot and generation, and what was counted.
+/// Records of connections that live, without slot and generation, and what was counted. When one goes that lives no longer depends on the key.
 fn canonical(ct: &Conntrack, now: Time) -> (Vec<Vec<u8>>, u64, u64, u64) {
     let saved = Saved::of(ct);
     let lives = |r: &[u8]| {
         let word = |at: usize| u64::from_le_bytes(r[at..at + 8].try_into().unwrap());
-        word(8) > now.as_nanos() || word(16) != 0
+        let pinned = Token::from_bits(word(16)).is_some_and(|t| t.kind() == TokenKind::Tcp);
+        word(8) > now.as_nanos() || pinned
     };
     let records = |bytes: &[u8], family| bytes.chunks(record_size(family)).map(<[u8]>::to_vec).collect::<Vec<_>>();
     let mut all = records(&saved.v4, Family::V4);
